@@ -1,0 +1,32 @@
+//! Flotilla's shared words and wire messages.
+//!
+//! Everything here is pure: no IO, no clock, no async. A word is parsed once, at the
+//! edge, into a type that cannot be wrong; the messages under [`wire`] carry them
+//! between daemons.
+
+mod authorization;
+mod digest;
+pub mod frame;
+mod id;
+mod join_token;
+mod name;
+mod piece;
+mod piece_set;
+mod rendezvous;
+pub mod wire;
+
+pub use authorization::{Authorization, CredentialHash};
+pub use digest::{Digest, ParseDigestError};
+pub use id::{Identity, ParseIdentityError, ParseLabelError, PeerId, RegionName, Role};
+pub use join_token::{JoinTokenText, ParseJoinTokenError};
+pub use name::{ParseNameError, RegistryHost, RepositoryName};
+pub use piece::{Layout, PieceHash, PieceLen, Run};
+pub use piece_set::PieceSet;
+pub use rendezvous::rendezvous_order;
+
+/// Version of every wire protocol between daemons of one cluster. A daemon talks to the
+/// previous version too; 1 is the first.
+pub const PROTOCOL: u32 = 1;
+
+/// ALPN of the piece transport, with the protocol's major version.
+pub const ALPN_PIECES: &[u8] = b"flotilla/1";

@@ -1,0 +1,203 @@
+//! The names that image references are made of.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+/// A registry as image names carry it: `host` or `host:port`, lowercase. The port 443 of
+/// HTTPS is never written.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct RegistryHost(Arc<str>);
+
+impl RegistryHost {
+    /// The text, `host` or `host:port`.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The host alone, without brackets around an IPv6 address.
+    pub fn host(&self) -> &str {
+        let host = match self.0.rsplit_once(':') {
+            Some((host, _)) if !host.is_empty() && (!host.contains(':') || host.ends_with(']')) => host,
+            _ => &self.0,
+        };
+        host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// The port, 443 where none is written.
+    pub fn port(&self) -> u16 {
+        match self.0.rsplit_once(':') {
+            Some((_, port)) => port.parse().unwrap_or(443),
+            None => 443,
+        }
+    }
+}
+
+impl FromStr for RegistryHost {
+    type Err = ParseNameError;
+
+    fn from_str(text: &str) -> Result<Self, ParseNameError> {
+        let text = text.to_ascii_lowercase();
+        let text = text.strip_suffix(":443").unwrap_or(&text);
+        let (host, port) = match text.rsplit_once(':') {
+            Some((host, port)) if !port.contains(']') => (host, Some(port)),
+            _ => (text, None),
+        };
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let legal = match bare {
+            Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
+            None => is_host_name(host),
+        };
+        let port_legal = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port != 0));
+        if !legal || !port_legal {
+            return Err(ParseNameError::Registry);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+/// A repository's name (distribution spec, "Pulling manifests"): path components of
+/// lowercase letters, digits and separators, at most 255 characters together.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RepositoryName(Arc<str>);
+
+impl RepositoryName {
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for RepositoryName {
+    type Err = ParseNameError;
+
+    fn from_str(text: &str) -> Result<Self, ParseNameError> {
+        if text.len() > MAX_REPOSITORY_LEN || !text.split('/').all(is_repository_component) {
+            return Err(ParseNameError::Repository);
+        }
+        Ok(Self(text.into()))
+    }
+}
+
+fn is_host_name(host: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+    };
+    host.len() <= 253 && host.split('.').all(is_label)
+}
+
+/// `[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*`
+fn is_repository_component(component: &str) -> bool {
+    let is_word = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = component.as_bytes();
+    let (Some(first), Some(last)) = (bytes.first(), bytes.last()) else {
+        return false;
+    };
+    if !is_word(first) || !is_word(last) {
+        return false;
+    }
+    bytes.split(is_word).all(|separator| {
+        matches!(separator, b"" | b"." | b"_" | b"__") || separator.iter().all(|b| *b == b'-')
+    })
+}
+
+/// The distribution spec asks clients to stay below this together with the host.
+const MAX_REPOSITORY_LEN: usize = 255;
+
+impl TryFrom<String> for RegistryHost {
+    type Error = ParseNameError;
+
+    fn try_from(text: String) -> Result<Self, ParseNameError> {
+        text.parse()
+    }
+}
+
+impl From<RegistryHost> for String {
+    fn from(host: RegistryHost) -> Self {
+        host.0.as_ref().to_owned()
+    }
+}
+
+impl fmt::Display for RegistryHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for RegistryHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Display for RepositoryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for RepositoryName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a text is no registry or repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ParseNameError {
+    /// Not `host` or `host:port`.
+    #[error("a registry reads host or host:port, without a scheme or path")]
+    Registry,
+    /// Not a repository.
+    #[error("a repository has components of a-z, 0-9 and single separators, at most 255 characters")]
+    Repository,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_https_port_is_the_same_registry() {
+        let with_port: RegistryHost = "Harbor.Example.com:443".parse().unwrap();
+        assert_eq!(with_port, "harbor.example.com".parse().unwrap());
+        assert_eq!((with_port.host(), with_port.port()), ("harbor.example.com", 443));
+    }
+
+    #[test]
+    fn a_registry_may_have_a_port_or_be_an_address() {
+        for (text, host, port) in [
+            ("reg.test:5000", "reg.test", 5000),
+            ("10.0.0.1:80", "10.0.0.1", 80),
+            ("[::1]:5000", "::1", 5000),
+            ("[::1]", "::1", 443),
+        ] {
+            let registry: RegistryHost = text.parse().unwrap();
+            assert_eq!((registry.host(), registry.port()), (host, port), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_registry_is_refused() {
+        for text in ["", "https://a", "a/b", "a:0", "a:99999", "a b", ".a", "-a.b", "::1", "[::1"] {
+            assert_eq!(text.parse::<RegistryHost>(), Err(ParseNameError::Registry), "{text}");
+        }
+    }
+
+    #[test]
+    fn repositories_follow_the_spec() {
+        for text in ["app", "app/web", "a.b/c__d/e---f", "library/redis7"] {
+            assert!(text.parse::<RepositoryName>().is_ok(), "{text}");
+        }
+        for text in ["", "App", "a//b", "a..b", "a___b", "/a", "a/", "a/../b", "a b", &"a".repeat(256)] {
+            assert_eq!(text.parse::<RepositoryName>(), Err(ParseNameError::Repository), "{text}");
+        }
+    }
+}

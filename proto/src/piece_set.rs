@@ -1,0 +1,216 @@
+//! A set of pieces of one blob, as a bitset.
+
+use crate::Run;
+
+/// Which pieces of a blob of `len` pieces: 1 bit each, the count kept beside.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct PieceSet {
+    words: Vec<u64>,
+    len: u32,
+    count: u32,
+}
+
+impl PieceSet {
+    /// An empty set over a blob of `len` pieces.
+    pub fn new(len: u32) -> Self {
+        Self { words: vec![0; len.div_ceil(64) as usize], len, count: 0 }
+    }
+
+    /// A set over a blob of `len` pieces that holds all of them.
+    pub fn full(len: u32) -> Self {
+        let mut set = Self::new(len);
+        set.insert_all();
+        set
+    }
+
+    /// How many pieces the blob has.
+    pub const fn len(&self) -> u32 {
+        self.len
+    }
+
+    /// How many pieces are in the set.
+    pub const fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Whether no piece is in the set.
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Whether every piece of the blob is in the set. True of a blob without pieces.
+    pub const fn is_full(&self) -> bool {
+        self.count == self.len
+    }
+
+    /// Whether the piece is in the set; false for an index the blob does not have.
+    pub fn contains(&self, piece: u32) -> bool {
+        piece < self.len && self.words[piece as usize / 64] >> (piece % 64) & 1 == 1
+    }
+
+    /// Adds the piece. True if it was not there; false too for an index the blob does not have.
+    pub fn insert(&mut self, piece: u32) -> bool {
+        if piece >= self.len || self.contains(piece) {
+            return false;
+        }
+        self.words[piece as usize / 64] |= 1 << (piece % 64);
+        self.count += 1;
+        true
+    }
+
+    /// Removes the piece. True if it was there.
+    pub fn remove(&mut self, piece: u32) -> bool {
+        if !self.contains(piece) {
+            return false;
+        }
+        self.words[piece as usize / 64] &= !(1 << (piece % 64));
+        self.count -= 1;
+        true
+    }
+
+    /// Adds every piece of the blob.
+    pub fn insert_all(&mut self) {
+        self.words.fill(u64::MAX);
+        if !self.len.is_multiple_of(64) {
+            let last = self.words.last_mut().expect("len is not zero");
+            *last = (1 << (self.len % 64)) - 1;
+        }
+        self.count = self.len;
+    }
+
+    /// Adds every piece of `other`, a set over the same blob.
+    pub fn union_with(&mut self, other: &Self) {
+        assert_eq!(self.len, other.len, "sets over different blobs");
+        for (word, more) in self.words.iter_mut().zip(&other.words) {
+            *word |= more;
+        }
+        self.count = self.words.iter().map(|word| word.count_ones()).sum();
+    }
+
+    /// The 64-piece words, lowest piece in the lowest bit; unused bits are zero.
+    pub fn words(&self) -> &[u64] {
+        &self.words
+    }
+
+    /// The pieces, in order.
+    pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
+        self.words.iter().enumerate().flat_map(|(index, &word)| {
+            let base = u32::try_from(index * 64).expect("as many as len says");
+            Bits(word).map(move |bit| base + bit)
+        })
+    }
+
+    /// The first piece at or after `from` that is not in the set; `len` if there is none.
+    pub fn first_missing(&self, from: u32) -> u32 {
+        let mut piece = from;
+        while piece < self.len {
+            let open = !self.words[piece as usize / 64] >> (piece % 64);
+            if open != 0 {
+                return (piece + open.trailing_zeros()).min(self.len);
+            }
+            piece = (piece / 64 + 1) * 64;
+        }
+        self.len
+    }
+
+    /// The longest runs that make up the set, in order.
+    pub fn runs(&self) -> Vec<Run> {
+        let mut runs: Vec<Run> = Vec::new();
+        for piece in self.iter() {
+            match runs.last_mut() {
+                Some(run) if run.first + run.count == piece => run.count += 1,
+                _ => runs.push(Run { first: piece, count: 1 }),
+            }
+        }
+        runs
+    }
+
+    /// The set over `len` pieces that these runs make up; `None` if one leaves the blob.
+    pub fn from_runs(len: u32, runs: impl IntoIterator<Item = Run>) -> Option<Self> {
+        let mut set = Self::new(len);
+        for run in runs {
+            let end = run.first.checked_add(run.count)?;
+            if end > len {
+                return None;
+            }
+            for piece in run.first..end {
+                set.insert(piece);
+            }
+        }
+        Some(set)
+    }
+
+    /// The pieces that are not in the set.
+    pub fn complement(&self) -> Self {
+        let mut rest = Self::full(self.len);
+        for (word, held) in rest.words.iter_mut().zip(&self.words) {
+            *word &= !held;
+        }
+        rest.count = self.len - self.count;
+        rest
+    }
+}
+
+impl std::fmt::Debug for PieceSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PieceSet({}/{})", self.count, self.len)
+    }
+}
+
+/// The set bits of a word, lowest first.
+struct Bits(u64);
+
+impl Iterator for Bits {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        if self.0 == 0 {
+            return None;
+        }
+        let bit = self.0.trailing_zeros();
+        self.0 &= self.0 - 1;
+        Some(bit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_piece_the_blob_does_not_have_is_never_in_the_set() {
+        let mut set = PieceSet::new(3);
+        assert!(!set.insert(3));
+        assert!(!set.contains(3) && !set.contains(u32::MAX));
+        assert_eq!(PieceSet::from_runs(3, [Run { first: 2, count: 2 }]), None);
+        assert_eq!(PieceSet::from_runs(3, [Run { first: u32::MAX, count: 2 }]), None);
+    }
+
+    proptest! {
+        /// The bitset against the plainest model there is.
+        #[test]
+        fn it_behaves_like_a_sorted_set(len in 1_u32..300, steps in proptest::collection::vec((any::<bool>(), any::<u32>()), 0..200)) {
+            let mut set = PieceSet::new(len);
+            let mut model = BTreeSet::new();
+            for (add, piece) in steps {
+                let piece = piece % len;
+                if add {
+                    prop_assert_eq!(set.insert(piece), model.insert(piece));
+                } else {
+                    prop_assert_eq!(set.remove(piece), model.remove(&piece));
+                }
+            }
+            prop_assert_eq!(set.iter().collect::<Vec<_>>(), model.iter().copied().collect::<Vec<_>>());
+            prop_assert_eq!(set.count() as usize, model.len());
+            prop_assert_eq!(PieceSet::from_runs(len, set.runs()), Some(set.clone()));
+            prop_assert_eq!(set.complement().complement(), set.clone());
+            for from in 0..len {
+                let missing = (from..len).find(|piece| !model.contains(piece)).unwrap_or(len);
+                prop_assert_eq!(set.first_missing(from), missing);
+            }
+        }
+    }
+}

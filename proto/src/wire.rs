@@ -1,0 +1,97 @@
+//! The wire messages, generated from `wire/*.proto`, and how shared words enter and leave
+//! them.
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::{Digest, ParseDigestError, PieceHash, PieceSet, Run};
+
+/// Manager: identity, settings, topology.
+#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
+pub mod manager {
+    include!(concat!(env!("OUT_DIR"), "/flotilla.manager.v1.rs"));
+}
+
+/// Between peers.
+#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
+pub mod peer {
+    include!(concat!(env!("OUT_DIR"), "/flotilla.peer.v1.rs"));
+}
+
+/// Between a peer and its scheduler.
+#[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
+pub mod scheduler {
+    include!(concat!(env!("OUT_DIR"), "/flotilla.scheduler.v1.rs"));
+}
+
+impl From<Digest> for Bytes {
+    fn from(digest: Digest) -> Self {
+        Self::copy_from_slice(digest.as_bytes())
+    }
+}
+
+impl TryFrom<&Bytes> for Digest {
+    type Error = ParseDigestError;
+
+    fn try_from(bytes: &Bytes) -> Result<Self, ParseDigestError> {
+        Self::try_from(&bytes[..])
+    }
+}
+
+impl From<Run> for scheduler::Run {
+    fn from(run: Run) -> Self {
+        Self { first: run.first, count: run.count }
+    }
+}
+
+impl From<&scheduler::Run> for Run {
+    fn from(run: &scheduler::Run) -> Self {
+        Self { first: run.first, count: run.count }
+    }
+}
+
+/// The set as runs.
+pub fn runs_of(pieces: &PieceSet) -> Vec<scheduler::Run> {
+    pieces.runs().into_iter().map(Into::into).collect()
+}
+
+/// The set over a blob of `len` pieces that these runs make up; `None` if one leaves the blob.
+pub fn pieces_from(len: u32, runs: &[scheduler::Run]) -> Option<PieceSet> {
+    PieceSet::from_runs(len, runs.iter().map(Into::into))
+}
+
+/// Piece hashes one behind the other.
+pub fn join_hashes<'a>(hashes: impl IntoIterator<Item = &'a PieceHash>) -> Bytes {
+    let mut joined = Vec::new();
+    for hash in hashes {
+        joined.extend_from_slice(hash.as_bytes());
+    }
+    joined.into()
+}
+
+/// The piece hashes that stand one behind the other; `None` if the length is no multiple of 32.
+pub fn split_hashes(joined: &[u8]) -> Option<Vec<PieceHash>> {
+    let (hashes, rest) = joined.as_chunks::<{ PieceHash::LEN }>();
+    rest.is_empty().then(|| hashes.iter().map(|bytes| PieceHash::from_bytes(*bytes)).collect())
+}
+
+/// `Debug` for messages that carry a secret: the fields that may be seen, and no others.
+macro_rules! redacted {
+    ($message:ty, $($field:ident),*) => {
+        impl fmt::Debug for $message {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.debug_struct(stringify!($message))
+                    $(.field(stringify!($field), &self.$field))*
+                    .finish_non_exhaustive()
+            }
+        }
+    };
+}
+
+redacted!(manager::EnrollRequest, id);
+redacted!(manager::CreateTokenReply, id, expires_at);
+redacted!(manager::JoinToken, manager, region, role);
+redacted!(peer::Credential, upstream, repository);
+redacted!(peer::Forward, upstream, method, target);
+redacted!(peer::Header, name);
