@@ -1,1 +1,30 @@
-//! Empty until its room is built.
+//! Who fetches what from whom: the planner of one region.
+//!
+//! [`Scheduler`] takes what happened ([`Input`]) and the time, and says what to do
+//! ([`Output`]). It does no IO and reads no clock, so the daemon and the simulator drive
+//! the same code.
+//!
+//! The rules, and why they are these, stand in `scheduling.md` of the design:
+//!
+//! * a blob is a [`task`]; each download exchanges with a bounded set of [`partners`];
+//! * an event feeds three parties, and nothing else runs: the parent whose slot it freed,
+//!   the child whose window it freed, and the child as a new parent ([`plan`]);
+//! * whom first, then what: the least served child, then the piece by [`rank`];
+//! * only one seed reads a blob, only the pieces nobody holds ([`source`]).
+
+mod input;
+mod limits;
+mod members;
+mod output;
+mod partners;
+mod peer;
+mod plan;
+mod rank;
+mod scheduler;
+mod source;
+mod task;
+
+pub use input::{FailureReason, Input, PeerFacts, PeerKey, Zone};
+pub use limits::Limits;
+pub use output::{Output, TaskFailure};
+pub use scheduler::Scheduler;

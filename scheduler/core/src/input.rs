@@ -1,0 +1,140 @@
+//! What happened.
+
+use flotilla_proto::{Digest, PeerId, PieceHash, PieceSet};
+
+use crate::TaskFailure;
+
+/// A peer for as long as its stream lasts: the caller allots one to each stream and does
+/// not use it again while the peer is known here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PeerKey(pub u32);
+
+/// A locality inside the region (rack, availability zone); equal numbers are the same zone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Zone(pub u32);
+
+/// What a peer is, as its certificate and its first message say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PeerFacts {
+    /// Its name, by which home seeds are chosen.
+    pub id: PeerId,
+    /// Whether it may read from the registry.
+    pub seed: bool,
+    /// Where it is.
+    pub zone: Zone,
+}
+
+/// What happened to one peer. An input that names an unknown peer, or a task or piece that
+/// is not there any more, is late news and changes nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Input {
+    /// A peer attached.
+    PeerJoined {
+        /// The key its stream was allotted.
+        peer: PeerKey,
+        /// What it is.
+        facts: PeerFacts,
+    },
+    /// A peer's stream ended.
+    PeerLeft {
+        /// Whose.
+        peer: PeerKey,
+    },
+    /// A peer wants a blob, all of it.
+    Wanted {
+        /// Which peer.
+        peer: PeerKey,
+        /// Which blob.
+        digest: Digest,
+        /// Its size in bytes.
+        size: u64,
+        /// Whether a client waits for it, in order.
+        reader: bool,
+    },
+    /// A peer no longer wants a blob; what it holds of it, it keeps.
+    Unwanted {
+        /// Which peer.
+        peer: PeerKey,
+        /// Which blob.
+        digest: Digest,
+    },
+    /// A peer holds these pieces, besides those it announced before.
+    Announced {
+        /// Which peer.
+        peer: PeerKey,
+        /// Which blob.
+        digest: Digest,
+        /// Its size in bytes.
+        size: u64,
+        /// The pieces.
+        pieces: PieceSet,
+        /// Their hashes, in order; empty if the peer had them from here.
+        hashes: Vec<PieceHash>,
+    },
+    /// A peer tells the hashes of pieces it holds, as [`Output::AskHashes`](crate::Output::AskHashes) wished.
+    HashesTold {
+        /// Which peer.
+        peer: PeerKey,
+        /// Which blob.
+        digest: Digest,
+        /// The pieces.
+        pieces: PieceSet,
+        /// Their hashes, in order.
+        hashes: Vec<PieceHash>,
+    },
+    /// A peer holds nothing of a blob any more.
+    Withdrawn {
+        /// Which peer.
+        peer: PeerKey,
+        /// Which blob.
+        digest: Digest,
+    },
+    /// A planned transfer did not deliver.
+    Failed {
+        /// The peer that was to receive.
+        child: PeerKey,
+        /// The peer that was to send.
+        parent: PeerKey,
+        /// Which blob.
+        digest: Digest,
+        /// Which piece.
+        piece: u32,
+        /// Why.
+        reason: FailureReason,
+    },
+    /// Where the slowest client of a download reads.
+    ReaderMoved {
+        /// Which peer.
+        peer: PeerKey,
+        /// Which blob.
+        digest: Digest,
+        /// The next piece the client needs.
+        piece: u32,
+    },
+    /// A seed could not read a blob from the registry.
+    SourceFailed {
+        /// Which seed.
+        seed: PeerKey,
+        /// Which blob.
+        digest: Digest,
+        /// Why, for the clients that wait.
+        failure: TaskFailure,
+    },
+}
+
+/// Why a transfer did not deliver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum FailureReason {
+    /// The parent sent nothing for too long.
+    TimedOut,
+    /// No connection to the parent.
+    Unreachable,
+    /// The parent does not hold the piece.
+    NotHeld,
+    /// The parent's queue is full.
+    Busy,
+    /// What arrived is not the piece.
+    Corrupt,
+    /// It was cancelled from here.
+    Cancelled,
+}
