@@ -1,0 +1,165 @@
+//! What to do.
+
+use std::time::Duration;
+
+use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet};
+
+use crate::FetchError;
+
+/// What to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Fetch a piece, verify it, write it, and tell.
+    Fetch {
+        /// Which blob.
+        digest: Digest,
+        /// How it is cut.
+        layout: Layout,
+        /// Which piece.
+        piece: u32,
+        /// From whom.
+        parent: PeerId,
+        /// What it must hash to.
+        hash: PieceHash,
+        /// Give up when the parent sends nothing for so long.
+        stall: Duration,
+    },
+    /// Stop a fetch; nothing need be told.
+    AbortFetch {
+        /// Which blob.
+        digest: Digest,
+        /// Which piece.
+        piece: u32,
+    },
+    /// Hand the clients' credentials for a blob to the seed that reads it.
+    OfferCredentials {
+        /// Which blob.
+        digest: Digest,
+        /// The seed.
+        seed: PeerId,
+    },
+    /// Read pieces from the registry, write them, and tell. Seeds only.
+    ReadSource {
+        /// Which blob.
+        digest: Digest,
+        /// How it is cut.
+        layout: Layout,
+        /// The pieces.
+        pieces: PieceSet,
+    },
+    /// Stop reading from the registry. Seeds only.
+    StopSource {
+        /// Which blob.
+        digest: Digest,
+    },
+    /// Clients may read this piece. The last piece of a blob is released by
+    /// [`Output::Complete`].
+    Release {
+        /// Which blob.
+        digest: Digest,
+        /// Which piece.
+        piece: u32,
+    },
+    /// Hash the blob from end to end, following the pieces as they come.
+    Hash {
+        /// Which blob.
+        digest: Digest,
+    },
+    /// The blob is whole and right: keep it, and release its last piece.
+    Complete {
+        /// Which blob.
+        digest: Digest,
+    },
+    /// The download failed: tell its clients.
+    Fail {
+        /// Which blob.
+        digest: Digest,
+        /// Why.
+        failure: Failure,
+    },
+    /// Drop whatever is held of the blob.
+    Purge {
+        /// Which blob.
+        digest: Digest,
+    },
+    /// Tell the scheduler.
+    Tell(Report),
+}
+
+/// What the scheduler is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Report {
+    /// This peer wants a blob.
+    Want {
+        /// Which blob.
+        digest: Digest,
+        /// Its size in bytes.
+        size: u64,
+    },
+    /// This peer gave a download up; what it holds of it, it keeps.
+    Unwant {
+        /// Which blob.
+        digest: Digest,
+    },
+    /// This peer holds these pieces, besides those announced before.
+    Announce {
+        /// Which blob.
+        digest: Digest,
+        /// Its size in bytes.
+        size: u64,
+        /// The pieces.
+        pieces: PieceSet,
+        /// Their hashes, in order, if they came from the registry; otherwise empty.
+        hashes: Vec<PieceHash>,
+    },
+    /// This peer holds nothing of the blob any more.
+    Withdraw {
+        /// Which blob.
+        digest: Digest,
+    },
+    /// The hashes of everything held of a blob; the shell reads them from the store.
+    Hashes {
+        /// Which blob.
+        digest: Digest,
+        /// The pieces.
+        pieces: PieceSet,
+    },
+    /// A fetch failed.
+    FetchFailed {
+        /// Which blob.
+        digest: Digest,
+        /// Which piece.
+        piece: u32,
+        /// From whom.
+        parent: PeerId,
+        /// Why.
+        error: FetchError,
+    },
+    /// The next piece the slowest client needs.
+    Reader {
+        /// Which blob.
+        digest: Digest,
+        /// The piece.
+        piece: u32,
+    },
+    /// The registry did not deliver.
+    SourceFailed {
+        /// Which blob.
+        digest: Digest,
+        /// Why.
+        failure: Failure,
+    },
+}
+
+/// Why a blob cannot be had, as its clients will read it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The HTTP status to answer with.
+    pub status: u16,
+    /// The OCI error code.
+    pub code: String,
+    /// What failed, naming it.
+    pub message: String,
+    /// The bytes do not match the digest: whatever is held of it is worthless.
+    pub poisoned: bool,
+}

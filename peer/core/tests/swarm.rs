@@ -1,0 +1,328 @@
+//! One peer under random histories, and by example.
+//!
+//! Invariants:
+//! 1. a piece is announced only when it is on disk, and read by clients only then;
+//! 2. the last piece is released by `Complete` alone, and `Complete` comes only after the
+//!    SHA-256 was found right;
+//! 3. at most one fetch of a piece runs at a time, and none of a piece that is held;
+//! 4. nothing is told without a scheduler; one that comes hears of everything held and wanted;
+//! 5. nothing is read from the registry that was not ordered, nor twice.
+
+#![allow(clippy::disallowed_methods, clippy::unwrap_used)] // a test may read the clock, once, and unwrap
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use flotilla_peer_core::{Failure, FetchError, Input, Limits, Output, Report, Swarm};
+use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet};
+use proptest::prelude::*;
+
+/// 6 pieces of 128 KiB.
+const SIZE: u64 = 6 * (128 << 10) - 7;
+const LAST: u32 = 5;
+
+struct Peer {
+    swarm: Swarm,
+    now: Instant,
+    up: bool,
+    on_disk: BTreeSet<u32>,
+    hashed_right: bool,
+    fetching: BTreeSet<u32>,
+    reading: BTreeSet<u32>,
+    outputs: Vec<Output>,
+}
+
+impl Peer {
+    fn new() -> Self {
+        Self {
+            swarm: Swarm::new(Limits::default()),
+            now: Instant::now(),
+            up: false,
+            on_disk: BTreeSet::new(),
+            hashed_right: false,
+            fetching: BTreeSet::new(),
+            reading: BTreeSet::new(),
+            outputs: Vec::new(),
+        }
+    }
+
+    fn attached() -> Self {
+        let mut peer = Self::new();
+        peer.input(Input::SchedulerUp);
+        peer
+    }
+
+    fn input(&mut self, input: Input) -> Vec<Output> {
+        self.note(&input);
+        self.swarm.handle(self.now, input);
+        self.drain()
+    }
+
+    /// What the world looks like after the input, as far as invariants ask.
+    fn note(&mut self, input: &Input) {
+        match input {
+            Input::SchedulerUp => self.up = true,
+            Input::SchedulerDown => self.up = false,
+            Input::Fetched { piece, .. } => {
+                self.fetching.remove(piece);
+                self.on_disk.insert(*piece);
+            }
+            Input::SourceRead { piece, .. } => {
+                self.reading.remove(piece);
+                self.on_disk.insert(*piece);
+            }
+            Input::FetchFailed { piece, .. } => {
+                self.fetching.remove(piece);
+            }
+            Input::Damaged { piece, .. } => {
+                self.on_disk.remove(piece);
+                self.hashed_right = false;
+            }
+            Input::Evicted { .. } => {
+                self.on_disk.clear();
+                self.hashed_right = false;
+            }
+            Input::Hashed { matches, .. } => self.hashed_right = *matches && self.on_disk.len() == 6,
+            Input::SourceEnded { result, .. } => {
+                self.hashed_right |= *result == Ok(true) && self.on_disk.len() == 6;
+                self.reading.clear();
+            }
+            _ => {}
+        }
+    }
+
+    fn drain(&mut self) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        while let Some(output) = self.swarm.poll_output() {
+            self.check(&output);
+            outputs.push(output);
+        }
+        self.outputs.extend(outputs.iter().cloned());
+        outputs
+    }
+
+    fn check(&mut self, output: &Output) {
+        match output {
+            Output::Fetch { piece, .. } => {
+                assert!(self.fetching.insert(*piece), "invariant 3: fetched twice at a time");
+                assert!(!self.on_disk.contains(piece), "invariant 3: it is held");
+            }
+            Output::AbortFetch { piece, .. } => assert!(self.fetching.remove(piece)),
+            Output::ReadSource { pieces, .. } => {
+                for piece in pieces.iter() {
+                    assert!(self.reading.insert(piece), "invariant 5: read twice");
+                    assert!(!self.on_disk.contains(&piece), "invariant 5: it is held");
+                }
+            }
+            Output::StopSource { .. } => self.reading.clear(),
+            Output::Release { piece, .. } => {
+                assert!(self.on_disk.contains(piece), "invariant 1");
+                assert!(*piece != LAST || self.hashed_right, "invariant 2");
+            }
+            Output::Complete { .. } => assert!(self.hashed_right, "invariant 2"),
+            Output::Purge { .. } => self.on_disk.clear(),
+            Output::Tell(report) => {
+                assert!(self.up, "invariant 4");
+                if let Report::Announce { pieces, .. } = report {
+                    assert!(pieces.iter().all(|piece| self.on_disk.contains(&piece)), "invariant 1");
+                }
+            }
+            Output::OfferCredentials { .. } | Output::Hash { .. } | Output::Fail { .. } => {}
+        }
+    }
+}
+
+fn digest() -> Digest {
+    Digest::from_bytes([7; 32])
+}
+
+fn layout() -> Layout {
+    Layout::of(SIZE).unwrap()
+}
+
+fn peer_id(name: &str) -> PeerId {
+    name.parse().unwrap()
+}
+
+fn hash(piece: u32) -> PieceHash {
+    PieceHash::from_bytes([u8::try_from(piece).unwrap(); 32])
+}
+
+fn wanted() -> Input {
+    Input::Wanted { digest: digest(), layout: layout() }
+}
+
+fn assigned(piece: u32, parent: &str) -> Input {
+    Input::Assigned { digest: digest(), piece, parent: peer_id(parent), hash: hash(piece) }
+}
+
+fn fetched(piece: u32) -> Input {
+    Input::Fetched { digest: digest(), piece }
+}
+
+fn read_ordered(pieces: impl IntoIterator<Item = u32>) -> Input {
+    let mut set = PieceSet::new(6);
+    for piece in pieces {
+        set.insert(piece);
+    }
+    Input::ReadOrdered { digest: digest(), layout: layout(), pieces: set }
+}
+
+fn failure(poisoned: bool) -> Failure {
+    Failure { status: 502, code: "X".into(), message: "x".into(), poisoned }
+}
+
+fn failed(outputs: &[Output]) -> bool {
+    outputs.iter().any(|output| matches!(output, Output::Fail { .. }))
+}
+
+#[test]
+fn a_download_goes_out_in_order_and_its_last_piece_only_when_verified() {
+    let mut peer = Peer::attached();
+    let outputs = peer.input(wanted());
+    assert_eq!(
+        outputs,
+        [Output::Hash { digest: digest() }, Output::Tell(Report::Want { digest: digest(), size: SIZE })]
+    );
+    for piece in 0..6 {
+        peer.input(assigned(piece, "parent"));
+        let outputs = peer.input(fetched(piece));
+        let released = outputs.contains(&Output::Release { digest: digest(), piece });
+        assert_eq!(released, piece != LAST);
+    }
+    let outputs = peer.input(Input::Hashed { digest: digest(), matches: true });
+    assert_eq!(outputs, [Output::Complete { digest: digest() }]);
+}
+
+#[test]
+fn a_blob_whose_hash_is_wrong_is_purged_and_its_clients_are_told() {
+    let mut peer = Peer::attached();
+    peer.input(wanted());
+    for piece in 0..6 {
+        peer.input(assigned(piece, "parent"));
+        peer.input(fetched(piece));
+    }
+    let outputs = peer.input(Input::Hashed { digest: digest(), matches: false });
+    assert!(outputs.contains(&Output::Purge { digest: digest() }));
+    assert!(outputs.contains(&Output::Tell(Report::Withdraw { digest: digest() })));
+    assert!(failed(&outputs));
+}
+
+#[test]
+fn a_scheduler_that_comes_back_hears_of_everything() {
+    let mut peer = Peer::attached();
+    peer.input(wanted());
+    peer.input(assigned(0, "parent"));
+    peer.input(Input::SchedulerDown);
+    assert_eq!(peer.input(fetched(0)), [Output::Release { digest: digest(), piece: 0 }]);
+    let outputs = peer.input(Input::SchedulerUp);
+    let mut pieces = PieceSet::new(6);
+    pieces.insert(0);
+    assert_eq!(
+        outputs[0],
+        Output::Tell(Report::Announce { digest: digest(), size: SIZE, pieces, hashes: vec![] })
+    );
+    assert_eq!(outputs[1], Output::Tell(Report::Want { digest: digest(), size: SIZE }));
+}
+
+#[test]
+fn a_failed_fetch_is_reported_with_its_parent() {
+    let mut peer = Peer::attached();
+    peer.input(wanted());
+    peer.input(assigned(3, "slow"));
+    let error = FetchError::Stalled;
+    let outputs = peer.input(Input::FetchFailed { digest: digest(), piece: 3, error });
+    let parent = peer_id("slow");
+    assert_eq!(outputs, [Output::Tell(Report::FetchFailed { digest: digest(), piece: 3, parent, error })]);
+}
+
+#[test]
+fn a_source_read_stops_when_its_lease_cannot_be_renewed() {
+    let mut peer = Peer::attached();
+    peer.input(read_ordered(0..6));
+    peer.input(Input::SchedulerDown);
+    peer.now = peer.swarm.poll_timeout().unwrap();
+    peer.swarm.handle_timeout(peer.now);
+    assert_eq!(peer.drain(), [Output::StopSource { digest: digest() }]);
+}
+
+#[test]
+fn an_order_that_comes_again_reads_nothing_twice() {
+    let mut peer = Peer::attached();
+    peer.input(read_ordered(0..4));
+    peer.input(Input::SourceRead { digest: digest(), piece: 0, hash: hash(0) });
+    let outputs = peer.input(read_ordered(0..6));
+    let fresh = PieceSet::from_runs(6, [flotilla_proto::Run { first: 4, count: 2 }]).unwrap();
+    assert!(outputs.contains(&Output::ReadSource { digest: digest(), layout: layout(), pieces: fresh }));
+}
+
+#[test]
+fn without_a_scheduler_a_client_hears_so_in_time() {
+    let mut peer = Peer::new();
+    peer.input(wanted());
+    let due = peer.swarm.poll_timeout().unwrap();
+    assert!(due - peer.now < Duration::from_secs(10));
+    peer.swarm.handle_timeout(due);
+    assert!(failed(&peer.drain()));
+}
+
+#[test]
+fn a_full_disk_fails_the_download_and_keeps_what_is_held() {
+    let mut peer = Peer::attached();
+    peer.input(wanted());
+    peer.input(assigned(0, "parent"));
+    peer.input(fetched(0));
+    let outputs = peer.input(Input::StoreFailed { digest: digest(), failure: failure(false) });
+    assert!(failed(&outputs) && outputs.contains(&Output::Tell(Report::Unwant { digest: digest() })));
+    assert!(!outputs.contains(&Output::Purge { digest: digest() }));
+    let outputs = peer.input(assigned(0, "parent"));
+    assert!(matches!(outputs[..], [Output::Tell(Report::Announce { .. })]), "piece 0 is still held");
+}
+
+fn step() -> impl Strategy<Value = Input> {
+    let digest = digest();
+    let piece = 0_u32..6;
+    let errors = prop_oneof![Just(FetchError::Stalled), Just(FetchError::Busy), Just(FetchError::Corrupt)];
+    prop_oneof![
+        3 => Just(wanted()),
+        1 => Just(Input::SchedulerUp),
+        1 => Just(Input::SchedulerDown),
+        6 => (piece.clone(), "[ab]").prop_map(|(piece, parent)| assigned(piece, &parent)),
+        6 => piece.clone().prop_map(fetched),
+        2 => (piece.clone(), errors).prop_map(move |(piece, error)| Input::FetchFailed { digest, piece, error }),
+        1 => piece.clone().prop_map(move |piece| Input::Cancelled { digest, piece }),
+        2 => Just(read_ordered(0..6)),
+        4 => piece.clone().prop_map(move |piece| Input::SourceRead { digest, piece, hash: hash(piece) }),
+        1 => any::<bool>().prop_map(move |ok| Input::SourceEnded { digest, result: if ok { Ok(true) } else { Err(failure(false)) } }),
+        1 => Just(Input::ReadStopped { digest }),
+        2 => any::<bool>().prop_map(move |matches| Input::Hashed { digest, matches }),
+        1 => any::<bool>().prop_map(move |poisoned| Input::TaskFailed { digest, failure: failure(poisoned) }),
+        1 => piece.prop_map(move |piece| Input::Damaged { digest, piece }),
+        1 => Just(Input::Evicted { digest }),
+        1 => Just(Input::StoreFailed { digest, failure: failure(false) }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1000))]
+
+    /// A fetch or a read that was not under way cannot end: such inputs are left out.
+    #[test]
+    fn every_history_keeps_the_invariants(steps in proptest::collection::vec(step(), 1..80)) {
+        let mut peer = Peer::new();
+        for input in steps {
+            let possible = match &input {
+                Input::Fetched { piece, .. } | Input::FetchFailed { piece, .. } => peer.fetching.contains(piece),
+                Input::SourceRead { piece, .. } => peer.reading.contains(piece),
+                Input::SourceEnded { result, .. } => result.is_err() || peer.reading.is_empty(),
+                Input::Damaged { piece, .. } => peer.on_disk.contains(piece),
+                Input::SchedulerUp => !peer.up,
+                Input::SchedulerDown => peer.up,
+                _ => true,
+            };
+            if possible {
+                peer.input(input);
+            }
+        }
+    }
+}
