@@ -1,0 +1,252 @@
+//! The one owner of the planner: takes what peers say, tells them what it decides.
+//!
+//! A dull loop: receive, handle, drain, flush, sleep. Everything that is waiting is taken
+//! in before anything is flushed, so that under load each peer gets few large batches
+//! instead of many small ones.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Instant;
+
+use flotilla_proto::PeerId;
+use flotilla_proto::wire::{join_hashes, scheduler as wire};
+use flotilla_scheduler_core::{Input, Limits, Output, PeerFacts, PeerKey, Scheduler, Zone};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::metrics::Metrics;
+use crate::translate::{self, Names};
+
+/// What the streams tell the driver.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A peer attached.
+    Attached(Attachment),
+    /// A peer said something.
+    Said(PeerKey, Box<wire::FromPeer>),
+    /// A peer's stream ended.
+    Detached(PeerKey),
+}
+
+/// A peer's stream, as it begins.
+#[derive(Debug)]
+pub(crate) struct Attachment {
+    pub(crate) id: PeerId,
+    pub(crate) seed: bool,
+    pub(crate) zone: String,
+    /// Where other peers reach its piece port.
+    pub(crate) address: String,
+    /// The way back. Dropping it ends the stream.
+    pub(crate) outbox: mpsc::Sender<Result<wire::ToPeer, Status>>,
+    /// Answers with the key that the stream is known by.
+    pub(crate) key: oneshot::Sender<PeerKey>,
+}
+
+/// The driver's end of a peer's stream.
+struct Link {
+    id: PeerId,
+    seed: bool,
+    address: String,
+    outbox: mpsc::Sender<Result<wire::ToPeer, Status>>,
+    /// Peers whose address it was told.
+    told: HashSet<PeerKey>,
+    batch: wire::ToPeer,
+    /// Whether it stands in [`Driver::pending`].
+    pending: bool,
+}
+
+pub(crate) struct Driver {
+    scheduler: Scheduler,
+    links: BTreeMap<PeerKey, Link>,
+    /// Links with something to flush.
+    pending: Vec<PeerKey>,
+    key_by_id: HashMap<PeerId, PeerKey>,
+    zone_by_name: HashMap<String, Zone>,
+    next_key: u32,
+    name: PeerId,
+    metrics: Metrics,
+}
+
+impl Names for HashMap<PeerId, PeerKey> {
+    fn key(&self, id: &PeerId) -> Option<PeerKey> {
+        self.get(id).copied()
+    }
+}
+
+impl Driver {
+    pub(crate) fn new(name: PeerId, metrics: Metrics) -> Self {
+        Self {
+            scheduler: Scheduler::new(Limits::default(), fastrand::u64(..)),
+            links: BTreeMap::new(),
+            pending: Vec::new(),
+            key_by_id: HashMap::new(),
+            zone_by_name: HashMap::new(),
+            next_key: 0,
+            name,
+            metrics,
+        }
+    }
+
+    /// Runs until `shutdown` is cancelled.
+    pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>, shutdown: CancellationToken) {
+        let mut waiting = Vec::with_capacity(EVENTS_AT_ONCE);
+        loop {
+            let due = self.scheduler.poll_timeout();
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                count = events.recv_many(&mut waiting, EVENTS_AT_ONCE) => if count == 0 { return },
+                () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
+                    self.scheduler.handle_timeout(Instant::now());
+                }
+            }
+            for event in waiting.drain(..) {
+                self.take(event);
+            }
+            self.drain();
+            self.flush();
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Attached(attachment) => self.attach(attachment),
+            Event::Said(peer, batch) => self.hear(peer, *batch),
+            Event::Detached(peer) => self.detach(peer),
+        }
+    }
+
+    fn attach(&mut self, attachment: Attachment) {
+        let Attachment { id, seed, zone, address, outbox, key } = attachment;
+        if let Some(former) = self.key_by_id.get(&id).copied() {
+            tracing::debug!(peer = %id, "attached again: its former stream ends");
+            self.detach(former);
+        }
+        let peer = PeerKey(self.next_key);
+        self.next_key = self.next_key.checked_add(1).expect("four billion streams outlast a scheduler");
+        let zones = self.zone_by_name.len();
+        let zone = *self.zone_by_name.entry(zone).or_insert(Zone(u32::try_from(zones).expect("few zones")));
+        let welcome = wire::Welcome { protocol: flotilla_proto::PROTOCOL, scheduler: self.name.to_string() };
+        tracing::info!(peer = %id, seed, %address, "peer attached");
+        self.key_by_id.insert(id.clone(), peer);
+        let batch = wire::ToPeer { welcome: Some(welcome), ..Default::default() };
+        let link = Link { id: id.clone(), seed, address, outbox, told: HashSet::new(), batch, pending: true };
+        self.links.insert(peer, link);
+        self.pending.push(peer);
+        self.input(Input::PeerJoined { peer, facts: PeerFacts { id, seed, zone } });
+        // A stream that ended meanwhile detaches by itself.
+        let _ = key.send(peer);
+    }
+
+    fn hear(&mut self, peer: PeerKey, batch: wire::FromPeer) {
+        let Some(link) = self.links.get(&peer) else { return };
+        match translate::inputs(peer, batch, &self.key_by_id) {
+            Ok(inputs) => {
+                for input in inputs {
+                    self.input(input);
+                }
+            }
+            Err(malformed) => {
+                tracing::warn!(peer = %link.id, %malformed, "a peer's message makes no sense");
+                let _ = link.outbox.try_send(Err(Status::invalid_argument(malformed.to_string())));
+                self.detach(peer);
+            }
+        }
+    }
+
+    fn detach(&mut self, peer: PeerKey) {
+        let Some(link) = self.links.remove(&peer) else { return };
+        tracing::info!(peer = %link.id, "peer detached");
+        self.key_by_id.remove(&link.id);
+        for other in self.links.values_mut() {
+            other.told.remove(&peer);
+        }
+        self.input(Input::PeerLeft { peer });
+    }
+
+    fn input(&mut self, input: Input) {
+        self.scheduler.handle(Instant::now(), input);
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.scheduler.poll_output() {
+            self.obey(output);
+        }
+        let (peers, tasks) = self.scheduler.counts();
+        self.metrics.show_counts(peers, tasks);
+    }
+
+    /// Writes an output into the batch of the peer that it is for. One for a peer that just
+    /// left is for nobody.
+    fn obey(&mut self, output: Output) -> Option<()> {
+        match output {
+            Output::Assign { child, parent, digest, piece, hash } => {
+                let parent = self.introduce(child, parent)?;
+                let hashes = join_hashes([&hash]);
+                let assignment = wire::Assignment { digest: digest.into(), parent, first: piece, hashes };
+                self.batch(child)?.assignments.push(assignment);
+                self.metrics.assignments.inc();
+            }
+            Output::Cancel { child, digest, piece } => {
+                self.batch(child)?.cancels.push(wire::Cancel { digest: digest.into(), piece });
+            }
+            Output::UseSeed { child, seed, digest } => {
+                let seed = self.introduce(child, seed)?;
+                self.batch(child)?.source_via.push(wire::SourceVia { digest: digest.into(), seed });
+            }
+            Output::ReadSource { seed, digest, size, pieces } => {
+                tracing::debug!(task = %digest.short(), pieces = pieces.count(), "source read ordered");
+                self.batch(seed)?.source_orders.push(translate::source_order(digest, size, &pieces));
+                self.metrics.source_orders.inc();
+            }
+            Output::StopSource { seed, digest } => self.batch(seed)?.source_stops.push(digest.into()),
+            Output::AskHashes { peer, digest } => self.batch(peer)?.hashes_wanted.push(digest.into()),
+            Output::FailTask { peer, digest, failure } => {
+                self.batch(peer)?.tasks_failed.push(translate::task_failed(digest, failure));
+            }
+        }
+        Some(())
+    }
+
+    /// What is gathered for a peer, to be flushed.
+    fn batch(&mut self, peer: PeerKey) -> Option<&mut wire::ToPeer> {
+        let link = self.links.get_mut(&peer)?;
+        if !std::mem::replace(&mut link.pending, true) {
+            self.pending.push(peer);
+        }
+        Some(&mut link.batch)
+    }
+
+    /// The name of `other`, after `peer` was told where it is.
+    fn introduce(&mut self, peer: PeerKey, other: PeerKey) -> Option<String> {
+        let known = self.links.get(&other)?;
+        let name = known.id.to_string();
+        let address = wire::PeerAddress { peer: name.clone(), address: known.address.clone(), seed: known.seed };
+        if self.links.get_mut(&peer)?.told.insert(other) {
+            self.batch(peer)?.peers.push(address);
+        }
+        Some(name)
+    }
+
+    /// Sends what is gathered. A peer that does not take it, [`OUTBOX_BATCHES`] behind, is
+    /// let go: it comes back and hears everything anew.
+    fn flush(&mut self) {
+        for key in std::mem::take(&mut self.pending) {
+            let Some(link) = self.links.get_mut(&key) else { continue };
+            link.pending = false;
+            if link.outbox.try_send(Ok(std::mem::take(&mut link.batch))).is_err() {
+                tracing::warn!(peer = %link.id, "a peer does not read its plans");
+                self.detach(key);
+            }
+        }
+    }
+}
+
+/// Batches that may wait for one peer to read them.
+pub(crate) const OUTBOX_BATCHES: usize = 256;
+
+/// Events that may wait for the driver; beyond, the streams wait.
+pub(crate) const EVENTS_WAITING: usize = 8192;
+
+/// Events taken in before anything is flushed.
+const EVENTS_AT_ONCE: usize = 1024;

@@ -1,0 +1,175 @@
+//! From the wire's words to the planner's, and back.
+//!
+//! Everything a peer says is checked here, once: a batch that does not make sense ends
+//! its stream with a reason, and changes nothing.
+
+use bytes::Bytes;
+use flotilla_proto::wire::scheduler as wire;
+use flotilla_proto::wire::{pieces_from, runs_of, split_hashes};
+use flotilla_proto::{Digest, Layout, PeerId};
+use flotilla_scheduler_core::{FailureReason, Input, PeerKey, TaskFailure};
+
+/// Who is attached under which name, as far as translating needs it.
+pub(crate) trait Names {
+    /// The key of an attached peer.
+    fn key(&self, id: &PeerId) -> Option<PeerKey>;
+}
+
+/// The inputs that a peer's batch amounts to, in the order in which they hold: what it has
+/// comes before what it wants.
+pub(crate) fn inputs(peer: PeerKey, batch: wire::FromPeer, names: &impl Names) -> Result<Vec<Input>, Malformed> {
+    let mut inputs = Vec::new();
+    for digest in &batch.withdrawals {
+        inputs.push(Input::Withdrawn { peer, digest: parse_digest(digest)? });
+    }
+    for announce in batch.announces {
+        inputs.push(announced(peer, &announce)?);
+    }
+    for told in batch.hashes {
+        inputs.push(hashes_told(peer, &told)?);
+    }
+    for want in batch.wants {
+        let digest = parse_digest(&want.digest)?;
+        inputs.push(Input::Wanted { peer, digest, size: want.size, reader: want.reader });
+    }
+    for digest in &batch.unwants {
+        inputs.push(Input::Unwanted { peer, digest: parse_digest(digest)? });
+    }
+    for failure in batch.failures {
+        inputs.extend(failed(peer, &failure, names)?);
+    }
+    for reader in batch.readers {
+        inputs.push(Input::ReaderMoved { peer, digest: parse_digest(&reader.digest)?, piece: reader.piece });
+    }
+    for failed in batch.source_failed {
+        inputs.push(source_failed(peer, failed)?);
+    }
+    Ok(inputs)
+}
+
+fn announced(peer: PeerKey, announce: &wire::Announce) -> Result<Input, Malformed> {
+    let digest = parse_digest(&announce.digest)?;
+    let layout = Layout::of(announce.size).ok_or(Malformed::Size(announce.size))?;
+    let pieces = pieces_from(layout.piece_count(), &announce.runs).ok_or(Malformed::Runs)?;
+    let hashes = split_hashes(&announce.hashes).ok_or(Malformed::Hashes)?;
+    if !hashes.is_empty() && hashes.len() != pieces.count() as usize {
+        return Err(Malformed::Hashes);
+    }
+    Ok(Input::Announced { peer, digest, size: announce.size, pieces, hashes })
+}
+
+fn hashes_told(peer: PeerKey, told: &wire::Hashes) -> Result<Input, Malformed> {
+    let digest = parse_digest(&told.digest)?;
+    let layout = Layout::of(told.size).ok_or(Malformed::Size(told.size))?;
+    let pieces = pieces_from(layout.piece_count(), &told.runs).ok_or(Malformed::Runs)?;
+    let hashes = split_hashes(&told.hashes).ok_or(Malformed::Hashes)?;
+    if hashes.len() != pieces.count() as usize {
+        return Err(Malformed::Hashes);
+    }
+    Ok(Input::HashesTold { peer, digest, pieces, hashes })
+}
+
+/// `None` if the parent is gone: late news.
+fn failed(child: PeerKey, failure: &wire::Failure, names: &impl Names) -> Result<Option<Input>, Malformed> {
+    use wire::failure::Reason;
+    let digest = parse_digest(&failure.digest)?;
+    let parent: PeerId = failure.parent.parse().map_err(|_| Malformed::Peer)?;
+    let reason = match failure.reason() {
+        Reason::Unknown | Reason::TimedOut => FailureReason::TimedOut,
+        Reason::Unreachable => FailureReason::Unreachable,
+        Reason::NotHeld => FailureReason::NotHeld,
+        Reason::Busy => FailureReason::Busy,
+        Reason::Corrupt => FailureReason::Corrupt,
+        Reason::Cancelled => FailureReason::Cancelled,
+    };
+    let piece = failure.piece;
+    Ok(names.key(&parent).map(|parent| Input::Failed { child, parent, digest, piece, reason }))
+}
+
+fn source_failed(seed: PeerKey, failed: wire::SourceFailed) -> Result<Input, Malformed> {
+    let digest = parse_digest(&failed.digest)?;
+    let failure = TaskFailure {
+        status: u16::try_from(failed.status).ok().filter(|status| (400..600).contains(status)).unwrap_or(502),
+        code: failed.code,
+        message: failed.message,
+        poisoned: failed.poisoned,
+    };
+    Ok(Input::SourceFailed { seed, digest, failure })
+}
+
+/// An order to read, as a seed is told.
+pub(crate) fn source_order(digest: Digest, size: u64, pieces: &flotilla_proto::PieceSet) -> wire::SourceOrder {
+    wire::SourceOrder { digest: digest.into(), size, runs: runs_of(pieces) }
+}
+
+/// A failure, as a peer is told.
+pub(crate) fn task_failed(digest: Digest, failure: TaskFailure) -> wire::TaskFailed {
+    wire::TaskFailed {
+        digest: digest.into(),
+        status: failure.status.into(),
+        code: failure.code,
+        message: failure.message,
+        poisoned: failure.poisoned,
+    }
+}
+
+fn parse_digest(bytes: &Bytes) -> Result<Digest, Malformed> {
+    Digest::try_from(bytes).map_err(|_| Malformed::Digest)
+}
+
+/// Why a peer's batch makes no sense.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Malformed {
+    #[error("a digest has 32 bytes")]
+    Digest,
+    #[error("a blob of {0} bytes is larger than any may be")]
+    Size(u64),
+    #[error("a run of pieces leaves its blob")]
+    Runs,
+    #[error("there is one hash of 32 bytes to each piece")]
+    Hashes,
+    #[error("a peer's name is a DNS label")]
+    Peer,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Nobody;
+
+    impl Names for Nobody {
+        fn key(&self, _id: &PeerId) -> Option<PeerKey> {
+            None
+        }
+    }
+
+    fn announce(runs: Vec<wire::Run>, hashes: &'static [u8]) -> wire::FromPeer {
+        let announce = wire::Announce {
+            digest: Digest::of(b"x").into(),
+            size: 1 << 20,
+            runs,
+            hashes: Bytes::from_static(hashes),
+        };
+        wire::FromPeer { announces: vec![announce], ..Default::default() }
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        let refused = |batch| inputs(PeerKey(1), batch, &Nobody).unwrap_err();
+        let run = |first, count| vec![wire::Run { first, count }];
+        assert_eq!(refused(announce(run(7, 2), &[])), Malformed::Runs);
+        assert_eq!(refused(announce(run(0, 1), &[0; 31])), Malformed::Hashes);
+        assert_eq!(refused(announce(run(0, 1), &[0; 64])), Malformed::Hashes);
+        let digest = Bytes::from_static(&[0; 31]);
+        assert_eq!(refused(wire::FromPeer { unwants: vec![digest], ..Default::default() }), Malformed::Digest);
+    }
+
+    #[test]
+    fn what_a_peer_holds_comes_before_what_it_wants() {
+        let mut batch = announce(vec![wire::Run { first: 0, count: 8 }], &[]);
+        batch.wants.push(wire::Want { digest: Digest::of(b"y").into(), size: 1, reader: true });
+        let inputs = inputs(PeerKey(1), batch, &Nobody).unwrap();
+        assert!(matches!(inputs[..], [Input::Announced { .. }, Input::Wanted { .. }]));
+    }
+}
