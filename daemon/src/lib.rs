@@ -9,6 +9,7 @@ pub mod bind;
 pub mod config;
 pub mod files;
 pub mod identity;
+pub mod net;
 pub mod rpc;
 pub mod settings;
 pub mod shutdown;

@@ -221,7 +221,8 @@ impl Driver {
     fn introduce(&mut self, peer: PeerKey, other: PeerKey) -> Option<String> {
         let known = self.links.get(&other)?;
         let name = known.id.to_string();
-        let address = wire::PeerAddress { peer: name.clone(), address: known.address.clone(), seed: known.seed };
+        let address =
+            wire::PeerAddress { peer: name.clone(), address: known.address.clone(), seed: known.seed };
         if self.links.get_mut(&peer)?.told.insert(other) {
             self.batch(peer)?.peers.push(address);
         }

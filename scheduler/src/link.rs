@@ -37,11 +37,16 @@ impl Link {
 impl rpc::Scheduler for Link {
     type AttachStream = ReceiverStream<Result<ToPeer, Status>>;
 
-    async fn attach(&self, request: Request<Streaming<FromPeer>>) -> Result<Response<Self::AttachStream>, Status> {
+    async fn attach(
+        &self,
+        request: Request<Streaming<FromPeer>>,
+    ) -> Result<Response<Self::AttachStream>, Status> {
         let caller = self.admit(&request)?;
         let mut stream = request.into_inner();
-        let mut first = stream.message().await?.ok_or_else(|| Status::invalid_argument("the stream is empty"))?;
-        let hello = first.hello.take().ok_or_else(|| Status::invalid_argument("the first batch says hello"))?;
+        let mut first =
+            stream.message().await?.ok_or_else(|| Status::invalid_argument("the stream is empty"))?;
+        let hello =
+            first.hello.take().ok_or_else(|| Status::invalid_argument("the first batch says hello"))?;
         check_hello(&hello)?;
         let (outbox, inbox) = mpsc::channel(OUTBOX_BATCHES);
         let (key, answered) = oneshot::channel();

@@ -17,7 +17,11 @@ pub(crate) trait Names {
 
 /// The inputs that a peer's batch amounts to, in the order in which they hold: what it has
 /// comes before what it wants.
-pub(crate) fn inputs(peer: PeerKey, batch: wire::FromPeer, names: &impl Names) -> Result<Vec<Input>, Malformed> {
+pub(crate) fn inputs(
+    peer: PeerKey,
+    batch: wire::FromPeer,
+    names: &impl Names,
+) -> Result<Vec<Input>, Malformed> {
     let mut inputs = Vec::new();
     for digest in &batch.withdrawals {
         inputs.push(Input::Withdrawn { peer, digest: parse_digest(digest)? });
@@ -98,7 +102,11 @@ fn source_failed(seed: PeerKey, failed: wire::SourceFailed) -> Result<Input, Mal
 }
 
 /// An order to read, as a seed is told.
-pub(crate) fn source_order(digest: Digest, size: u64, pieces: &flotilla_proto::PieceSet) -> wire::SourceOrder {
+pub(crate) fn source_order(
+    digest: Digest,
+    size: u64,
+    pieces: &flotilla_proto::PieceSet,
+) -> wire::SourceOrder {
     wire::SourceOrder { digest: digest.into(), size, runs: runs_of(pieces) }
 }
 
@@ -162,7 +170,10 @@ mod tests {
         assert_eq!(refused(announce(run(0, 1), &[0; 31])), Malformed::Hashes);
         assert_eq!(refused(announce(run(0, 1), &[0; 64])), Malformed::Hashes);
         let digest = Bytes::from_static(&[0; 31]);
-        assert_eq!(refused(wire::FromPeer { unwants: vec![digest], ..Default::default() }), Malformed::Digest);
+        assert_eq!(
+            refused(wire::FromPeer { unwants: vec![digest], ..Default::default() }),
+            Malformed::Digest
+        );
     }
 
     #[test]

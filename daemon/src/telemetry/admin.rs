@@ -1,6 +1,5 @@
 //! The admin address: `/metrics`, `/healthz`, `/readyz`, and what a daemon adds.
 
-use std::io;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -15,6 +14,9 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::Readiness;
+use crate::bind::{BindError, bind_tcp};
+use crate::config::MetricsConfig;
+use crate::shutdown::Tasks;
 
 /// What the admin address shows.
 #[derive(Debug, Clone)]
@@ -27,31 +29,42 @@ pub struct Admin {
     pub routes: Router,
 }
 
-/// Serves the admin address until `shutdown`.
+/// Serves the admin address, and `/metrics` alone at `metrics.listen` where one is set, as
+/// tasks of the daemon.
 ///
 /// # Errors
 ///
-/// If the listener fails.
-pub async fn serve(listener: TcpListener, admin: Admin, shutdown: CancellationToken) -> io::Result<()> {
-    let router = Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz).with_state(admin.readiness))
-        .merge(metrics_router(admin.metrics))
-        .merge(admin.routes);
-    axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
+/// If `metrics.listen` cannot be bound.
+pub async fn serve_admin(
+    tasks: &mut Tasks,
+    listener: TcpListener,
+    metrics: &MetricsConfig,
+    admin: Admin,
+) -> Result<(), BindError> {
+    if let Some(address) = metrics.listen {
+        let listener = bind_tcp("metrics.listen", address).await?;
+        let router = metrics_router(admin.metrics.clone());
+        tasks.spawn("metrics", serve(listener, router, tasks.shutdown().clone()));
+    }
+    tasks.spawn("admin", serve(listener, admin.router(), tasks.shutdown().clone()));
+    Ok(())
 }
 
-/// Serves `/metrics` alone until `shutdown`, for `metrics.listen`.
-///
-/// # Errors
-///
-/// If the listener fails.
-pub async fn serve_metrics(
-    listener: TcpListener,
-    metrics: Arc<Registry>,
-    shutdown: CancellationToken,
-) -> io::Result<()> {
-    axum::serve(listener, metrics_router(metrics)).with_graceful_shutdown(shutdown.cancelled_owned()).await
+impl Admin {
+    fn router(self) -> Router {
+        Router::new()
+            .route("/healthz", get(|| async { "ok\n" }))
+            .route("/readyz", get(readyz).with_state(self.readiness))
+            .merge(metrics_router(self.metrics))
+            .merge(self.routes)
+    }
+}
+
+async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
+    let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
+    if let Err(error) = served {
+        tracing::error!(%error, "serve the admin address");
+    }
 }
 
 fn metrics_router(metrics: Arc<Registry>) -> Router {
@@ -86,7 +99,7 @@ mod tests {
     async fn the_admin_address_shows_health_readiness_metrics_and_own_pages() {
         let mut metrics = crate::telemetry::registry();
         let served = Counter::<u64>::default();
-        metrics.register("peer_source_bytes", "Bytes read from the registry", served.clone());
+        metrics.register("flotilla_peer_source_bytes", "Bytes read from the registry", served.clone());
         served.inc_by(7);
         let readiness = Readiness::new();
         readiness.missing("settings", "none from the manager yet");
@@ -95,7 +108,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let server = tokio::spawn(serve(listener, admin, shutdown.clone()));
+        let server = tokio::spawn(serve(listener, admin.router(), shutdown.clone()));
 
         assert!(fetch(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         assert!(fetch(address, "/metrics").await.contains("\nflotilla_peer_source_bytes_total 7\n"));
@@ -107,7 +120,7 @@ mod tests {
         assert!(fetch(address, "/readyz").await.starts_with("HTTP/1.1 200"));
 
         shutdown.cancel();
-        server.await.unwrap().unwrap();
+        server.await.unwrap();
     }
 
     async fn fetch(address: std::net::SocketAddr, path: &str) -> String {
