@@ -1,1 +1,169 @@
-//! Empty until its room is built.
+//! The peer daemon, seed or not.
+//!
+//! A blob's way is one line: `door` (which client, granted what) → `grant` → `swarm` (the
+//! driver of the peer's core) → `transport` (other peers) or `source` (a registry, seeds
+//! only) → `store` → `door`. What is decided is decided in [`flotilla_peer_core`].
+
+mod body;
+mod config;
+mod confirmed;
+mod control;
+mod door;
+mod egress;
+mod grant;
+mod http_wire;
+mod metrics;
+mod seed;
+pub mod source;
+mod status;
+pub mod store;
+mod swarm;
+mod transport;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use flotilla_daemon::bind::{bind_tcp, bind_udp};
+use flotilla_daemon::identity::{NodeIdentity, renew_loop};
+use flotilla_daemon::net::{advertised, daemon_name};
+use flotilla_daemon::settings::{self, Receiver, RegionSettings};
+use flotilla_daemon::shutdown::Tasks;
+use flotilla_daemon::telemetry::{self, Admin, Readiness, serve_admin};
+use flotilla_proto::Role;
+use tokio_util::sync::CancellationToken;
+
+pub use config::{DoorConfig, PeerConfig, TransportConfig};
+
+use crate::confirmed::Confirmed;
+use crate::control::SchedulerLink;
+use crate::door::{Answerer, Authorities, Door};
+use crate::egress::Egress;
+use crate::grant::Grants;
+use crate::metrics::PieceBytes;
+use crate::seed::Seed;
+use crate::source::Source;
+use crate::status::StatusParts;
+use crate::store::Store;
+use crate::swarm::{Driver, DriverParts, Swarm};
+use crate::transport::{Services, Transport};
+
+/// Runs a peer until `shutdown` is cancelled.
+///
+/// # Errors
+///
+/// If it cannot enrol, open its store or bind an address; the message names what.
+pub async fn run(config: PeerConfig, shutdown: CancellationToken) -> anyhow::Result<()> {
+    let name = daemon_name(config.name.as_ref())?;
+    let door_listener = bind_tcp("door.listen", config.door.listen).await?;
+    let admin_listener = bind_tcp("admin.listen", config.admin.listen).await?;
+    let socket = bind_udp("transport.listen", config.transport.listen)?;
+    let address = advertised(config.transport.advertise, socket.local_addr()?)
+        .context("find the address to advertise")?
+        .to_string();
+    let identity = NodeIdentity::open(&config.data_dir.join("identity"), &name, &config.manager).await?;
+    let role = identity.identity().role;
+    anyhow::ensure!(matches!(role, Role::Peer | Role::Seed), "{} is no peer", identity.identity());
+
+    let mut metrics = telemetry::registry();
+    let (store, evicted) = Store::open(&config.data_dir.join("store"), &config.store, &mut metrics)?;
+    let transport = Transport::new(socket, &identity, &mut metrics).context("open the piece port")?;
+    let (settings, watch) = settings::watch(identity.clone(), &config.data_dir, address.clone())?;
+    let source = Source::new(config.source.clone(), &mut metrics);
+    let seed = (role == Role::Seed).then(|| Arc::new(Seed::new(source.clone())));
+    let egress = Arc::new(Egress::new(name.clone(), transport.clone(), settings.clone(), seed.clone()));
+    let (swarm, events) = Swarm::new(store.clone());
+    let piece_bytes = PieceBytes::register(&mut metrics);
+    let services = Arc::new(Services::new(store.clone(), swarm.clone(), seed.clone(), &mut metrics));
+    let readiness = Readiness::new();
+
+    let driver = Driver::new(DriverParts {
+        swarm: swarm.clone(),
+        store: store.clone(),
+        transport: transport.clone(),
+        egress: egress.clone(),
+        seed,
+        piece_bytes: piece_bytes.clone(),
+        readiness: readiness.clone(),
+    });
+    let door = Arc::new(Door {
+        answerer: Answerer {
+            store,
+            swarm: swarm.clone(),
+            egress,
+            grants: Grants::default(),
+            confirmed: Confirmed::new(),
+            piece_bytes,
+        },
+        authorities: Authorities::open(&config.data_dir),
+        settings: settings.clone(),
+        default_upstream: config.door.default_upstream.clone(),
+    });
+    let link = SchedulerLink {
+        identity: identity.clone(),
+        settings: settings.clone(),
+        address: address.clone(),
+        zone: config.zone.clone(),
+        swarm: swarm.clone(),
+    };
+    let status = status::routes(StatusParts {
+        identity: identity.identity().clone(),
+        door: door_listener.local_addr()?.to_string(),
+        address: address.clone(),
+        swarm,
+        transport: transport.clone(),
+        settings: settings.clone(),
+        readiness: readiness.clone(),
+    });
+
+    let mut tasks = Tasks::new(shutdown.clone());
+    let admin = Admin { metrics: Arc::new(metrics), readiness: readiness.clone(), routes: status };
+    serve_admin(&mut tasks, admin_listener, &config.metrics, admin).await?;
+    readiness.missing(SETTINGS, "no settings from the manager yet");
+    tasks.spawn_until_shutdown("settings", watch);
+    tasks.spawn_until_shutdown("renewal", renew_loop(identity));
+    tasks.spawn_until_shutdown("registries", follow_settings(settings, source, door.clone(), readiness));
+    tasks.spawn_until_shutdown("scheduler", link.run());
+    tasks.spawn("driver", driver.run(events, evicted, shutdown.clone()));
+    tasks.spawn("transport", transport.serve(services, shutdown.clone()));
+    tasks.spawn("door", door.serve(door_listener, shutdown.clone()));
+    tracing::info!(%name, %role, door = %config.door.listen, pieces = address, "peer started");
+    shutdown.cancelled().await;
+    Ok(tasks.drain(DRAIN).await?)
+}
+
+/// Hands every change of the settings to the source and the doors.
+async fn follow_settings(mut settings: Receiver, source: Source, door: Arc<Door>, readiness: Readiness) {
+    loop {
+        let current = settings.borrow_and_update().clone();
+        source.set_upstreams(upstreams(&current));
+        if let Err(error) = door.authorities.prepare(current.registries.iter().map(|upstream| &upstream.host)) {
+            tracing::error!(%error, "prepare this node's CAs");
+        }
+        if current.revision > 0 {
+            readiness.met(SETTINGS);
+        }
+        if settings.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn upstreams(settings: &RegionSettings) -> Vec<source::Upstream> {
+    let endpoint = |endpoint: &settings::Endpoint| source::Endpoint {
+        url: endpoint.url.to_string(),
+        ca_pem: endpoint.ca_pem.clone(),
+        address: endpoint.address,
+    };
+    let upstream = |upstream: &settings::Upstream| source::Upstream {
+        host: upstream.host.clone(),
+        endpoints: upstream.endpoints.iter().map(endpoint).collect(),
+    };
+    settings.registries.iter().map(upstream).collect()
+}
+
+/// The name of the condition in `/readyz`.
+const SETTINGS: &str = "settings";
+
+/// How long the daemon's tasks have to end.
+const DRAIN: Duration = Duration::from_secs(5);

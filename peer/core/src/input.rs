@@ -128,8 +128,9 @@ pub enum Input {
         /// Whether its SHA-256 is right.
         matches: bool,
     },
-    /// A piece could not be written or read: the disk is full or broken.
-    StoreFailed {
+    /// This peer cannot go on with a download: its disk is full, or every client's credential
+    /// was refused.
+    GivenUp {
         /// Which blob.
         digest: Digest,
         /// Why.

@@ -121,8 +121,8 @@ pub enum Report {
     Hashes {
         /// Which blob.
         digest: Digest,
-        /// The pieces.
-        pieces: PieceSet,
+        /// Its size in bytes.
+        size: u64,
     },
     /// A fetch failed.
     FetchFailed {

@@ -72,7 +72,7 @@ impl Swarm {
             Input::SourceRead { digest, piece, hash } => self.source_read(digest, piece, hash),
             Input::SourceEnded { digest, result } => self.source_ended(digest, result),
             Input::Hashed { digest, matches } => self.hashed(digest, matches),
-            Input::StoreFailed { digest, failure } => self.store_failed(digest, failure),
+            Input::GivenUp { digest, failure } => self.given_up(digest, failure),
             Input::Damaged { digest, piece } => self.damaged(digest, piece),
             Input::Evicted { digest } => self.evicted(digest),
         }
@@ -194,8 +194,8 @@ impl Swarm {
 
     fn hashes_wanted(&mut self, digest: Digest) {
         if let Some(blob) = self.blobs.get(&digest) {
-            let pieces = blob.held.clone();
-            self.tell(Report::Hashes { digest, pieces });
+            let size = blob.layout.size();
+            self.tell(Report::Hashes { digest, size });
         }
     }
 
@@ -280,7 +280,7 @@ impl Swarm {
         }
     }
 
-    fn store_failed(&mut self, digest: Digest, failure: Failure) {
+    fn given_up(&mut self, digest: Digest, failure: Failure) {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
         let (wanted, reads) = (blob.wanted, !blob.reading.is_empty());
         if reads {

@@ -272,7 +272,7 @@ fn a_full_disk_fails_the_download_and_keeps_what_is_held() {
     peer.input(wanted());
     peer.input(assigned(0, "parent"));
     peer.input(fetched(0));
-    let outputs = peer.input(Input::StoreFailed { digest: digest(), failure: failure(false) });
+    let outputs = peer.input(Input::GivenUp { digest: digest(), failure: failure(false) });
     assert!(failed(&outputs) && outputs.contains(&Output::Tell(Report::Unwant { digest: digest() })));
     assert!(!outputs.contains(&Output::Purge { digest: digest() }));
     let outputs = peer.input(assigned(0, "parent"));
@@ -299,7 +299,7 @@ fn step() -> impl Strategy<Value = Input> {
         1 => any::<bool>().prop_map(move |poisoned| Input::TaskFailed { digest, failure: failure(poisoned) }),
         1 => piece.prop_map(move |piece| Input::Damaged { digest, piece }),
         1 => Just(Input::Evicted { digest }),
-        1 => Just(Input::StoreFailed { digest, failure: failure(false) }),
+        1 => Just(Input::GivenUp { digest, failure: failure(false) }),
     ]
 }
 

@@ -1,0 +1,83 @@
+//! HTTP bodies that stream from elsewhere in the daemon.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::Frame;
+use http_body_util::{BodyExt as _, Full};
+use tokio::sync::mpsc;
+
+use crate::source::{BodyStream, BoxError};
+use crate::transport::Incoming;
+
+/// A body that is there already.
+pub(crate) fn full(bytes: impl Into<Bytes>) -> BodyStream {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed_unsync()
+}
+
+/// A body without a byte.
+pub(crate) fn empty() -> BodyStream {
+    full(Bytes::new())
+}
+
+/// The rest of a stream between peers. A cut stream is an error, never a clean end.
+pub(crate) fn from_stream(stream: Incoming) -> BodyStream {
+    from_task(|sender| pump(stream, sender))
+}
+
+/// A body that `task` feeds; it ends with the task, and the task is dropped with the body.
+pub(crate) fn from_task<F>(task: impl FnOnce(mpsc::Sender<Result<Bytes, BoxError>>) -> F) -> BodyStream
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+    let task = tokio::spawn(task(sender));
+    Fed { receiver, task: AbortOnDrop(task) }.boxed_unsync()
+}
+
+async fn pump(mut stream: Incoming, sender: mpsc::Sender<Result<Bytes, BoxError>>) {
+    loop {
+        let next = match stream.chunk(CHUNK).await {
+            Ok(Some(chunk)) => Ok(chunk),
+            Ok(None) => return,
+            Err(error) => Err(error.into()),
+        };
+        let ended = next.is_err();
+        if sender.send(next).await.is_err() {
+            return stream.stop();
+        }
+        if ended {
+            return;
+        }
+    }
+}
+
+/// Bytes of a chunk at most.
+const CHUNK: usize = 64 << 10;
+
+/// Chunks or pieces that may wait for a slow client.
+const CHUNKS_AHEAD: usize = 1;
+
+struct Fed {
+    receiver: mpsc::Receiver<Result<Bytes, BoxError>>,
+    #[expect(dead_code, reason = "dropping it ends the task")]
+    task: AbortOnDrop,
+}
+
+impl http_body::Body for Fed {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        self.receiver.poll_recv(context).map(|next| next.map(|chunk| chunk.map(Frame::data)))
+    }
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

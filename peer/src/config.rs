@@ -1,0 +1,94 @@
+//! The peer's configuration: `peer.toml`, the same for a seed.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use flotilla_daemon::config::{AdminConfig, LogConfig, ManagerConfig, MetricsConfig};
+use flotilla_proto::{PeerId, RegistryHost};
+use serde::{Deserialize, Serialize};
+
+use crate::source::SourceConfig;
+use crate::store::StoreConfig;
+
+/// `peer.toml`. Every key is optional. Whether a peer is a seed, its certificate says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PeerConfig {
+    /// This daemon's name in the cluster; the machine's name where none is given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<PeerId>,
+    /// Where its identity, the settings, its CAs and the store are kept.
+    pub data_dir: PathBuf,
+    /// Its place in the region: rack, availability zone. Empty: the region is one zone.
+    pub zone: String,
+    /// How it first meets the manager.
+    pub manager: ManagerConfig,
+    /// Where clients of this node connect.
+    pub door: DoorConfig,
+    /// Where other peers connect.
+    pub transport: TransportConfig,
+    /// What is kept on disk.
+    pub store: StoreConfig,
+    /// How a seed reads from registries.
+    pub source: SourceConfig,
+    /// Health, status and metrics, for this machine.
+    pub admin: AdminConfig,
+    /// Metrics, for a Prometheus elsewhere.
+    pub metrics: MetricsConfig,
+    /// What is logged.
+    pub log: LogConfig,
+}
+
+impl Default for PeerConfig {
+    fn default() -> Self {
+        Self {
+            name: None,
+            data_dir: PathBuf::from("/var/lib/flotilla/peer"),
+            zone: String::new(),
+            manager: ManagerConfig::default(),
+            door: DoorConfig::default(),
+            transport: TransportConfig::default(),
+            store: StoreConfig::default(),
+            source: SourceConfig::default(),
+            admin: AdminConfig::on_port(4005),
+            metrics: MetricsConfig::default(),
+            log: LogConfig::default(),
+        }
+    }
+}
+
+/// `[door]`: where clients of this node connect.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct DoorConfig {
+    /// The address of `proxy`, `mirror` and `prefix`. Whoever reaches it is served with its
+    /// own credentials only, but may tunnel anywhere: keep it on loopback.
+    pub listen: SocketAddr,
+    /// The registry of a mirror's request that names none, as Podman's do. Not needed
+    /// where the region has only one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub default_upstream: Option<RegistryHost>,
+}
+
+impl Default for DoorConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 4001)), default_upstream: None }
+    }
+}
+
+/// `[transport]`: where other peers connect.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TransportConfig {
+    /// The UDP address of the piece port.
+    pub listen: SocketAddr,
+    /// Where other peers reach it, if that is another address than `listen`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<SocketAddr>,
+}
+
+impl Default for TransportConfig {
+    fn default() -> Self {
+        Self { listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 4006)), advertise: None }
+    }
+}

@@ -1,0 +1,130 @@
+//! The answerer that all doors share: manifests and everything else go to the registry
+//! with the client's own credential; blobs come from the region.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use bytes::Bytes;
+use flotilla_proto::{Authorization, RepositoryName};
+use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Limited};
+
+use super::error::{not_forwarded, refusal};
+use super::route::{FrontDoor, Resource, Target};
+use super::{blob, manifest};
+use crate::body;
+use crate::confirmed::Confirmed;
+use crate::egress::Egress;
+use crate::grant::{Grants, Holder, life};
+use crate::metrics::PieceBytes;
+use crate::source::{BodyStream, Purpose};
+use crate::store::Store;
+use crate::swarm::Swarm;
+
+/// What requests are answered from.
+pub(crate) struct Answerer {
+    pub(crate) store: Store,
+    pub(crate) swarm: Swarm,
+    pub(crate) egress: Arc<Egress>,
+    pub(crate) grants: Grants,
+    /// Blobs that a registry is known to hold in a repository.
+    pub(crate) confirmed: Confirmed,
+    pub(crate) piece_bytes: PieceBytes,
+}
+
+impl Answerer {
+    /// Answers a client's request for a registry.
+    pub(super) async fn answer(&self, target: Target, request: Request<BodyStream>) -> Response<BodyStream> {
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        if !reads && target.door != FrontDoor::Proxy {
+            let message = format!("{} is not supported through a mirror; go to the registry", request.method());
+            return refusal(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", &message);
+        }
+        let mut answer = match Resource::of(target.path.path()) {
+            Resource::Manifest(repository) if reads => self.manifest(&target, &repository, request).await,
+            Resource::Blob(repository, digest) if reads => {
+                blob::answer(self, &target, repository, &digest, request).await
+            }
+            Resource::Manifest(_) | Resource::Blob(..) | Resource::Other => self.pass(&target, request).await,
+        };
+        if target.door != FrontDoor::Proxy {
+            // They are the registry's own host's, which the client does not speak to.
+            answer.headers_mut().remove(header::SET_COOKIE);
+            answer.headers_mut().remove(header::STRICT_TRANSPORT_SECURITY);
+        }
+        answer
+    }
+
+    /// Sends the request on as it is.
+    pub(super) async fn pass(&self, target: &Target, request: Request<BodyStream>) -> Response<BodyStream> {
+        self.forward(target, request).await.unwrap_or_else(|refused| refused)
+    }
+
+    async fn forward(
+        &self,
+        target: &Target,
+        mut request: Request<BodyStream>,
+    ) -> Result<Response<BodyStream>, Response<BodyStream>> {
+        *request.uri_mut() = target.path.clone().into();
+        let key = match Resource::of(target.path.path()) {
+            Resource::Manifest(repository) | Resource::Blob(repository, _) => repository.to_string(),
+            Resource::Other => target.upstream.to_string(),
+        };
+        let answer = self.egress.forward(&key, &target.upstream, request, Purpose::Pass).await;
+        answer.map_err(|error| {
+            tracing::info!(registry = %target.upstream, %error, "request not forwarded");
+            not_forwarded(&error)
+        })
+    }
+
+    /// The registry decides about every manifest; what it serves, it has granted.
+    async fn manifest(
+        &self,
+        target: &Target,
+        repository: &RepositoryName,
+        request: Request<BodyStream>,
+    ) -> Response<BodyStream> {
+        let credential = authorization(request.headers());
+        let holder = holder(target, repository, &credential);
+        let method = request.method().clone();
+        let answer = match self.forward(target, request).await {
+            Ok(answer) => answer,
+            Err(refused) => return refused,
+        };
+        match answer.status() {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.grants.revoke(&holder),
+            StatusCode::OK if method == Method::GET => {
+                let (head, body) = answer.into_parts();
+                let Ok(manifest) = Limited::new(body, MAX_MANIFEST).collect().await else {
+                    let message = format!("{} sent a broken manifest, or one above {MAX_MANIFEST} bytes", target.upstream);
+                    return refusal(StatusCode::BAD_GATEWAY, "MANIFEST_INVALID", &message);
+                };
+                let manifest: Bytes = manifest.to_bytes();
+                let life = life(&credential, SystemTime::now());
+                self.grants.record(holder, manifest::blobs(&manifest), life, Instant::now());
+                return Response::from_parts(head, body::full(manifest));
+            }
+            _ => {}
+        }
+        answer
+    }
+}
+
+/// The client's credential.
+pub(super) fn authorization(headers: &HeaderMap) -> Authorization {
+    headers
+        .get(header::AUTHORIZATION)
+        .map_or(Authorization::ANONYMOUS, |value| Authorization::new(Bytes::copy_from_slice(value.as_bytes())))
+}
+
+/// Whom a grant is for.
+pub(super) fn holder(target: &Target, repository: &RepositoryName, credential: &Authorization) -> Holder {
+    Holder {
+        upstream: target.upstream.clone(),
+        repository: repository.clone(),
+        credential: credential.hash(),
+    }
+}
+
+/// Registries take manifests of 4 MiB at most; a little more is read before one is refused.
+const MAX_MANIFEST: usize = 8 << 20;

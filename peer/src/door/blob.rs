@@ -1,0 +1,270 @@
+//! A blob request: is the client granted it, is the blob here, which bytes go out.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use flotilla_peer_core::{Failure, Input};
+use flotilla_proto::{Digest, Layout, ParseDigestError, RepositoryName};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use tokio::sync::mpsc;
+use tokio::time::timeout_at;
+
+use super::answer::{Answerer, authorization, holder};
+use super::error::{API_VERSION, failed, not_forwarded, refusal};
+use super::range::{self, Asked};
+use super::route::Target;
+use crate::body;
+use crate::grant::{Holder, life};
+use crate::metrics::PieceSource;
+use crate::source::{BodyStream, BoxError, Purpose, ReadCredential};
+use crate::store::{BlobFile, ReadPieceError};
+use crate::swarm::{Live, Reading};
+use crate::transport::Offered;
+
+/// Answers a GET or HEAD of a blob.
+pub(super) async fn answer(
+    door: &Answerer,
+    target: &Target,
+    repository: RepositoryName,
+    digest: &str,
+    request: Request<BodyStream>,
+) -> Response<BodyStream> {
+    let digest: Digest = match digest.parse() {
+        Ok(digest) => digest,
+        // Legal, and not cached: the registry answers.
+        Err(ParseDigestError::UnsupportedAlgorithm) => return door.pass(target, request).await,
+        Err(error) => return refusal(StatusCode::BAD_REQUEST, "DIGEST_INVALID", &format!("{digest:?}: {error}")),
+    };
+    let authorization = authorization(request.headers());
+    let holder = holder(target, &repository, &authorization);
+    let credential = ReadCredential { upstream: target.upstream.clone(), repository, authorization };
+    let blob = BlobRequest { door, digest, holder, credential, deadline: Instant::now() + HEADER_TIME };
+    match blob.answer(&request).await {
+        Ok(response) | Err(response) => response,
+    }
+}
+
+/// One client's request for one blob.
+struct BlobRequest<'a> {
+    door: &'a Answerer,
+    digest: Digest,
+    holder: Holder,
+    credential: ReadCredential,
+    /// Headers, or an error, are sent by then.
+    deadline: Instant,
+}
+
+impl BlobRequest<'_> {
+    /// `Err` is an answer too: the one that ends the request early.
+    async fn answer(&self, request: &Request<BodyStream>) -> Result<Response<BodyStream>, Response<BodyStream>> {
+        let size = self.granted_size().await?;
+        let header = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let etag = format!("\"{}\"", self.digest);
+        let current = header(header::IF_RANGE).is_none_or(|tag| tag == etag);
+        let asked = range::parse(header(header::RANGE).filter(|_| current), size);
+        let bytes = match &asked {
+            Asked::Whole => 0..size,
+            Asked::Part(bytes) => bytes.clone(),
+            Asked::Unsatisfiable => return Err(unsatisfiable(self.digest, size)),
+        };
+        let mut response = Response::new(body::empty());
+        if let Asked::Part(bytes) = &asked {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            let range = format!("bytes {}-{}/{size}", bytes.start, bytes.end - 1);
+            response.headers_mut().insert(header::CONTENT_RANGE, text(&range));
+        }
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.end - bytes.start));
+        headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        headers.insert(header::ETAG, text(&etag));
+        headers.insert("docker-content-digest", text(&self.digest.to_string()));
+        headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+        if request.method() == Method::HEAD {
+            self.confirm().await?;
+        } else if size > 0 {
+            *response.body_mut() = self.body(size, bytes).await?;
+        } else {
+            self.confirm().await?;
+        }
+        Ok(response)
+    }
+
+    /// The blob's size, if the registry has accepted this credential for it.
+    async fn granted_size(&self) -> Result<u64, Response<BodyStream>> {
+        match self.door.grants.find(&self.holder, self.digest, Instant::now()) {
+            Some(size) => Ok(size),
+            None => self.probe().await,
+        }
+    }
+
+    /// Asks the registry whether this very credential may read the blob, and how long it is.
+    async fn probe(&self) -> Result<u64, Response<BodyStream>> {
+        let mut request = Request::new(body::empty());
+        let path = format!("/v2/{}/blobs/{}", self.credential.repository, self.digest);
+        *request.uri_mut() = path.parse().expect("names make a path");
+        if !self.credential.authorization.is_anonymous() {
+            let value = HeaderValue::from_maybe_shared(self.credential.authorization.expose().clone());
+            let value = value.map_err(|_| refusal(StatusCode::BAD_REQUEST, "UNAUTHORIZED", "a malformed credential"))?;
+            request.headers_mut().insert(header::AUTHORIZATION, value);
+        }
+        let key = self.digest.to_string();
+        let asked = self.door.egress.forward(&key, &self.credential.upstream, request, Purpose::Probe);
+        let answer = self.in_time(asked).await?.map_err(|error| not_forwarded(&error))?;
+        let refused = matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+        if refused {
+            self.door.grants.revoke(&self.holder);
+        }
+        if !answer.status().is_success() {
+            return Err(answer);
+        }
+        let size = size_of(&answer).ok_or_else(|| {
+            let message = format!("{} does not say how long {} is", self.credential.upstream, self.digest);
+            refusal(StatusCode::BAD_GATEWAY, "SIZE_INVALID", &message)
+        })?;
+        let life = life(&self.credential.authorization, SystemTime::now());
+        self.door.grants.record(self.holder.clone(), [(self.digest, size)], life, Instant::now());
+        self.confirmed();
+        Ok(size)
+    }
+
+    /// Makes sure that the registry holds the blob in this repository: a manifest may list
+    /// any digest.
+    async fn confirm(&self) -> Result<(), Response<BodyStream>> {
+        if self.door.confirmed.contains(&self.credential.upstream, &self.credential.repository, self.digest) {
+            return Ok(());
+        }
+        let asked = self.door.egress.confirm(self.digest, &self.credential);
+        match self.in_time(asked).await?.map_err(|error| not_forwarded(&error))? {
+            Offered::Confirmed => {
+                self.confirmed();
+                Ok(())
+            }
+            Offered::Refused(refused) => {
+                self.door.grants.revoke(&self.holder);
+                Err(refused.map(body::full))
+            }
+        }
+    }
+
+    fn confirmed(&self) {
+        let (upstream, repository) = (self.credential.upstream.clone(), self.credential.repository.clone());
+        self.door.confirmed.insert(upstream, repository, self.digest);
+    }
+
+    /// The bytes, as they come. Returns once the first of them may go out, or at the
+    /// deadline.
+    async fn body(&self, size: u64, bytes: std::ops::Range<u64>) -> Result<BodyStream, Response<BodyStream>> {
+        let layout = Layout::of(size).ok_or_else(|| {
+            let message = format!("{} with {size} bytes is larger than any blob may be", self.digest);
+            refusal(StatusCode::BAD_GATEWAY, "SIZE_INVALID", &message)
+        })?;
+        let want = self.door.swarm.want(self.digest, layout, self.credential.clone());
+        let (live, confirmed) = tokio::join!(want, self.confirm());
+        confirmed?;
+        let live = live.map_err(|failure| failed(&failure))?;
+        let pieces = layout.pieces_of(&bytes);
+        let opened = self.door.store.begin(self.digest, layout).await;
+        let file = opened.map_err(|error| refusal(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", &error.to_string()))?;
+        self.door.piece_bytes.add(PieceSource::store, live.claim_found());
+        let reading = self.door.swarm.read_from(live, pieces.start).await;
+        if let Ok(Err(failure)) = timeout_at(self.deadline.into(), reading.live().released(pieces.start)).await {
+            return Err(failed(&failure));
+        }
+        let body = BlobBody {
+            store: self.door.store.clone(),
+            swarm: self.door.swarm.clone(),
+            credential: self.credential.clone(),
+            file,
+            reading,
+            bytes,
+        };
+        Ok(body::from_task(|sender| body.send(sender)))
+    }
+
+    async fn in_time<T>(&self, asked: impl Future<Output = T>) -> Result<T, Response<BodyStream>> {
+        timeout_at(self.deadline.into(), asked).await.map_err(|_| {
+            let message = format!("{} did not answer in time", self.credential.upstream);
+            refusal(StatusCode::GATEWAY_TIMEOUT, "UNAVAILABLE", &message)
+        })
+    }
+}
+
+/// A blob's bytes on their way to one client.
+struct BlobBody {
+    store: crate::store::Store,
+    swarm: crate::swarm::Swarm,
+    credential: ReadCredential,
+    /// While it is open, the blob is not evicted.
+    file: Arc<BlobFile>,
+    reading: Reading,
+    bytes: std::ops::Range<u64>,
+}
+
+impl BlobBody {
+    /// Sends piece after piece, each read from disk and verified just before. A body that
+    /// cannot go on ends with an error, so that the client sees a cut and not an end.
+    async fn send(mut self, sender: mpsc::Sender<Result<Bytes, BoxError>>) {
+        let layout = self.reading.live().layout();
+        for piece in layout.pieces_of(&self.bytes) {
+            let whole = layout.piece_range(piece);
+            let from = self.bytes.start.max(whole.start) - whole.start;
+            let to = self.bytes.end.min(whole.end) - whole.start;
+            let within = |offset: u64| usize::try_from(offset).expect("within a piece");
+            let chunk = self.piece(piece).await.map(|bytes| bytes.slice(within(from)..within(to)));
+            let ended = chunk.is_err();
+            if sender.send(chunk).await.is_err() || ended {
+                return;
+            }
+        }
+    }
+
+    async fn piece(&mut self, piece: u32) -> Result<Bytes, BoxError> {
+        for _ in 0..READ_ATTEMPTS {
+            self.reading.live().released(piece).await.map_err(|failure| failure.message)?;
+            match self.store.read(&self.file, piece).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(ReadPieceError::Corrupt { digest, piece }) => self.repair(digest, piece).await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(format!("piece {piece} of {} is damaged again and again", self.file.digest()).into())
+    }
+
+    /// A damaged piece is fetched anew while the client waits.
+    async fn repair(&mut self, digest: Digest, piece: u32) -> Result<(), BoxError> {
+        self.swarm.tell(Input::Damaged { digest, piece }).await;
+        let layout = self.reading.live().layout();
+        let wanted = self.swarm.want(digest, layout, self.credential.clone()).await;
+        let live: Arc<Live> = wanted.map_err(|failure: Failure| failure.message)?;
+        self.reading = self.swarm.read_from(live, piece).await;
+        Ok(())
+    }
+}
+
+/// The whole length, from a probe's answer: behind the range, or of the whole body.
+fn size_of(answer: &Response<BodyStream>) -> Option<u64> {
+    let header = |name| answer.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+    match answer.status() {
+        StatusCode::PARTIAL_CONTENT => header(header::CONTENT_RANGE)?.rsplit_once('/')?.1.parse().ok(),
+        _ => header(header::CONTENT_LENGTH)?.parse().ok(),
+    }
+}
+
+fn unsatisfiable(digest: Digest, size: u64) -> Response<BodyStream> {
+    let message = format!("{digest} has {size} bytes");
+    let mut response = refusal(StatusCode::RANGE_NOT_SATISFIABLE, "SIZE_INVALID", &message);
+    response.headers_mut().insert(header::CONTENT_RANGE, text(&format!("bytes */{size}")));
+    response
+}
+
+fn text(value: &str) -> HeaderValue {
+    HeaderValue::from_str(value).expect("digests and numbers are visible characters")
+}
+
+/// Clients wait for ever, or give up after 15 s: an answer comes well before (DESIGN.md §8).
+const HEADER_TIME: Duration = Duration::from_millis(9_700);
+
+/// A disk that damages a piece three times in a row is broken.
+const READ_ATTEMPTS: usize = 3;

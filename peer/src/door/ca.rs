@@ -1,0 +1,211 @@
+//! This node's own certificate authorities: one per configured registry, so that a client
+//! which trusts one trusts this node for that registry's name and for nothing else.
+//!
+//! Each is kept on disk (`ca/<host>.pem` and `.key`) and survives restarts: a CA that
+//! changed would break every client that was told the old one. It is name-constrained to
+//! its host (RFC 5280 §4.2.1.10). A constraint on DNS names alone would let a leaf with an
+//! IP address pass, so all addresses are excluded; for a registry named by its address, all
+//! DNS names.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use dashmap::DashMap;
+use flotilla_daemon::files::{Access, write_atomic};
+use flotilla_proto::RegistryHost;
+use rcgen::{
+    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
+    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, SanType,
+};
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+
+/// The authorities of this node, and the server configurations made with them.
+pub(crate) struct Authorities {
+    dir: PathBuf,
+    bundle: PathBuf,
+    server_by_host: DashMap<RegistryHost, Arc<ServerConfig>>,
+}
+
+/// One registry's authority.
+struct Authority {
+    pem: String,
+    key: KeyPair,
+}
+
+impl Authorities {
+    /// The authorities kept under `data_dir`.
+    pub(crate) fn open(data_dir: &Path) -> Self {
+        Self { dir: data_dir.join("ca"), bundle: data_dir.join("ca-bundle.pem"), server_by_host: DashMap::new() }
+    }
+
+    /// Makes what authorities are missing for these registries, and writes the bundle that
+    /// clients are pointed at. Blocks on small files.
+    ///
+    /// # Errors
+    ///
+    /// If a file cannot be read or written, or is damaged; the others are made all the same.
+    pub(crate) fn prepare<'a>(&self, hosts: impl IntoIterator<Item = &'a RegistryHost>) -> Result<(), CaError> {
+        let mut bundle = String::new();
+        let mut failure = None;
+        for host in hosts {
+            match self.authority(host) {
+                Ok(authority) => bundle.push_str(&authority.pem),
+                Err(error) => failure = Some(error),
+            }
+        }
+        write_atomic(&self.bundle, bundle.as_bytes(), Access::Public).map_err(|error| CaError::file(&self.bundle, error))?;
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// How this node plays the registry towards its clients: HTTP/1.1 only.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::prepare`].
+    pub(crate) fn server(&self, host: &RegistryHost) -> Result<Arc<ServerConfig>, CaError> {
+        if let Some(server) = self.server_by_host.get(host) {
+            return Ok(server.clone());
+        }
+        let authority = self.authority(host)?;
+        let server = Arc::new(authority.server(host)?);
+        self.server_by_host.insert(host.clone(), server.clone());
+        Ok(server)
+    }
+
+    fn authority(&self, host: &RegistryHost) -> Result<Authority, CaError> {
+        let name = host.as_str().replace([':', '[', ']'], "_");
+        let (pem_file, key_file) = (self.dir.join(format!("{name}.pem")), self.dir.join(format!("{name}.key")));
+        match (std::fs::read_to_string(&pem_file), std::fs::read_to_string(&key_file)) {
+            (Ok(pem), Ok(key)) => {
+                let key = KeyPair::from_pem(&key).map_err(|error| CaError::Damaged(key_file, error.to_string()))?;
+                Ok(Authority { pem, key })
+            }
+            (Err(error), _) if error.kind() != io::ErrorKind::NotFound => Err(CaError::file(&pem_file, error)),
+            (_, Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(CaError::file(&key_file, error)),
+            _ => {
+                let authority = Authority::make(host)?;
+                std::fs::create_dir_all(&self.dir).map_err(|error| CaError::file(&self.dir, error))?;
+                let key = authority.key.serialize_pem();
+                write_atomic(&key_file, key.as_bytes(), Access::Private)
+                    .map_err(|error| CaError::file(&key_file, error))?;
+                write_atomic(&pem_file, authority.pem.as_bytes(), Access::Public)
+                    .map_err(|error| CaError::file(&pem_file, error))?;
+                tracing::info!(registry = %host, file = %pem_file.display(), "made a CA for a registry's clients");
+                Ok(authority)
+            }
+        }
+    }
+}
+
+impl Authority {
+    fn make(host: &RegistryHost) -> Result<Self, CaError> {
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name(&format!("Flotilla CA of this node for {host}"));
+        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+        params.name_constraints = Some(constraints(host));
+        validate_for(&mut params, CA_LIFE);
+        let pem = params.self_signed(&key)?.pem();
+        Ok(Self { pem, key })
+    }
+
+    fn server(&self, host: &RegistryHost) -> Result<ServerConfig, CaError> {
+        let issuer = Issuer::from_ca_cert_pem(&self.pem, &self.key)?;
+        let key = KeyPair::generate()?;
+        let mut params = CertificateParams::default();
+        params.distinguished_name = name(host.host());
+        params.subject_alt_names = vec![match host.host().parse::<IpAddr>() {
+            Ok(address) => SanType::IpAddress(address),
+            Err(_) => SanType::DnsName(host.host().try_into()?),
+        }];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.use_authority_key_identifier_extension = true;
+        validate_for(&mut params, LEAF_LIFE);
+        let leaf = params.signed_by(&key, &issuer)?;
+        let ca = CertificateDer::from_pem_slice(self.pem.as_bytes())
+            .map_err(|error| CaError::Chain(error.to_string()))?;
+        let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|error| CaError::Chain(error.to_owned()))?;
+        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .and_then(|builder| {
+                builder.with_no_client_auth().with_single_cert(vec![leaf.der().clone(), ca], key)
+            })
+            .map_err(|error| CaError::Chain(error.to_string()))?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(config)
+    }
+}
+
+fn constraints(host: &RegistryHost) -> NameConstraints {
+    match host.host().parse::<IpAddr>() {
+        Ok(address) => NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::IpAddress(only(address))],
+            excluded_subtrees: vec![GeneralSubtree::DnsName(String::new())],
+        },
+        Err(_) => NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DnsName(host.host().to_owned())],
+            excluded_subtrees: vec![
+                GeneralSubtree::IpAddress(CidrSubnet::V4([0; 4], [0; 4])),
+                GeneralSubtree::IpAddress(CidrSubnet::V6([0; 16], [0; 16])),
+            ],
+        },
+    }
+}
+
+fn only(address: IpAddr) -> CidrSubnet {
+    match address {
+        IpAddr::V4(address) => CidrSubnet::V4(address.octets(), [255; 4]),
+        IpAddr::V6(address) => CidrSubnet::V6(address.octets(), [255; 16]),
+    }
+}
+
+fn name(common_name: &str) -> DistinguishedName {
+    let mut name = DistinguishedName::new();
+    name.push(DnType::OrganizationName, "Flotilla");
+    name.push(DnType::CommonName, common_name.chars().take(MAX_COMMON_NAME).collect::<String>());
+    name
+}
+
+fn validate_for(params: &mut CertificateParams, life: Duration) {
+    let now = SystemTime::now();
+    params.not_before = (now - BACKDATED).into();
+    params.not_after = (now + life).into();
+}
+
+/// X.520: ub-common-name.
+const MAX_COMMON_NAME: usize = 64;
+
+/// Clients' clocks may be behind.
+const BACKDATED: Duration = Duration::from_secs(2 * 3600);
+
+/// Longer than a node lives: clients were told to trust it.
+const CA_LIFE: Duration = Duration::from_secs(20 * 365 * 86400);
+
+/// Made anew at each start of the daemon.
+const LEAF_LIFE: Duration = Duration::from_secs(397 * 86400);
+
+/// Why a registry cannot be played.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CaError {
+    #[error("{}: {1}", .0.display())]
+    File(PathBuf, io::Error),
+    #[error("{} is damaged ({1}); remove it, and tell the clients its successor", .0.display())]
+    Damaged(PathBuf, String),
+    #[error("make a certificate: {0}")]
+    Make(#[from] rcgen::Error),
+    #[error("use a certificate: {0}")]
+    Chain(String),
+}
+
+impl CaError {
+    fn file(path: &Path, error: io::Error) -> Self {
+        Self::File(path.to_owned(), error)
+    }
+}

@@ -1,0 +1,165 @@
+//! Grants: proof that a registry has just accepted a credential for a repository
+//! (DESIGN.md §9). A byte leaves this peer only under one.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use flotilla_proto::{Authorization, CredentialHash, Digest, RegistryHost, RepositoryName};
+use serde::Deserialize;
+
+/// Whom a registry accepted, and where.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Holder {
+    pub(crate) upstream: RegistryHost,
+    pub(crate) repository: RepositoryName,
+    pub(crate) credential: CredentialHash,
+}
+
+/// The grants of this peer's clients. Bounded: at [`MAX_GRANTS`] the one that ends first
+/// goes, and its client is probed again.
+#[derive(Debug, Default)]
+pub(crate) struct Grants {
+    /// Held for one look-up or change.
+    grants: Mutex<HashMap<Holder, Grant>>,
+}
+
+#[derive(Debug)]
+struct Grant {
+    size_by_digest: HashMap<Digest, u64>,
+    ends_at: Instant,
+}
+
+impl Grants {
+    /// The registry has served a manifest, or confirmed a blob, under this credential:
+    /// these blobs may be had with it for `life`.
+    pub(crate) fn record(
+        &self,
+        holder: Holder,
+        blobs: impl IntoIterator<Item = (Digest, u64)>,
+        life: Duration,
+        now: Instant,
+    ) {
+        let mut grants = self.lock();
+        if grants.len() >= MAX_GRANTS && !grants.contains_key(&holder) {
+            let ends_first = grants.iter().min_by_key(|(_, grant)| grant.ends_at);
+            let ends_first = ends_first.map(|(holder, _)| holder.clone()).expect("not empty");
+            grants.remove(&ends_first);
+        }
+        let ends_at = now + life;
+        let grant = grants.entry(holder).or_insert_with(|| Grant { size_by_digest: HashMap::new(), ends_at });
+        if grant.ends_at <= now {
+            grant.size_by_digest.clear();
+        }
+        grant.ends_at = ends_at;
+        grant.size_by_digest.extend(blobs);
+    }
+
+    /// The blob's size, if the credential is granted it.
+    pub(crate) fn find(&self, holder: &Holder, digest: Digest, now: Instant) -> Option<u64> {
+        let grants = self.lock();
+        let grant = grants.get(holder).filter(|grant| now < grant.ends_at)?;
+        grant.size_by_digest.get(&digest).copied()
+    }
+
+    /// The registry refused this credential: what it was granted there is void.
+    pub(crate) fn revoke(&self, holder: &Holder) {
+        self.lock().remove(holder);
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Holder, Grant>> {
+        self.grants.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How long a grant lives: a registry's own judgement, and no longer than it can know.
+pub(crate) fn life(authorization: &Authorization, now: SystemTime) -> Duration {
+    match authorization.scheme() {
+        "bearer" => remaining_life(authorization, now).map_or(OPAQUE_LIFE, |life| life.min(MAX_TOKEN_LIFE)),
+        "basic" => BASIC_LIFE,
+        _ => OPAQUE_LIFE,
+    }
+}
+
+/// What is left of a JWT's life (RFC 7519 §4.1.4); `None` if the token is no JWT. The
+/// signature is the registry's to check: it has just accepted the token.
+fn remaining_life(authorization: &Authorization, now: SystemTime) -> Option<Duration> {
+    #[derive(Deserialize)]
+    struct Claims {
+        exp: f64,
+    }
+    let header = std::str::from_utf8(authorization.expose()).ok()?;
+    let token = header.split_once(' ')?.1.trim();
+    let claims = token.split('.').nth(1)?;
+    let claims = URL_SAFE_NO_PAD.decode(claims.trim_end_matches('=')).ok()?;
+    let claims: Claims = serde_json::from_slice(&claims).ok()?;
+    let now = now.duration_since(UNIX_EPOCH).ok()?.as_secs_f64();
+    Duration::try_from_secs_f64((claims.exp - now).max(0.0)).ok()
+}
+
+const MAX_TOKEN_LIFE: Duration = Duration::from_secs(600);
+const OPAQUE_LIFE: Duration = Duration::from_secs(60);
+const BASIC_LIFE: Duration = Duration::from_secs(30);
+
+/// (upstream, repository, credential) triples; a manifest's blobs count as one.
+const MAX_GRANTS: usize = 16_384;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn holder(repository: &str, secret: &'static str) -> Holder {
+        Holder {
+            upstream: "harbor.test".parse().unwrap(),
+            repository: repository.parse().unwrap(),
+            credential: Authorization::new(secret).hash(),
+        }
+    }
+
+    fn bearer(claims: &str) -> Authorization {
+        Authorization::new(format!("Bearer h.{}.s", URL_SAFE_NO_PAD.encode(claims)))
+    }
+
+    #[test]
+    fn a_grant_serves_its_own_credential_repository_and_blobs_until_it_ends() {
+        let (grants, now) = (Grants::default(), Instant::now());
+        let (digest, other) = (Digest::of(b"a"), Digest::of(b"b"));
+        grants.record(holder("priv/app", "Basic x"), [(digest, 7)], Duration::from_secs(30), now);
+        assert_eq!(grants.find(&holder("priv/app", "Basic x"), digest, now), Some(7));
+        assert_eq!(grants.find(&holder("priv/app", "Basic y"), digest, now), None);
+        assert_eq!(grants.find(&holder("priv/other", "Basic x"), digest, now), None);
+        assert_eq!(grants.find(&holder("priv/app", "Basic x"), other, now), None);
+        let later = now + Duration::from_secs(30);
+        assert_eq!(grants.find(&holder("priv/app", "Basic x"), digest, later), None);
+    }
+
+    #[test]
+    fn a_grant_that_ended_takes_nothing_into_its_next_life() {
+        let (grants, now) = (Grants::default(), Instant::now());
+        let (digest, other) = (Digest::of(b"a"), Digest::of(b"b"));
+        grants.record(holder("app", "x"), [(digest, 1)], Duration::from_secs(1), now);
+        let later = now + Duration::from_secs(2);
+        grants.record(holder("app", "x"), [(other, 1)], Duration::from_secs(1), later);
+        assert_eq!(grants.find(&holder("app", "x"), digest, later), None);
+    }
+
+    #[test]
+    fn a_refusal_voids_the_grant() {
+        let (grants, now) = (Grants::default(), Instant::now());
+        grants.record(holder("app", "x"), [(Digest::of(b"a"), 1)], Duration::from_secs(9), now);
+        grants.revoke(&holder("app", "x"));
+        assert_eq!(grants.find(&holder("app", "x"), Digest::of(b"a"), now), None);
+    }
+
+    #[test]
+    fn a_grant_lives_no_longer_than_its_credential_can_be_trusted() {
+        let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+        assert_eq!(life(&bearer(r#"{"exp":1000090}"#), now), Duration::from_secs(90));
+        assert_eq!(life(&bearer(r#"{"exp":1009000}"#), now), MAX_TOKEN_LIFE);
+        assert_eq!(life(&bearer(r#"{"exp":5}"#), now), Duration::ZERO);
+        assert_eq!(life(&Authorization::new("Bearer opaque"), now), OPAQUE_LIFE);
+        assert_eq!(life(&Authorization::new("Basic dTpw"), now), BASIC_LIFE);
+    }
+}

@@ -1,0 +1,190 @@
+//! What only a seed does: it speaks to registries, for itself and for its region's peers.
+//!
+//! Its second duty is to *confirm*: a digest may be served under a repository only once
+//! the registry has served or confirmed it there (DESIGN.md §9), since a forged manifest
+//! in one's own project must not open another's layer. A read confirms by itself; only
+//! where none runs does a confirmation cost the registry a probe.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dashmap::DashMap;
+use flotilla_proto::{Digest, Layout, PieceSet, RegistryHost, RepositoryName};
+use http::{Method, Request, Response, header};
+use http_body_util::{BodyExt as _, Limited};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::body;
+use crate::confirmed::Confirmed;
+use crate::source::{
+    BodyStream, Credentials, ForwardError, Purpose, ReadCredential, ReadError, ReadOrder, ReadSummary, Source,
+    SourcePiece, Verdict,
+};
+use crate::transport::Offered;
+
+/// The seed's part of a peer daemon.
+pub(crate) struct Seed {
+    source: Source,
+    confirmed: Confirmed,
+    reading_by_digest: DashMap<Digest, Arc<Reading>>,
+}
+
+/// The credentials gathered for one blob, and whether it is being read with them.
+struct Reading {
+    credentials: Credentials,
+    /// Where the first credential asks for the blob; a read asks there first.
+    first_place: watch::Sender<Option<(RegistryHost, RepositoryName)>>,
+    active: watch::Sender<bool>,
+}
+
+impl Seed {
+    pub(crate) fn new(source: Source) -> Self {
+        Self { source, confirmed: Confirmed::new(), reading_by_digest: DashMap::new() }
+    }
+
+    /// Sends a request to a registry as the client made it.
+    pub(crate) async fn forward(
+        &self,
+        upstream: &RegistryHost,
+        request: Request<BodyStream>,
+        purpose: Purpose,
+    ) -> Result<Response<BodyStream>, ForwardError> {
+        self.source.forward(upstream, request, purpose).await
+    }
+
+    /// Whether the registry holds the blob in the credential's repository. The credential
+    /// serves a read of the blob meanwhile.
+    pub(crate) async fn confirm(&self, digest: Digest, credential: ReadCredential) -> Result<Offered, ForwardError> {
+        let (upstream, repository) = (&credential.upstream, &credential.repository);
+        if self.confirmed.contains(upstream, repository, digest) {
+            return Ok(Offered::Confirmed);
+        }
+        let reading = self.reading(digest);
+        reading.offer(&credential);
+        let said = tokio::select! {
+            verdict = reading.credentials.verdict(&credential) => verdict,
+            () = self.confirmed.until(upstream, repository, digest) => return Ok(Offered::Confirmed),
+            () = reading.until_hopeless(&credential) => None,
+        };
+        self.forget_unless_active(digest);
+        match said {
+            Some(Verdict::Accepted) => {
+                self.confirmed.insert(upstream.clone(), repository.clone(), digest);
+                Ok(Offered::Confirmed)
+            }
+            Some(Verdict::Refused(answer)) => {
+                let mut refusal = Response::new(answer.body.clone());
+                *refusal.status_mut() = answer.status;
+                *refusal.headers_mut() = answer.headers.clone();
+                Ok(Offered::Refused(refusal))
+            }
+            None => self.probe(digest, &credential).await,
+        }
+    }
+
+    /// Reads pieces of a blob from the registry, with the credentials that are and will be
+    /// offered for it.
+    pub(crate) async fn read(
+        &self,
+        digest: Digest,
+        layout: Layout,
+        wanted: PieceSet,
+        sink: mpsc::Sender<SourcePiece>,
+        cancel: CancellationToken,
+    ) -> Result<ReadSummary, ReadError> {
+        let reading = self.reading(digest);
+        reading.active.send_replace(true);
+        let mut place = reading.first_place.subscribe();
+        // Without a credential in time the source says so itself.
+        let _ = tokio::time::timeout(CREDENTIAL_WAIT, place.wait_for(Option::is_some)).await;
+        let order = ReadOrder { digest, layout, wanted, credentials: reading.credentials.clone() };
+        let result = self.source.read_blob(order, sink, cancel).await;
+        if let Ok(ReadSummary { read_by: Some(by), .. }) = &result {
+            self.confirmed.insert(by.upstream.clone(), by.repository.clone(), digest);
+        }
+        reading.active.send_replace(false);
+        self.forget_unless_active(digest);
+        result
+    }
+
+    async fn probe(&self, digest: Digest, credential: &ReadCredential) -> Result<Offered, ForwardError> {
+        let ReadCredential { upstream, repository, .. } = credential;
+        let mut request = Request::new(body::empty());
+        *request.method_mut() = Method::GET;
+        *request.uri_mut() = format!("/v2/{repository}/blobs/{digest}").parse().expect("names make a path");
+        if !credential.authorization.is_anonymous() {
+            let value = http::HeaderValue::from_maybe_shared(credential.authorization.expose().clone());
+            if let Ok(value) = value {
+                request.headers_mut().insert(header::AUTHORIZATION, value);
+            }
+        }
+        let answer = self.source.forward(upstream, request, Purpose::Probe).await?;
+        if answer.status().is_success() || answer.status().is_redirection() {
+            self.confirmed.insert(upstream.clone(), repository.clone(), digest);
+            return Ok(Offered::Confirmed);
+        }
+        let (head, body) = answer.into_parts();
+        let body = Limited::new(body, MAX_REFUSAL).collect().await.map_or_else(|_| Bytes::new(), |body| body.to_bytes());
+        Ok(Offered::Refused(Response::from_parts(head, body)))
+    }
+
+    fn reading(&self, digest: Digest) -> Arc<Reading> {
+        self.reading_by_digest.entry(digest).or_insert_with(|| Arc::new(Reading::new())).clone()
+    }
+
+    /// Credentials live as long as somebody waits for a word on them, or a read uses them.
+    fn forget_unless_active(&self, digest: Digest) {
+        let unused = |reading: &Arc<Reading>| !*reading.active.borrow() && Arc::strong_count(reading) <= 2;
+        self.reading_by_digest.remove_if(&digest, |_, reading| unused(reading));
+    }
+}
+
+impl Reading {
+    fn new() -> Self {
+        Self {
+            credentials: Credentials::new(),
+            first_place: watch::Sender::new(None),
+            active: watch::Sender::new(false),
+        }
+    }
+
+    fn offer(&self, credential: &ReadCredential) {
+        self.credentials.offer(credential.clone());
+        self.first_place.send_if_modified(|place| {
+            let first = place.is_none();
+            if first {
+                *place = Some((credential.upstream.clone(), credential.repository.clone()));
+            }
+            first
+        });
+    }
+
+    /// Returns when no read can be expected to confirm this credential's repository: none
+    /// began within [`READ_WAIT`], or it asks in another repository, or it ended.
+    async fn until_hopeless(&self, credential: &ReadCredential) {
+        let mut active = self.active.subscribe();
+        let until = Instant::now() + READ_WAIT;
+        if timeout_at(until, active.wait_for(|active| *active)).await.is_err() {
+            return;
+        }
+        let here = (&credential.upstream, &credential.repository);
+        let elsewhere = self.first_place.borrow().as_ref().is_some_and(|(host, name)| (host, name) != here);
+        if !elsewhere {
+            let _ended = active.wait_for(|active| !active).await;
+        }
+    }
+}
+
+/// How long a read waits for the first client's credential: the order to read and the
+/// credential come by different ways.
+const CREDENTIAL_WAIT: Duration = Duration::from_secs(5);
+
+/// How long a confirmation waits for a read to begin before it costs a probe. An order
+/// arrives within a few round trips where the region lacks the blob.
+const READ_WAIT: Duration = Duration::from_millis(300);
+
+/// Bytes of a refusal's body.
+const MAX_REFUSAL: usize = 64 << 10;

@@ -1,0 +1,288 @@
+//! The one owner of the core: a dull loop that receives, handles, drains, flushes, sleeps.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use flotilla_daemon::telemetry::Readiness;
+use flotilla_peer_core::{Input, Limits, Output};
+use flotilla_proto::wire::scheduler::{FromPeer, ToPeer};
+use flotilla_proto::{Digest, Layout};
+use tokio::sync::mpsc;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+
+use super::work::Work;
+use super::{Event, Live, Lives, Swarm, Want, wire};
+use crate::egress::Egress;
+use crate::metrics::PieceBytes;
+use crate::seed::Seed;
+use crate::source::ReadCredential;
+use crate::store::{BlobFile, Store};
+use crate::transport::Transport;
+
+/// What the driver works with.
+pub(crate) struct DriverParts {
+    pub(crate) swarm: Swarm,
+    pub(crate) store: Store,
+    pub(crate) transport: Transport,
+    pub(crate) egress: Arc<Egress>,
+    /// `None` in a peer that is no seed.
+    pub(crate) seed: Option<Arc<Seed>>,
+    pub(crate) piece_bytes: PieceBytes,
+    pub(crate) readiness: Readiness,
+}
+
+pub(crate) struct Driver {
+    core: flotilla_peer_core::Swarm,
+    work: Work,
+    lives: Lives,
+    /// Blobs under way; an open file is not evicted.
+    file_by_digest: HashMap<Digest, Arc<BlobFile>>,
+    /// What clients that wait for a blob may ask the registry with.
+    credentials: HashMap<Digest, Vec<ReadCredential>>,
+    fetches: HashMap<(Digest, u32), AbortHandle>,
+    reads: HashMap<Digest, CancellationToken>,
+    running: JoinSet<()>,
+    link: Option<mpsc::Sender<FromPeer>>,
+    outbox: wire::Outbox,
+    readiness: Readiness,
+}
+
+impl Driver {
+    pub(crate) fn new(parts: DriverParts) -> Self {
+        let lives = parts.swarm.lives.clone();
+        let mut core = flotilla_peer_core::Swarm::new(Limits::default());
+        for held in parts.store.inventory() {
+            let (digest, layout, pieces, complete) = (held.digest, held.layout, held.pieces, held.complete);
+            core.handle(Instant::now(), Input::Found { digest, layout, pieces, complete });
+        }
+        parts.readiness.missing(SCHEDULER, "no scheduler is connected yet");
+        let readiness = parts.readiness.clone();
+        Self {
+            core,
+            work: Work::new(parts),
+            lives,
+            file_by_digest: HashMap::new(),
+            credentials: HashMap::new(),
+            fetches: HashMap::new(),
+            reads: HashMap::new(),
+            running: JoinSet::new(),
+            link: None,
+            outbox: wire::Outbox::default(),
+            readiness,
+        }
+    }
+
+    /// Runs until `shutdown` is cancelled. `evicted` is the store's word on what it dropped.
+    pub(crate) async fn run(
+        mut self,
+        mut events: mpsc::Receiver<Event>,
+        mut evicted: mpsc::Receiver<Digest>,
+        shutdown: CancellationToken,
+    ) {
+        let mut waiting = Vec::with_capacity(EVENTS_AT_ONCE);
+        loop {
+            let due = self.core.poll_timeout();
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                count = events.recv_many(&mut waiting, EVENTS_AT_ONCE) => if count == 0 { return },
+                Some(digest) = evicted.recv() => self.evicted(digest),
+                Some(_) = self.running.join_next() => {}
+                () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
+                    self.core.handle_timeout(Instant::now());
+                }
+            }
+            for event in waiting.drain(..) {
+                self.take(event);
+            }
+            self.drain();
+            self.flush();
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Input(input) => self.input(input),
+            Event::Wanted(want) => self.wanted(want),
+            Event::LinkUp(link) => {
+                self.link = Some(link);
+                self.outbox = wire::Outbox::default();
+                self.readiness.met(SCHEDULER);
+                self.input(Input::SchedulerUp);
+            }
+            Event::Heard(message) => self.heard(*message),
+            Event::LinkDown => self.link_down(),
+            Event::Refused { digest, credential, failure } => self.refused(digest, &credential, failure),
+        }
+    }
+
+    /// Shows readers what the disk holds before the core decides what follows from it.
+    fn input(&mut self, input: Input) {
+        match &input {
+            Input::Fetched { digest, piece } | Input::SourceRead { digest, piece, .. } => {
+                self.fetches.remove(&(*digest, *piece));
+                if let Some(live) = self.lives.get(digest) {
+                    live.hold(*piece);
+                }
+            }
+            Input::FetchFailed { digest, piece, .. } => drop(self.fetches.remove(&(*digest, *piece))),
+            Input::SourceEnded { digest, .. } => drop(self.reads.remove(digest)),
+            Input::Damaged { digest, piece } => {
+                tracing::warn!(task = %digest.short(), piece, "a piece on disk is damaged; it is dropped");
+                if let Some(live) = self.lives.get(digest) {
+                    live.lose(*piece);
+                }
+            }
+            Input::Evicted { digest } => drop(self.lives.remove(digest)),
+            _ => {}
+        }
+        self.core.handle(Instant::now(), input);
+    }
+
+    fn wanted(&mut self, want: Want) {
+        let Want { digest, layout, file, credential, live } = want;
+        let credentials = self.credentials.entry(digest).or_default();
+        if credentials.len() < MAX_CREDENTIALS {
+            credentials.push(credential);
+        }
+        let known = self.open_live(digest, layout, &file);
+        if !known.is_complete() {
+            self.file_by_digest.insert(digest, file);
+        }
+        self.input(Input::Wanted { digest, layout });
+        // A client that went away meanwhile leaves its download behind.
+        let _ = live.send(known);
+    }
+
+    fn open_live(&self, digest: Digest, layout: Layout, file: &BlobFile) -> Arc<Live> {
+        let fresh = || Arc::new(Live::new(digest, layout, file.pieces(), false));
+        self.lives.entry(digest).or_insert_with(fresh).clone()
+    }
+
+    fn heard(&mut self, message: ToPeer) {
+        let (named, inputs) = wire::heard(message);
+        for peer in named {
+            self.work.transport.learn(peer.id, peer.address, peer.seed);
+        }
+        for input in inputs {
+            self.input(input);
+        }
+    }
+
+    /// A blob that was begun again since is no longer evicted.
+    fn evicted(&mut self, digest: Digest) {
+        if self.work.store.hashes(digest).is_none() {
+            self.input(Input::Evicted { digest });
+        }
+    }
+
+    fn link_down(&mut self) {
+        if self.link.take().is_some() {
+            self.readiness.missing(SCHEDULER, "the connection to the scheduler is lost");
+            self.input(Input::SchedulerDown);
+        }
+    }
+
+    /// The download goes on while any client's credential is not refused.
+    fn refused(&mut self, digest: Digest, credential: &ReadCredential, failure: flotilla_peer_core::Failure) {
+        let Some(credentials) = self.credentials.get_mut(&digest) else { return };
+        let (repository, hash) = (&credential.repository, credential.authorization.hash());
+        credentials.retain(|other| other.repository != *repository || other.authorization.hash() != hash);
+        if credentials.is_empty() {
+            self.input(Input::GivenUp { digest, failure });
+        }
+    }
+
+    fn drain(&mut self) {
+        while let Some(output) = self.core.poll_output() {
+            self.obey(output);
+        }
+    }
+
+    fn obey(&mut self, output: Output) {
+        match output {
+            Output::Fetch { digest, layout, piece, parent, hash, stall } => {
+                let file = self.file_by_digest.get(&digest).cloned();
+                let work = self.work.clone();
+                let fetch = async move { work.fetch(digest, layout, file, piece, parent, hash, stall).await };
+                self.fetches.insert((digest, piece), self.running.spawn(fetch));
+            }
+            Output::AbortFetch { digest, piece } => {
+                if let Some(fetch) = self.fetches.remove(&(digest, piece)) {
+                    fetch.abort();
+                }
+            }
+            Output::OfferCredentials { digest, seed } => {
+                for credential in self.credentials.get(&digest).cloned().unwrap_or_default() {
+                    let (work, seed) = (self.work.clone(), seed.clone());
+                    self.running.spawn(async move { work.offer(digest, &seed, credential).await });
+                }
+            }
+            Output::ReadSource { digest, layout, pieces } => {
+                let cancel = CancellationToken::new();
+                self.reads.insert(digest, cancel.clone());
+                let (work, lives) = (self.work.clone(), self.lives.clone());
+                self.running.spawn(async move { work.read(digest, layout, pieces, lives, cancel).await });
+            }
+            Output::StopSource { digest } => {
+                if let Some(read) = self.reads.remove(&digest) {
+                    read.cancel();
+                }
+            }
+            Output::Release { digest, piece } => {
+                if let Some(live) = self.lives.get(&digest) {
+                    live.release(piece);
+                }
+            }
+            Output::Hash { digest } => {
+                if let Some(live) = self.lives.get(&digest).map(|live| live.clone()) {
+                    let work = self.work.clone();
+                    self.running.spawn(async move { work.hash(&live).await });
+                }
+            }
+            Output::Complete { digest } => {
+                self.file_by_digest.remove(&digest);
+                self.credentials.remove(&digest);
+                if let Some(live) = self.lives.get(&digest).map(|live| live.clone()) {
+                    let work = self.work.clone();
+                    self.running.spawn(async move { work.complete(&live).await });
+                }
+            }
+            Output::Fail { digest, failure } => {
+                tracing::info!(task = %digest.short(), status = failure.status, reason = failure.message, "download failed");
+                self.file_by_digest.remove(&digest);
+                self.credentials.remove(&digest);
+                if let Some((_, live)) = self.lives.remove(&digest) {
+                    live.fail(failure);
+                }
+            }
+            Output::Purge { digest } => {
+                let store = self.work.store.clone();
+                self.running.spawn(async move { drop(store.purge(digest).await) });
+            }
+            Output::Tell(report) => self.outbox.add(report, &self.work.store),
+        }
+    }
+
+    /// Sends what is gathered. A link that does not take it is given up, and with it what
+    /// was to be said: a new one hears everything anew.
+    fn flush(&mut self) {
+        let Some(link) = &self.link else { return };
+        let Some(message) = self.outbox.take() else { return };
+        if link.try_send(message).is_err() {
+            self.link_down();
+            self.drain();
+        }
+    }
+}
+
+/// Events taken in before anything is flushed.
+const EVENTS_AT_ONCE: usize = 512;
+
+/// Clients' credentials kept per blob; more would not help.
+const MAX_CREDENTIALS: usize = 8;
+
+/// The name of the condition in `/readyz`.
+const SCHEDULER: &str = "scheduler";

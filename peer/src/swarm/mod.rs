@@ -1,0 +1,183 @@
+//! The driver of the peer's core: what clients, other peers, the scheduler and the disk
+//! say goes in; fetches, reads, announcements and releases come out.
+//!
+//! `driver` owns the core and is one dull loop; `work` is what it sets going; `live` is
+//! what readers wait on; `wire` speaks the scheduler's language.
+
+mod driver;
+mod live;
+mod wire;
+mod work;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dashmap::DashMap;
+use flotilla_peer_core::{Failure, Input};
+use flotilla_proto::wire::scheduler::{FromPeer, ToPeer};
+use flotilla_proto::{Digest, Layout};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::source::ReadCredential;
+use crate::store::{BlobFile, Store};
+
+pub(crate) use driver::{Driver, DriverParts};
+pub(crate) use live::Live;
+
+/// A handle on this peer's downloads; clones share them.
+#[derive(Clone)]
+pub(crate) struct Swarm {
+    events: mpsc::Sender<Event>,
+    lives: Lives,
+    store: Store,
+    next_reader: Arc<AtomicU64>,
+}
+
+/// Every blob of which anything is held or wanted. Bounded by the store's count of blobs.
+type Lives = Arc<DashMap<Digest, Arc<Live>>>;
+
+/// What the driver is told.
+pub(crate) enum Event {
+    /// For the core.
+    Input(Input),
+    /// A client wants a blob.
+    Wanted(Want),
+    /// The stream to the scheduler stands; this is the way out.
+    LinkUp(mpsc::Sender<FromPeer>),
+    /// The scheduler said something.
+    Heard(Box<ToPeer>),
+    /// The stream to the scheduler is gone.
+    LinkDown,
+    /// A registry refused a client's credential for a blob.
+    Refused { digest: Digest, credential: ReadCredential, failure: Failure },
+}
+
+/// A client's wish for a blob.
+pub(crate) struct Want {
+    digest: Digest,
+    layout: Layout,
+    file: Arc<BlobFile>,
+    credential: ReadCredential,
+    live: oneshot::Sender<Arc<Live>>,
+}
+
+impl Swarm {
+    /// The handle, and the driver's end of it.
+    pub(crate) fn new(store: Store) -> (Self, mpsc::Receiver<Event>) {
+        let (events, waiting) = mpsc::channel(EVENTS_WAITING);
+        let lives = Lives::default();
+        for held in store.inventory() {
+            let live = Live::new(held.digest, held.layout, held.pieces, held.complete);
+            lives.insert(held.digest, Arc::new(live));
+        }
+        (Self { events, lives, store, next_reader: Arc::default() }, waiting)
+    }
+
+    /// Tells the core. Nothing is told once the driver has ended.
+    pub(crate) async fn tell(&self, input: Input) {
+        self.send(Event::Input(input)).await;
+    }
+
+    pub(crate) async fn send(&self, event: Event) {
+        // Without a driver the daemon is stopping.
+        let _ = self.events.send(event).await;
+    }
+
+    /// The blob, if anything is held or fetched of it.
+    pub(crate) fn live(&self, digest: Digest) -> Option<Arc<Live>> {
+        self.lives.get(&digest).map(|live| live.clone())
+    }
+
+    /// How many blobs are known, and how many of them are complete.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.lives.len(), self.lives.iter().filter(|live| live.is_complete()).count())
+    }
+
+    /// The blob, being fetched if it is not complete. The credential is what the registry
+    /// may be asked with.
+    ///
+    /// # Errors
+    ///
+    /// If the store has no room for it, or the blob is known with another size.
+    pub(crate) async fn want(
+        &self,
+        digest: Digest,
+        layout: Layout,
+        credential: ReadCredential,
+    ) -> Result<Arc<Live>, Failure> {
+        if let Some(live) = self.live(digest) {
+            if live.layout() != layout {
+                return Err(size_differs(digest, live.layout(), layout));
+            }
+            if live.is_complete() {
+                return Ok(live);
+            }
+        }
+        let file = self.store.begin(digest, layout).await.map_err(|error| no_room(&error))?;
+        let (sender, live) = oneshot::channel();
+        self.send(Event::Wanted(Want { digest, layout, file, credential, live: sender })).await;
+        live.await.map_err(|_| stopping())
+    }
+
+    /// Marks a client as reading from a piece on, until the guard is dropped.
+    pub(crate) async fn read_from(&self, live: Arc<Live>, piece: u32) -> Reading {
+        let reader = self.next_reader.fetch_add(1, Ordering::Relaxed);
+        if let Some(piece) = live.join_reader(reader, piece) {
+            self.tell(Input::ReaderMoved { digest: live.digest(), piece }).await;
+        }
+        Reading { swarm: self.clone(), live, reader }
+    }
+}
+
+/// A client that reads. Dropped, it reads no more.
+pub(crate) struct Reading {
+    swarm: Swarm,
+    live: Arc<Live>,
+    reader: u64,
+}
+
+impl Reading {
+    pub(crate) fn live(&self) -> &Live {
+        &self.live
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        if let Some(piece) = self.live.leave_reader(self.reader) {
+            let moved = Input::ReaderMoved { digest: self.live.digest(), piece };
+            // A hint to the planner: where the driver is busy it is not worth waiting for.
+            let _ = self.swarm.events.try_send(Event::Input(moved));
+        }
+    }
+}
+
+/// Events that may wait for the driver; beyond, whoever tells waits.
+const EVENTS_WAITING: usize = 4096;
+
+fn size_differs(digest: Digest, known: Layout, asked: Layout) -> Failure {
+    Failure {
+        status: 502,
+        code: "SIZE_INVALID".into(),
+        message: format!("{digest} has {} bytes, not {} as the manifest says", known.size(), asked.size()),
+        poisoned: false,
+    }
+}
+
+fn no_room(error: &crate::store::BeginError) -> Failure {
+    Failure {
+        status: 503,
+        code: "UNAVAILABLE".into(),
+        message: format!("this peer cannot store the blob: {error}"),
+        poisoned: false,
+    }
+}
+
+fn stopping() -> Failure {
+    Failure {
+        status: 503,
+        code: "UNAVAILABLE".into(),
+        message: "this peer is stopping".into(),
+        poisoned: false,
+    }
+}

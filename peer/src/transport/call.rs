@@ -1,0 +1,212 @@
+//! Asking another peer.
+
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use flotilla_peer_core::FetchError;
+use flotilla_proto::wire::peer::response::Status;
+use flotilla_proto::wire::peer::{HttpHead, PieceRun, Request, Response, request};
+use flotilla_proto::wire::peer as wire;
+use flotilla_proto::{Digest, Layout, PROTOCOL, PeerId, frame};
+use http_body_util::BodyExt as _;
+use quinn::SendStream;
+use tokio::time::timeout;
+
+use super::stream::{HeaderError, Incoming, cut};
+use super::{DialError, Transport};
+use crate::http_wire::{BadHead, head_from_wire, headers_to_wire};
+use crate::source::{BodyStream, Purpose};
+
+/// What a seed says to a credential.
+#[derive(Debug)]
+pub(crate) enum Offered {
+    /// The registry holds the blob in that repository.
+    Confirmed,
+    /// The registry refused, in these words.
+    Refused(http::Response<Bytes>),
+}
+
+impl Transport {
+    /// Fetches one piece from a parent into one buffer. The caller verifies it.
+    ///
+    /// # Errors
+    ///
+    /// As soon as the parent refuses, or has sent nothing for `stall`.
+    pub(crate) async fn fetch_piece(
+        &self,
+        parent: &PeerId,
+        digest: Digest,
+        layout: Layout,
+        piece: u32,
+        stall: Duration,
+    ) -> Result<Bytes, FetchError> {
+        let run = PieceRun { digest: digest.into(), first: piece, count: 1 };
+        let ask = async {
+            let (mut send, mut answer) = self.open(parent, request::Kind::Pieces(run)).await?;
+            // A stream that is gone shows on its other half.
+            let _ = send.finish();
+            let header = answer.header::<Response>(stall).await?;
+            Ok::<_, CallError>((header, answer))
+        };
+        let (header, answer) = ask.await.map_err(|error| fetch_error(&error))?;
+        match header.status() {
+            Status::Ok => gather(answer, layout.piece_size(piece) as usize, stall).await,
+            Status::Busy => Err(FetchError::Busy),
+            Status::NotHeld | Status::Unknown => Err(FetchError::NotHeld),
+            Status::Refused | Status::UpstreamUnknown | Status::UpstreamFailed => Err(FetchError::NotHeld),
+        }
+    }
+
+    /// Sends an HTTP request to a registry through a seed. The answer's body streams.
+    ///
+    /// # Errors
+    ///
+    /// If the seed cannot be reached or could not reach the registry.
+    pub(crate) async fn forward(
+        &self,
+        seed: &PeerId,
+        forward: http::Request<BodyStream>,
+        upstream: &str,
+        purpose: Purpose,
+    ) -> Result<http::Response<BodyStream>, CallError> {
+        let (head, body) = forward.into_parts();
+        let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
+        let header = wire::Forward {
+            upstream: upstream.to_owned(),
+            method: head.method.to_string(),
+            target,
+            headers: headers_to_wire(&head.headers),
+            purpose: match purpose {
+                Purpose::Pass => wire::forward::Purpose::Pass.into(),
+                Purpose::Probe => wire::forward::Purpose::Probe.into(),
+            },
+        };
+        let (send, mut answer) = self.open(seed, request::Kind::Forward(header)).await?;
+        // A push's body goes out while the answer is awaited: a registry may refuse early.
+        let upload = tokio::spawn(upload(send, body));
+        let header = answer.header::<Response>(FORWARD_PATIENCE).await;
+        if header.is_err() {
+            upload.abort();
+        }
+        let header = check(header?)?;
+        let head = head_from_wire(header.head.as_ref())?;
+        Ok(head.map(|()| crate::body::from_stream(answer)))
+    }
+
+    /// Hands a seed a client's credential for a blob, and waits for what the registry says.
+    ///
+    /// # Errors
+    ///
+    /// If the seed cannot be reached, or could not reach the registry.
+    pub(crate) async fn offer(&self, seed: &PeerId, credential: wire::Credential) -> Result<Offered, CallError> {
+        let (mut send, mut answer) = self.open(seed, request::Kind::Credential(credential)).await?;
+        // A stream that is gone shows on its other half.
+        let _ = send.finish();
+        let header = check(answer.header::<Response>(OFFER_PATIENCE).await?)?;
+        match &header.head {
+            None => Ok(Offered::Confirmed),
+            Some(head) => Ok(Offered::Refused(head_from_wire(Some(head))?.map(|()| header.body))),
+        }
+    }
+
+    async fn open(&self, peer: &PeerId, kind: request::Kind) -> Result<(SendStream, Incoming), CallError> {
+        let connection = self.pool.connection(peer).await?;
+        let (mut send, receive) = connection.open_bi().await.map_err(|error| lost(peer, &error))?;
+        let request = Request { protocol: PROTOCOL, kind: Some(kind) };
+        send.write_chunk(frame::encode(&request)).await.map_err(|error| lost(peer, &error))?;
+        Ok((send, Incoming::new(receive)))
+    }
+}
+
+/// The piece's bytes, copied once from packets into one buffer: hashing it whole costs a
+/// third of hashing packet by packet.
+async fn gather(mut answer: Incoming, len: usize, stall: Duration) -> Result<Bytes, FetchError> {
+    let mut piece = BytesMut::with_capacity(len);
+    while piece.len() < len {
+        let chunk = timeout(stall, answer.chunk(len - piece.len())).await.map_err(|_| FetchError::Stalled)?;
+        match chunk {
+            Ok(Some(chunk)) => piece.extend_from_slice(&chunk),
+            // The parent cut it short: it lost the piece meanwhile.
+            Ok(None) => return Err(FetchError::NotHeld),
+            Err(quinn::ReadError::Reset(_)) => return Err(FetchError::NotHeld),
+            Err(_) => return Err(FetchError::Unreachable),
+        }
+    }
+    Ok(piece.freeze())
+}
+
+async fn upload(mut send: SendStream, mut body: BodyStream) {
+    while let Some(frame) = body.frame().await {
+        let Ok(frame) = frame else { return cut(&mut send) };
+        if let Ok(data) = frame.into_data()
+            && send.write_chunk(data).await.is_err()
+        {
+            return;
+        }
+    }
+    // A stream that is gone shows on its other half.
+    let _ = send.finish();
+}
+
+fn check(header: Response) -> Result<Response, CallError> {
+    match header.status() {
+        Status::Ok => Ok(header),
+        Status::UpstreamUnknown => Err(CallError::UpstreamUnknown(header.detail)),
+        Status::UpstreamFailed => Err(CallError::UpstreamFailed(header.detail)),
+        Status::Unknown | Status::NotHeld | Status::Busy | Status::Refused => Err(CallError::Refused(header.detail)),
+    }
+}
+
+fn fetch_error(error: &CallError) -> FetchError {
+    match error {
+        CallError::Header(HeaderError::Stalled) => FetchError::Stalled,
+        CallError::Header(HeaderError::Cut | HeaderError::Frame(_) | HeaderError::Read(_))
+        | CallError::Dial(_)
+        | CallError::Lost { .. }
+        | CallError::Head(_)
+        | CallError::Refused(_)
+        | CallError::UpstreamUnknown(_)
+        | CallError::UpstreamFailed(_) => FetchError::Unreachable,
+    }
+}
+
+fn lost(peer: &PeerId, error: &dyn std::fmt::Display) -> CallError {
+    CallError::Lost { peer: peer.clone(), reason: error.to_string() }
+}
+
+/// A seed answers with the registry's headers, or says why not, well before: it has its own
+/// limits, this one only notices a seed that hangs.
+const FORWARD_PATIENCE: Duration = Duration::from_millis(9_300);
+const OFFER_PATIENCE: Duration = Duration::from_millis(9_500);
+
+/// Why another peer gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CallError {
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error("the connection to {peer} was lost: {reason}")]
+    Lost { peer: PeerId, reason: String },
+    #[error(transparent)]
+    Header(#[from] HeaderError),
+    #[error(transparent)]
+    Head(#[from] BadHead),
+    /// The other side does not do that, for this caller.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// The seed does not know the registry.
+    #[error("{0}")]
+    UpstreamUnknown(String),
+    /// The seed could not reach the registry.
+    #[error("{0}")]
+    UpstreamFailed(String),
+}
+
+impl CallError {
+    /// Whether another seed may do better.
+    pub(crate) fn is_seeds_own(&self) -> bool {
+        match self {
+            Self::Dial(_) | Self::Lost { .. } | Self::Header(_) | Self::Refused(_) => true,
+            Self::Head(_) | Self::UpstreamUnknown(_) | Self::UpstreamFailed(_) => false,
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Pieces and forwarded requests between peers, over QUIC with mutual TLS.
+//!
+//! One connection per peer pair, whoever dialled; one bidirectional stream per request: a
+//! small header, then raw bytes. `quic` sets the endpoint up, `pool` keeps connections,
+//! `call` asks, `serve` answers.
+
+mod call;
+mod pool;
+mod quic;
+mod serve;
+mod stream;
+
+use std::net::{SocketAddr, UdpSocket};
+use std::sync::Arc;
+
+use flotilla_daemon::identity::NodeIdentity;
+use flotilla_proto::PeerId;
+use prometheus_client::registry::Registry;
+
+pub(crate) use call::{CallError, Offered};
+pub(crate) use stream::Incoming;
+pub(crate) use pool::DialError;
+pub(crate) use serve::Services;
+
+use pool::Pool;
+
+/// A handle on the transport; clones share its connections.
+#[derive(Clone)]
+pub(crate) struct Transport {
+    pool: Arc<Pool>,
+}
+
+impl Transport {
+    /// A transport on `socket`. It dials at once, and answers once [`Self::serve`] runs.
+    ///
+    /// # Errors
+    ///
+    /// If the socket cannot be driven.
+    pub(crate) fn new(
+        socket: UdpSocket,
+        identity: &NodeIdentity,
+        metrics: &mut Registry,
+    ) -> std::io::Result<Self> {
+        let endpoint = quic::endpoint(socket, identity)?;
+        let pool = Arc::new(Pool::new(endpoint, identity.identity().clone(), metrics));
+        Ok(Self { pool })
+    }
+
+    /// Learns where a peer is, and whether it is a seed.
+    pub(crate) fn learn(&self, peer: PeerId, address: SocketAddr, seed: bool) {
+        self.pool.learn(peer, address, seed);
+    }
+
+    /// Whether the peer is known to be a seed.
+    pub(crate) fn is_seed(&self, peer: &PeerId) -> bool {
+        self.pool.is_seed(peer)
+    }
+
+    /// How many peers are connected.
+    pub(crate) fn connected_count(&self) -> usize {
+        self.pool.connected_count()
+    }
+}

@@ -1,0 +1,159 @@
+//! Connections to other peers: dialled when needed, shared by all requests, whoever
+//! dialled. When two peers dial each other at once, the one with the lower id wins.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use flotilla_daemon::identity::peer_identity;
+use flotilla_proto::{Identity, PeerId, Role};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use quinn::{Connection, Endpoint, VarInt};
+use rustls::pki_types::CertificateDer;
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::timeout;
+
+/// Every peer this one knows the address of, with the connection to it if there is one.
+pub(super) struct Pool {
+    pub(super) endpoint: Endpoint,
+    pub(super) identity: Identity,
+    peers: DashMap<PeerId, Arc<Peer>>,
+    /// Connections that were dialled from here, for `serve` to answer requests on.
+    dialled: mpsc::UnboundedSender<(Identity, Connection)>,
+    pub(super) to_serve: Mutex<Option<mpsc::UnboundedReceiver<(Identity, Connection)>>>,
+    connections: Gauge<i64, AtomicI64>,
+}
+
+struct Peer {
+    address: SocketAddr,
+    seed: bool,
+    /// Held while dialling, so that requests at the same time share one connection.
+    link: Mutex<Option<Link>>,
+}
+
+#[derive(Clone)]
+struct Link {
+    connection: Connection,
+    used_at: Instant,
+}
+
+impl Pool {
+    pub(super) fn new(endpoint: Endpoint, identity: Identity, metrics: &mut Registry) -> Self {
+        let connections = Gauge::default();
+        metrics.register("flotilla_peer_connections", "Connections to other peers", connections.clone());
+        let (dialled, to_serve) = mpsc::unbounded_channel();
+        let to_serve = Mutex::new(Some(to_serve));
+        Self { endpoint, identity, peers: DashMap::new(), dialled, to_serve, connections }
+    }
+
+    pub(super) fn learn(&self, peer: PeerId, address: SocketAddr, seed: bool) {
+        let known = self.peers.get(&peer).is_some_and(|known| known.address == address && known.seed == seed);
+        if !known {
+            self.peers.insert(peer, Arc::new(Peer { address, seed, link: Mutex::new(None) }));
+        }
+    }
+
+    pub(super) fn is_seed(&self, peer: &PeerId) -> bool {
+        self.peers.get(peer).is_some_and(|known| known.seed)
+    }
+
+    pub(super) fn connected_count(&self) -> usize {
+        usize::try_from(self.connections.get()).unwrap_or(0)
+    }
+
+    /// The connection to a peer, dialled if there is none.
+    pub(super) async fn connection(&self, id: &PeerId) -> Result<Connection, DialError> {
+        let peer = self.peers.get(id).map(|peer| peer.clone()).ok_or_else(|| DialError::Unknown(id.clone()))?;
+        let mut link = peer.link.lock().await;
+        if let Some(link) = link.as_mut().filter(|link| link.connection.close_reason().is_none()) {
+            link.used_at = Instant::now();
+            return Ok(link.connection.clone());
+        }
+        let (identity, connection) = self.dial(id, peer.address).await?;
+        *link = Some(Link { connection: connection.clone(), used_at: Instant::now() });
+        drop(link);
+        // The receiver goes with the process.
+        let _ = self.dialled.send((identity, connection.clone()));
+        self.close_idle().await;
+        Ok(connection)
+    }
+
+    async fn dial(&self, id: &PeerId, address: SocketAddr) -> Result<(Identity, Connection), DialError> {
+        let failed = |reason: String| DialError::Failed { peer: id.clone(), address, reason };
+        let dial = self.endpoint.connect(address, &id.dns_name()).map_err(|error| failed(error.to_string()))?;
+        let connection = timeout(DIAL_TIMEOUT, dial).await.map_err(|_| failed("no answer".into()))?;
+        let connection = connection.map_err(|error| failed(error.to_string()))?;
+        let identity = self.admit(&connection).map_err(failed)?;
+        Ok((identity, connection))
+    }
+
+    /// Who is at the other end, if it may be there: a peer or seed of this region.
+    pub(super) fn admit(&self, connection: &Connection) -> Result<Identity, String> {
+        let shown = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+        let chain = shown.ok_or("no certificate")?;
+        let identity = peer_identity(&chain).map_err(|error| error.to_string())?;
+        let admitted = matches!(identity.role, Role::Peer | Role::Seed)
+            && identity.region == self.identity.region
+            && identity.cluster == self.identity.cluster;
+        if admitted {
+            return Ok(identity);
+        }
+        connection.close(NOT_ADMITTED, b"not a peer of this region");
+        Err(format!("{identity} is no peer of this region"))
+    }
+
+    /// Keeps a connection that a peer dialled, unless ours stands and its dialler's id is lower.
+    pub(super) async fn keep(&self, peer: &PeerId, connection: &Connection) {
+        let Some(known) = self.peers.get(peer).map(|known| known.clone()) else { return };
+        let mut link = known.link.lock().await;
+        let stands = link.as_ref().is_some_and(|link| link.connection.close_reason().is_none());
+        if !stands || *peer < self.identity.id {
+            *link = Some(Link { connection: connection.clone(), used_at: Instant::now() });
+        }
+    }
+
+    pub(super) fn opened(&self) {
+        self.connections.inc();
+    }
+
+    pub(super) fn closed(&self) {
+        self.connections.dec();
+    }
+
+    /// Closes the connection that was used longest ago where there are too many. One with
+    /// requests under way was used just now, and is far from last.
+    async fn close_idle(&self) {
+        let mut links = Vec::new();
+        let peers: Vec<Arc<Peer>> = self.peers.iter().map(|peer| peer.clone()).collect();
+        for peer in peers {
+            if let Ok(link) = peer.link.try_lock()
+                && let Some(link) = link.as_ref().filter(|link| link.connection.close_reason().is_none())
+            {
+                links.push(link.clone());
+            }
+        }
+        if links.len() > MAX_CONNECTIONS {
+            let oldest = links.into_iter().min_by_key(|link| link.used_at).expect("not empty");
+            oldest.connection.close(IDLE, b"idle");
+        }
+    }
+}
+
+/// Connections kept at a time (DESIGN.md §6); beyond, the one used longest ago is closed.
+const MAX_CONNECTIONS: usize = 128;
+
+const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+const NOT_ADMITTED: VarInt = VarInt::from_u32(2);
+const IDLE: VarInt = VarInt::from_u32(0);
+
+/// Why there is no connection to a peer.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum DialError {
+    #[error("the address of {0} is not known")]
+    Unknown(PeerId),
+    #[error("connect to {peer} at {address}: {reason}")]
+    Failed { peer: PeerId, address: SocketAddr, reason: String },
+}

@@ -1,0 +1,83 @@
+//! The QUIC endpoint: sockets, windows and congestion control as measured for links inside
+//! a region (the recipe and its figures: `dataplane.md` of the design, §5.3 and §7).
+
+use std::io;
+use std::net::UdpSocket;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flotilla_daemon::identity::{ClientAuth, NodeIdentity};
+use flotilla_proto::ALPN_PIECES;
+use quinn::congestion::CubicConfig;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{
+    AckFrequencyConfig, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig,
+    TokioRuntime, TransportConfig, VarInt,
+};
+use socket2::SockRef;
+
+/// An endpoint on `socket` that accepts, and dials with, the daemon's identity.
+pub(super) fn endpoint(socket: UdpSocket, identity: &NodeIdentity) -> io::Result<Endpoint> {
+    enlarge_buffers(&socket);
+    let transport = Arc::new(transport_config());
+    let tls = identity.server_config(&[ALPN_PIECES], ClientAuth::Required);
+    let tls = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
+    let mut server = ServerConfig::with_crypto(Arc::new(tls));
+    server.transport_config(transport.clone());
+    let tls = identity.client_config(&[ALPN_PIECES]);
+    let tls = QuicClientConfig::try_from(tls).map_err(io::Error::other)?;
+    let mut client = ClientConfig::new(Arc::new(tls));
+    client.transport_config(transport);
+    let runtime = Arc::new(TokioRuntime);
+    let mut endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime)?;
+    endpoint.set_default_client_config(client);
+    Ok(endpoint)
+}
+
+fn transport_config() -> TransportConfig {
+    let mut cubic = CubicConfig::default();
+    cubic.initial_window(INITIAL_WINDOW);
+    let mut mtu = MtuDiscoveryConfig::default();
+    mtu.upper_bound(MTU);
+    let mut acks = AckFrequencyConfig::default();
+    acks.ack_eliciting_threshold(VarInt::from_u32(10)).max_ack_delay(Some(Duration::from_millis(5)));
+    let mut config = TransportConfig::default();
+    config
+        .congestion_controller_factory(Arc::new(cubic))
+        .mtu_discovery_config(Some(mtu))
+        .ack_frequency_config(Some(acks))
+        .initial_rtt(Duration::from_millis(5))
+        .stream_receive_window(VarInt::from_u32(8 << 20))
+        .receive_window(VarInt::from_u32(64 << 20))
+        .send_window(32 << 20)
+        .max_concurrent_bidi_streams(VarInt::from_u32(STREAMS))
+        .max_concurrent_uni_streams(VarInt::from_u32(0))
+        .keep_alive_interval(Some(Duration::from_secs(10)))
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(30_000))));
+    config
+}
+
+/// The default of 212 KB loses packets whenever two parents send at once. Privileged
+/// daemons may pass the system's limit; for the others a warning names it.
+fn enlarge_buffers(socket: &UdpSocket) {
+    let socket = SockRef::from(socket);
+    // The sizes that count are read back below.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    let granted = socket.recv_buffer_size().unwrap_or(0);
+    if granted < SOCKET_BUFFER {
+        tracing::warn!(granted, wanted = SOCKET_BUFFER, "UDP receive buffer is small: raise net.core.rmem_max");
+    }
+}
+
+/// Bytes. The kernel doubles what is asked for.
+const SOCKET_BUFFER: usize = 4 << 20;
+
+/// Bytes in flight before the first acknowledgement: more would burst into shallow switches.
+const INITIAL_WINDOW: u64 = 64 << 10;
+
+/// Fits Ethernet with IPv6 and UDP headers (1500 − 48).
+const MTU: u16 = 1452;
+
+/// Requests one peer may have open here at a time.
+const STREAMS: u32 = 256;
