@@ -1,1 +1,3 @@
-//! Empty until its room is built.
+//! One peer's daemon, room by room.
+
+pub mod store;
