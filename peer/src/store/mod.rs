@@ -368,3 +368,6 @@ fn lock(dir: &Path) -> Result<File, OpenStoreError> {
 async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     tokio::task::spawn_blocking(work).await.expect("reading a blob does not panic")
 }
+
+#[cfg(test)]
+mod tests;
