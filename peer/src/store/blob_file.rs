@@ -1,0 +1,148 @@
+//! One blob opened for reading and writing, and the hashes its pieces are held to.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use bytes::Bytes;
+use flotilla_proto::{Digest, Layout, PieceHash, PieceSet};
+
+/// A blob of the store, opened.
+///
+/// While one lives, its blob is not evicted: whoever reads, downloads or serves a blob keeps one for
+/// as long as that takes, and drops it then. A purge does not wait for it: the file is unlinked, and
+/// what was held can still be read through this. All holders of one blob share one file descriptor.
+#[derive(Debug)]
+pub struct BlobFile {
+    digest: Digest,
+    layout: Layout,
+    file: File,
+    held: Arc<HeldPieces>,
+}
+
+impl BlobFile {
+    pub(super) fn new(digest: Digest, file: File, held: Arc<HeldPieces>) -> Self {
+        Self { digest, layout: held.layout, file, held }
+    }
+
+    /// The blob's name.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// How the blob is cut into pieces.
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// The pieces that [`Store::read`](super::Store::read) would find.
+    pub fn pieces(&self) -> PieceSet {
+        self.held.pieces()
+    }
+
+    /// The hash of a piece that is held.
+    pub fn hash_of(&self, piece: u32) -> Option<PieceHash> {
+        self.held.hash_of(piece)
+    }
+
+    pub(super) fn held(&self) -> &Arc<HeldPieces> {
+        &self.held
+    }
+
+    /// Puts a piece's bytes at their offset. They survive this process after [`Self::sync`] only.
+    pub(super) fn write_piece(&self, piece: u32, bytes: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(bytes, self.layout.piece_range(piece).start)
+    }
+
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    /// A held piece's bytes, if they still are what `hash` says.
+    pub(super) fn read_piece(&self, piece: u32, hash: PieceHash) -> Result<Bytes, PieceFault> {
+        let mut bytes = vec![0; self.layout.piece_size(piece) as usize];
+        match self.file.read_exact_at(&mut bytes, self.layout.piece_range(piece).start) {
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(PieceFault::Corrupt),
+            Err(error) => return Err(PieceFault::Io(error)),
+            Ok(()) => {}
+        }
+        if PieceHash::of(&bytes) != hash {
+            return Err(PieceFault::Corrupt);
+        }
+        Ok(bytes.into())
+    }
+}
+
+/// Why a held piece did not come back from the disk.
+pub(super) enum PieceFault {
+    /// Other bytes, or too few.
+    Corrupt,
+    Io(io::Error),
+}
+
+/// Which pieces of one blob survive `kill -9`, by hash.
+///
+/// The lock protects the list alone and is held for a look-up or a copy, never across IO. Only the
+/// writer changes the list, and only after the index has. It outlives the blob's place in the
+/// catalog for as long as someone has the blob open.
+#[derive(Debug)]
+pub(super) struct HeldPieces {
+    layout: Layout,
+    hash_by_piece: Mutex<Box<[Option<PieceHash>]>>,
+}
+
+impl HeldPieces {
+    pub(super) fn none(layout: Layout) -> Self {
+        Self::from_hashes(layout, vec![None; layout.piece_count() as usize])
+    }
+
+    /// One entry for each piece of the layout.
+    pub(super) fn from_hashes(layout: Layout, hash_by_piece: Vec<Option<PieceHash>>) -> Self {
+        debug_assert_eq!(hash_by_piece.len(), layout.piece_count() as usize);
+        Self { layout, hash_by_piece: Mutex::new(hash_by_piece.into()) }
+    }
+
+    pub(super) fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    pub(super) fn hash_of(&self, piece: u32) -> Option<PieceHash> {
+        self.list().get(piece as usize).copied().flatten()
+    }
+
+    pub(super) fn insert(&self, piece: u32, hash: PieceHash) {
+        self.list()[piece as usize] = Some(hash);
+    }
+
+    pub(super) fn remove(&self, piece: u32) {
+        self.list()[piece as usize] = None;
+    }
+
+    pub(super) fn hashes(&self) -> Vec<(u32, PieceHash)> {
+        let list = self.list();
+        (0..).zip(list.iter()).filter_map(|(piece, hash)| Some((piece, (*hash)?))).collect()
+    }
+
+    pub(super) fn pieces(&self) -> PieceSet {
+        let mut pieces = PieceSet::new(self.layout.piece_count());
+        for (piece, hash) in (0..).zip(self.list().iter()) {
+            if hash.is_some() {
+                pieces.insert(piece);
+            }
+        }
+        pieces
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.list().iter().all(Option::is_none)
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.list().iter().all(Option::is_some)
+    }
+
+    fn list(&self) -> MutexGuard<'_, Box<[Option<PieceHash>]>> {
+        self.hash_by_piece.lock().expect("no panic while the list is locked")
+    }
+}

@@ -1,0 +1,183 @@
+//! The index on disk: which blobs and pieces are held. What it does not know does not exist.
+//!
+//! One redb transaction per change set, durable before it is believed. redb refuses all work after its
+//! first IO error until it is opened anew, and cannot tell whether the failed commit reached the disk.
+//! So a failed commit leaves a debt: the removals that make the disk agree with the answer given. The
+//! debt is paid before anything else is written.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use flotilla_proto::{Digest, PieceHash};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+
+/// Size in bytes, completeness, last use.
+const BLOBS: TableDefinition<'_, &[u8; 32], (u64, bool, u64)> = TableDefinition::new("blobs");
+/// The BLAKE3 of each held piece.
+const PIECES: TableDefinition<'_, (&[u8; 32], u32), &[u8; 32]> = TableDefinition::new("pieces");
+/// redb's own default is 1 GiB. Rows are read at open only, so this need hold no more than a few paths.
+const CACHE_BYTES: usize = 16 << 20;
+
+/// What the index says of one blob.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct BlobRow {
+    pub(super) size: u64,
+    pub(super) complete: bool,
+    /// Rank among all uses of blobs; not a time.
+    pub(super) last_use: u64,
+}
+
+/// One step of a transaction.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Change {
+    PutBlob(Digest, BlobRow),
+    PutPiece(Digest, u32, PieceHash),
+    /// With all of its pieces.
+    RemoveBlob(Digest),
+    RemovePiece(Digest, u32),
+}
+
+impl Change {
+    /// What restores the truth if it is unknown whether this change was made. A blob's row alone claims
+    /// no piece, so that one may stay.
+    fn debt(self) -> Option<Self> {
+        match self {
+            Self::PutBlob(..) => None,
+            Self::PutPiece(digest, piece, _) => Some(Self::RemovePiece(digest, piece)),
+            Self::RemoveBlob(_) | Self::RemovePiece(..) => Some(self),
+        }
+    }
+}
+
+/// A blob as the index holds it, its pieces by number.
+pub(super) struct IndexedBlob {
+    pub(super) row: BlobRow,
+    pub(super) hash_by_piece: BTreeMap<u32, PieceHash>,
+}
+
+/// The open index. Owned by the writer.
+pub(super) struct Index {
+    path: PathBuf,
+    /// `None` from a failed commit until the next attempt.
+    database: Option<Database>,
+    /// Removals that no commit has confirmed. At most one for each held piece and blob, as nothing is
+    /// written while it is not empty.
+    owed: Vec<Change>,
+}
+
+impl Index {
+    pub(super) fn open(path: &Path) -> Result<Self, IndexError> {
+        let database = open_database(path)?;
+        Ok(Self { path: path.to_owned(), database: Some(database), owed: Vec::new() })
+    }
+
+    /// Everything the index holds.
+    pub(super) fn load(&mut self) -> Result<BTreeMap<Digest, IndexedBlob>, IndexError> {
+        Ok(load(self.database()?)?)
+    }
+
+    /// Makes these changes, in order, after whatever is owed; `Ok` once they survive `kill -9` and a
+    /// power cut. On failure none is believed.
+    pub(super) fn commit(&mut self, changes: &[Change]) -> Result<(), IndexError> {
+        let all: Vec<Change> = self.owed.iter().chain(changes).copied().collect();
+        let committed = self.database().and_then(|database| Ok(commit(database, &all)?));
+        match committed {
+            Ok(()) => self.owed.clear(),
+            Err(_) => {
+                self.database = None;
+                self.owed.extend(changes.iter().filter_map(|change| change.debt()));
+            }
+        }
+        committed
+    }
+
+    /// Leaves a removal to the next commit.
+    pub(super) fn owe_removal(&mut self, digest: Digest) {
+        self.owed.push(Change::RemoveBlob(digest));
+    }
+
+    /// Pays what is owed. Until that has worked no byte of a blob may be written: the index might hold
+    /// the place where it goes for a piece.
+    pub(super) fn settle(&mut self) -> Result<(), IndexError> {
+        if self.owed.is_empty() { Ok(()) } else { self.commit(&[]) }
+    }
+
+    fn database(&mut self) -> Result<&Database, IndexError> {
+        if self.database.is_none() {
+            self.database = Some(open_database(&self.path)?);
+        }
+        Ok(self.database.as_ref().expect("opened above"))
+    }
+}
+
+fn open_database(path: &Path) -> Result<Database, redb::Error> {
+    let mut builder = Database::builder();
+    // Without the check, redb may panic on a file that something else has damaged.
+    builder.set_cache_size(CACHE_BYTES).set_check_integrity_on_open(true);
+    Ok(builder.create(path)?)
+}
+
+fn commit(database: &Database, changes: &[Change]) -> Result<(), redb::Error> {
+    // Immediate durability is redb's default, and the only one that survives `kill -9`.
+    let transaction = database.begin_write()?;
+    {
+        let mut blobs = transaction.open_table(BLOBS)?;
+        let mut pieces = transaction.open_table(PIECES)?;
+        for change in changes {
+            match change {
+                Change::PutBlob(digest, row) => {
+                    blobs.insert(digest.as_bytes(), (row.size, row.complete, row.last_use))?;
+                }
+                Change::PutPiece(digest, piece, hash) => {
+                    pieces.insert((digest.as_bytes(), *piece), hash.as_bytes())?;
+                }
+                Change::RemoveBlob(digest) => {
+                    blobs.remove(digest.as_bytes())?;
+                    let all = (digest.as_bytes(), 0)..=(digest.as_bytes(), u32::MAX);
+                    pieces.retain_in(all, |_, _| false)?;
+                }
+                Change::RemovePiece(digest, piece) => {
+                    pieces.remove((digest.as_bytes(), *piece))?;
+                }
+            }
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+fn load(database: &Database) -> Result<BTreeMap<Digest, IndexedBlob>, redb::Error> {
+    // The first transaction of a fresh index makes its tables.
+    commit(database, &[])?;
+    let transaction = database.begin_read()?;
+    let mut blobs = BTreeMap::new();
+    for entry in transaction.open_table(BLOBS)?.iter()? {
+        let (key, value) = entry?;
+        let (size, complete, last_use) = value.value();
+        let row = BlobRow { size, complete, last_use };
+        blobs.insert(Digest::from_bytes(*key.value()), IndexedBlob { row, hash_by_piece: BTreeMap::new() });
+    }
+    for entry in transaction.open_table(PIECES)?.iter()? {
+        let (key, value) = entry?;
+        let (digest, piece) = key.value();
+        // Pieces go with their blob, in one transaction, so none is left without a row.
+        if let Some(blob) = blobs.get_mut(&Digest::from_bytes(*digest)) {
+            blob.hash_by_piece.insert(piece, PieceHash::from_bytes(*value.value()));
+        }
+    }
+    Ok(blobs)
+}
+
+/// What went wrong in the index file: no room, an IO error, damage.
+///
+/// Shared, because one failed commit answers every piece that was in it.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("index: {0}")]
+pub struct IndexError(Arc<redb::Error>);
+
+impl From<redb::Error> for IndexError {
+    fn from(error: redb::Error) -> Self {
+        Self(Arc::new(error))
+    }
+}

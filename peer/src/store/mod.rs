@@ -1,0 +1,373 @@
+//! The piece store of one peer: crash-safe, verified, bounded.
+//!
+//! Below one folder lie `index.redb`, `partial/<hex>`, `blobs/sha256/<hex>` and `lock`. The index says
+//! what is held; a file it does not speak of is removed at the next open. Three promises:
+//!
+//! * **Held means held.** [`Store::write`] returns once the piece survives `kill -9` and a power cut: its
+//!   bytes are synced before the index knows of them.
+//! * **What is read is what was written.** Each [`Store::read`] checks the piece's BLAKE3. A piece that
+//!   fails is dropped and the error says so; its bytes go nowhere.
+//! * **Bounded.** Blobs count at their full size from the moment they are begun, and never exceed the
+//!   quota; the least recently used that nobody has open make room. Every map here has an entry for each
+//!   blob (at most 65 536) or piece of such a blob; the queue to the writer holds 32 MiB, and whoever
+//!   finds it full waits; eight reads go on at a time.
+//!
+//! One thread owns all changes (`writer.rs`). Reads pass it by. Whether a whole blob has the right SHA-256,
+//! and what is announced to whom, is for others to decide.
+
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use bytesize::ByteSize;
+use flotilla_proto::{Digest, Layout, PieceHash, PieceSet};
+use prometheus_client::registry::Registry;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+mod blob_file;
+mod catalog;
+mod error;
+mod files;
+mod index;
+mod metrics;
+mod recovery;
+mod writer;
+
+pub use self::blob_file::BlobFile;
+pub use self::error::{BeginError, CompleteError, OpenBlobError, OpenStoreError, ReadPieceError, WriteError};
+pub use self::index::IndexError;
+
+use self::blob_file::PieceFault;
+use self::catalog::{Catalog, Entry, MAX_BLOBS};
+use self::files::{Files, Place};
+use self::index::{BlobRow, Change, Index};
+use self::metrics::Metrics;
+use self::recovery::RecoverError;
+use self::writer::{Command, PieceWrite, Queued, Writer};
+
+/// Bytes that may wait for the writer or be in its hands.
+const QUEUE_BYTES: u32 = 32 << 20;
+/// What any command takes of [`QUEUE_BYTES`] at least, so that small ones are bounded too: 512 of them.
+const COMMAND_BYTES: u32 = 64 << 10;
+/// Reads in progress at a time: with pieces of at most 4 MiB, 32 MiB. Others wait in order.
+const READS_AT_ONCE: usize = 8;
+
+/// `[store]` of the peer's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct StoreConfig {
+    /// Bytes that all blobs together may have, partial ones at their full size. The cache's own size,
+    /// not the disk's. With 0 nothing is stored.
+    pub quota: ByteSize,
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self { quota: ByteSize::gib(50) }
+    }
+}
+
+/// A handle to the store; clones share it.
+///
+/// When the last one is dropped, what is queued is written, the order of use is saved and the folder is
+/// free for another store. That drop waits for the writer: at most 32 MiB of disk writes.
+#[derive(Clone)]
+pub struct Store {
+    inner: Arc<Inner>,
+}
+
+/// One blob of which at least one piece is held.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldBlob {
+    /// The blob's name.
+    pub digest: Digest,
+    /// How it is cut into pieces.
+    pub layout: Layout,
+    /// Which of them are held.
+    pub pieces: PieceSet,
+    /// Whether the whole blob was found to have the right SHA-256.
+    pub complete: bool,
+}
+
+impl Store {
+    /// Opens the store in `dir`, making the folder if it is not there. Blocks while the index is checked
+    /// and the folders are made to agree with it.
+    ///
+    /// The receiver tells which blobs were evicted, each before its file is unlinked, so that they can be
+    /// un-announced; a digest may have been begun again by the time it is received. It must be drained:
+    /// with 65 536 digests in it the writer waits. One call of [`Self::begin`] sends no more than that.
+    pub fn open(
+        dir: &Path,
+        config: &StoreConfig,
+        metrics: &mut Registry,
+    ) -> Result<(Self, mpsc::Receiver<Digest>), OpenStoreError> {
+        let io = |cause| OpenStoreError::Io { dir: dir.to_owned(), cause };
+        let index_failed = |cause| OpenStoreError::Index { dir: dir.to_owned(), cause };
+        fs::create_dir_all(dir).map_err(io)?;
+        let lock = lock(dir)?;
+        let files = Files::create_folders(dir).map_err(io)?;
+        let mut index = Index::open(&dir.join("index.redb")).map_err(index_failed)?;
+        let catalog =
+            recovery::recover(&mut index, &files, config.quota.as_u64()).map_err(|error| match error {
+                RecoverError::Index(cause) => index_failed(cause),
+                RecoverError::Io(cause) => io(cause),
+            })?;
+        let shared = Shared { files, catalog: Mutex::new(catalog), metrics: Metrics::register(metrics) };
+        shared.metrics.observe(&shared.catalog());
+        let shared = Arc::new(shared);
+
+        let (evictions, evicted) = mpsc::channel(MAX_BLOBS);
+        let writer = Writer { shared: Arc::clone(&shared), index, evictions, _lock: lock };
+        let (queue, commands) = std::sync::mpsc::channel();
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || writer.run(&commands))
+            .map_err(io)?;
+        let inner = Inner {
+            shared,
+            queue: Some(queue),
+            room: Arc::new(Semaphore::new(QUEUE_BYTES as usize)),
+            reads: Arc::new(Semaphore::new(READS_AT_ONCE)),
+            thread: Some(thread),
+        };
+        Ok((Self { inner: Arc::new(inner) }, evicted))
+    }
+
+    /// Everything that is held, in no order.
+    pub fn inventory(&self) -> Vec<HeldBlob> {
+        let entries: Vec<_> = self
+            .catalog()
+            .entries()
+            .map(|(digest, entry)| (digest, Arc::clone(&entry.held), entry.complete))
+            .collect();
+        entries
+            .into_iter()
+            .map(|(digest, held, complete)| HeldBlob {
+                digest,
+                layout: held.layout(),
+                pieces: held.pieces(),
+                complete,
+            })
+            .filter(|blob| !blob.pieces.is_empty())
+            .collect()
+    }
+
+    /// The blob's held pieces in order, each with its hash; `None` if the blob is not in the store.
+    pub fn hashes(&self, digest: Digest) -> Option<Vec<(u32, PieceHash)>> {
+        let held = Arc::clone(&self.catalog().entry(digest)?.held);
+        Some(held.hashes())
+    }
+
+    /// Opens a blob to write its pieces, and makes it if it is not there: evicts until it fits the quota
+    /// and reserves its bytes on disk. A blob that is there, whole or in part, is opened as it is.
+    ///
+    /// A blob without any held piece may be gone after a crash.
+    pub async fn begin(&self, digest: Digest, layout: Layout) -> Result<Arc<BlobFile>, BeginError> {
+        if layout.size() == 0 {
+            return Err(BeginError::Empty);
+        }
+        self.ask(0, |reply| Command::Begin { digest, layout, reply }).await
+    }
+
+    /// Opens a blob that is in the store, whole or in part; `None` if it is not.
+    pub async fn open_blob(&self, digest: Digest) -> Result<Option<Arc<BlobFile>>, OpenBlobError> {
+        self.touch(digest);
+        if let Some(file) = self.catalog().open_file(digest) {
+            return Ok(Some(file));
+        }
+        let shared = Arc::clone(&self.inner.shared);
+        blocking(move || shared.open_file(digest)).await.map_err(|cause| OpenBlobError { digest, cause })
+    }
+
+    /// Holds a piece. The caller has checked that `bytes` have this hash.
+    ///
+    /// `Ok` once the piece survives `kill -9`. A piece that is held with the same hash is `Ok` at once.
+    /// If the caller stops waiting, the piece may be held or not.
+    pub async fn write(
+        &self,
+        file: &Arc<BlobFile>,
+        piece: u32,
+        hash: PieceHash,
+        bytes: Bytes,
+    ) -> Result<(), WriteError> {
+        let digest = file.digest();
+        if piece >= file.layout().piece_count() {
+            return Err(WriteError::NoSuchPiece { digest, piece });
+        }
+        let expected = file.layout().piece_size(piece);
+        if bytes.len() != expected as usize {
+            return Err(WriteError::WrongLength { digest, piece, expected, len: bytes.len() });
+        }
+        debug_assert_eq!(PieceHash::of(&bytes), hash, "verified before it is written");
+        let file = Arc::clone(file);
+        self.ask(expected, |reply| Command::Write(PieceWrite { file, piece, hash, bytes, reply })).await
+    }
+
+    /// Reads a piece and checks its BLAKE3. One that fails is dropped from the store before this returns
+    /// [`ReadPieceError::Corrupt`], and its blob is no longer complete.
+    pub async fn read(&self, file: &Arc<BlobFile>, piece: u32) -> Result<Bytes, ReadPieceError> {
+        let digest = file.digest();
+        let reads = Arc::clone(&self.inner.reads);
+        let turn = reads.acquire_owned().await.expect("never closed");
+        let Some(hash) = file.hash_of(piece) else {
+            return Err(ReadPieceError::NotHeld { digest, piece });
+        };
+        self.touch(digest);
+        let opened = Arc::clone(file);
+        let read = blocking(move || {
+            let _turn = turn;
+            opened.read_piece(piece, hash)
+        });
+        match read.await {
+            Ok(bytes) => Ok(bytes),
+            Err(PieceFault::Io(cause)) => Err(ReadPieceError::Io { digest, piece, cause }),
+            Err(PieceFault::Corrupt) => {
+                let file = Arc::clone(file);
+                self.ask(0, |reply| Command::Recheck { file, piece, reply }).await;
+                Err(ReadPieceError::Corrupt { digest, piece })
+            }
+        }
+    }
+
+    /// Makes the blob complete and its file one of `blobs/sha256/`. The caller has checked the SHA-256 of
+    /// the whole. A blob that is complete already is `Ok`.
+    pub async fn complete(&self, file: &Arc<BlobFile>) -> Result<(), CompleteError> {
+        let file = Arc::clone(file);
+        self.ask(0, |reply| Command::Complete { file, reply }).await
+    }
+
+    /// Forgets the blob and unlinks its file, open or not; true if it was there. Whoever has it open can
+    /// still read what was held, and write nothing.
+    pub async fn purge(&self, digest: Digest) -> bool {
+        self.ask(0, |reply| Command::Purge { digest, reply }).await
+    }
+
+    /// Makes the blob the last one to be evicted. Opening, reading and writing do so by themselves.
+    /// Saved within half a minute, or with the next write.
+    pub fn touch(&self, digest: Digest) {
+        self.catalog().touch(digest);
+    }
+
+    /// Puts a command into the writer's queue, waiting until there is room, and waits for its answer.
+    async fn ask<T>(&self, bytes: u32, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> T {
+        let room = Arc::clone(&self.inner.room);
+        let room = room.acquire_many_owned(bytes.max(COMMAND_BYTES)).await.expect("never closed");
+        let (reply, answer) = oneshot::channel();
+        let queue = self.inner.queue.as_ref().expect("open until the last handle is dropped");
+        queue.send(Queued { command: command(reply), room }).expect("the writer outlives its queue");
+        answer.await.expect("the writer answers every command")
+    }
+
+    fn catalog(&self) -> MutexGuard<'_, Catalog> {
+        self.inner.shared.catalog()
+    }
+}
+
+/// What all handles share. Ends the writer when the last of them goes.
+struct Inner {
+    shared: Arc<Shared>,
+    /// `None` while being dropped.
+    queue: Option<std::sync::mpsc::Sender<Queued>>,
+    /// Bytes the queue still takes.
+    room: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
+    /// `None` while being dropped.
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.queue = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the store's writer panicked");
+        }
+    }
+}
+
+/// What the writer and the readers both need.
+struct Shared {
+    files: Files,
+    /// Protects the in-memory view of the index. Held for look-ups and updates, never across IO or an
+    /// await. Blobs come and go only in the writer, so what it saw under the lock stays true for it.
+    catalog: Mutex<Catalog>,
+    metrics: Metrics,
+}
+
+impl Shared {
+    fn catalog(&self) -> MutexGuard<'_, Catalog> {
+        self.catalog.lock().expect("no panic while the catalog is locked")
+    }
+
+    /// Opens the blob, or joins whoever has it open. Blocks.
+    ///
+    /// The file is opened without the lock; if the blob was purged, evicted or completed meanwhile, that
+    /// attempt does not count.
+    fn open_file(&self, digest: Digest) -> io::Result<Option<Arc<BlobFile>>> {
+        loop {
+            let (held, complete) = {
+                let catalog = self.catalog();
+                if let Some(file) = catalog.open_file(digest) {
+                    return Ok(Some(file));
+                }
+                let Some(entry) = catalog.entry(digest) else {
+                    return Ok(None);
+                };
+                (Arc::clone(&entry.held), entry.complete)
+            };
+            let opened = self.files.open(digest, Place::of(complete));
+            let mut catalog = self.catalog();
+            if let Some(file) = catalog.open_file(digest) {
+                return Ok(Some(file));
+            }
+            let unchanged = |entry: &Entry| Arc::ptr_eq(&entry.held, &held) && entry.complete == complete;
+            if catalog.entry(digest).is_some_and(unchanged) {
+                return opened.map(|file| Some(catalog.adopt(BlobFile::new(digest, file, held))));
+            }
+        }
+    }
+
+    /// Takes the blob out of the catalog.
+    fn forget(&self, digest: Digest) -> Option<Entry> {
+        let mut catalog = self.catalog();
+        let entry = catalog.remove(digest)?;
+        self.metrics.observe(&catalog);
+        Some(entry)
+    }
+
+    /// The row of the blob that `file` was opened for, unless it was purged since.
+    fn current_row(&self, file: &BlobFile) -> Option<BlobRow> {
+        self.catalog().current_entry(file).map(Entry::row)
+    }
+
+    /// Marks the blobs as used. Returns their rows, and those of all others used since the last save.
+    fn touch_all(&self, digests: impl Iterator<Item = Digest>) -> Vec<Change> {
+        let mut catalog = self.catalog();
+        digests.for_each(|digest| catalog.touch(digest));
+        catalog.take_unsaved()
+    }
+}
+
+/// Takes the folder's lock for as long as the file is open.
+fn lock(dir: &Path) -> Result<File, OpenStoreError> {
+    let io = |cause| OpenStoreError::Io { dir: dir.to_owned(), cause };
+    let file = File::options().write(true).create(true).truncate(false).open(dir.join("lock")).map_err(io)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(OpenStoreError::InUse { dir: dir.to_owned() }),
+        Err(TryLockError::Error(cause)) => Err(io(cause)),
+    }
+}
+
+/// Runs `work` where blocking is allowed.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("reading a blob does not panic")
+}
+
+#[cfg(test)]
+mod tests;

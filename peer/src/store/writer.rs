@@ -1,0 +1,368 @@
+//! The one thread that changes anything: files, index, catalog.
+//!
+//! It takes commands in the order they were given. Pieces that wait together are written together: all
+//! bytes go to their offsets, each file is synced once, one transaction makes them held, all are answered.
+//! The order is always the same: file first, index second, catalog last; and the other way round where
+//! something goes away. So the index never claims a byte that is not on disk, whenever the process dies.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use flotilla_proto::{Digest, Layout, PieceHash};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use super::Shared;
+use super::blob_file::{BlobFile, HeldPieces, PieceFault};
+use super::catalog::Entry;
+use super::error::{BeginError, CompleteError, WriteError};
+use super::files::Place;
+use super::index::{BlobRow, Change, Index};
+
+/// How long the order of use may stay unsaved while nothing else is written. A `kill -9` forgets at most
+/// this much of it.
+const SAVE_USES_AFTER: Duration = Duration::from_secs(30);
+
+/// What the writer is asked, each with where to answer.
+pub(super) enum Command {
+    Begin { digest: Digest, layout: Layout, reply: oneshot::Sender<Result<Arc<BlobFile>, BeginError>> },
+    Write(PieceWrite),
+    Complete { file: Arc<BlobFile>, reply: oneshot::Sender<Result<(), CompleteError>> },
+    Purge { digest: Digest, reply: oneshot::Sender<bool> },
+    Recheck { file: Arc<BlobFile>, piece: u32, reply: oneshot::Sender<()> },
+}
+
+/// A command and the room it takes in the queue until it is answered.
+pub(super) struct Queued {
+    pub(super) command: Command,
+    pub(super) room: OwnedSemaphorePermit,
+}
+
+/// One verified piece to be held. It has the length its place in the blob asks for.
+pub(super) struct PieceWrite {
+    pub(super) file: Arc<BlobFile>,
+    pub(super) piece: u32,
+    pub(super) hash: PieceHash,
+    pub(super) bytes: Bytes,
+    pub(super) reply: oneshot::Sender<Result<(), WriteError>>,
+}
+
+impl PieceWrite {
+    fn key(&self) -> (Digest, u32) {
+        (self.file.digest(), self.piece)
+    }
+
+    fn answer(self, result: Result<(), WriteError>) {
+        // Whoever asked may have stopped waiting; the piece is held or not all the same.
+        let _ = self.reply.send(result);
+    }
+}
+
+/// The thread's state. Dropped in this order: the lock outlives the index it guards.
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
+    pub(super) index: Index,
+    pub(super) evictions: mpsc::Sender<Digest>,
+    pub(super) _lock: File,
+}
+
+impl Writer {
+    /// Works until every sender of the queue is gone and the queue is empty.
+    pub(super) fn run(mut self, queue: &Receiver<Queued>) {
+        let mut next = None;
+        loop {
+            let queued = match next.take() {
+                Some(queued) => Ok(queued),
+                None => queue.recv_timeout(SAVE_USES_AFTER),
+            };
+            match queued {
+                Ok(queued) => next = self.handle(queued, queue),
+                Err(RecvTimeoutError::Timeout) => self.save_uses(),
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        self.save_uses();
+    }
+
+    /// Returns the command that has to come next, if this took one too many from the queue.
+    fn handle(&mut self, Queued { command, room }: Queued, queue: &Receiver<Queued>) -> Option<Queued> {
+        // A reply nobody waits for any more is no failure: what was asked has happened.
+        match command {
+            Command::Begin { digest, layout, reply } => {
+                let _ = reply.send(self.begin(digest, layout));
+            }
+            Command::Write(first) => return self.write_with_what_waits(first, room, queue),
+            Command::Complete { file, reply } => {
+                let _ = reply.send(self.complete(&file));
+            }
+            Command::Purge { digest, reply } => {
+                let _ = reply.send(self.purge(digest));
+            }
+            Command::Recheck { file, piece, reply } => {
+                self.recheck(&file, piece);
+                let _ = reply.send(());
+            }
+        }
+        drop(room);
+        None
+    }
+
+    /// Writes `first` and the pieces that wait right behind it as one batch. Returns the command that
+    /// ended the batch: another kind, or a piece that is in it already.
+    fn write_with_what_waits(
+        &mut self,
+        first: PieceWrite,
+        room: OwnedSemaphorePermit,
+        queue: &Receiver<Queued>,
+    ) -> Option<Queued> {
+        let mut rooms = room;
+        let mut batch = vec![first];
+        let mut next = None;
+        while let Ok(queued) = queue.try_recv() {
+            match queued {
+                Queued { command: Command::Write(write), room }
+                    if batch.iter().all(|other| other.key() != write.key()) =>
+                {
+                    rooms.merge(room);
+                    batch.push(write);
+                }
+                other => {
+                    next = Some(other);
+                    break;
+                }
+            }
+        }
+        self.write(batch);
+        drop(rooms);
+        next
+    }
+
+    fn begin(&mut self, digest: Digest, layout: Layout) -> Result<Arc<BlobFile>, BeginError> {
+        let io = |cause| BeginError::Io { digest, cause };
+        if let Some(file) = self.shared.open_file(digest).map_err(io)? {
+            self.shared.catalog().touch(digest);
+            let held_size = file.layout().size();
+            return if file.layout() == layout {
+                Ok(file)
+            } else {
+                Err(BeginError::SizeDiffers { digest, held_size, size: layout.size() })
+            };
+        }
+        self.make_room(layout.size())?;
+        // After the evictions, which may have made the room that this takes on a full disk.
+        self.index.settle().map_err(|cause| BeginError::Index { digest, cause })?;
+        let file = self.shared.files.create(digest, layout.size()).map_err(io)?;
+        let entry = Entry::new(HeldPieces::none(layout), false, 0);
+        let file = BlobFile::new(digest, file, Arc::clone(&entry.held));
+        let mut catalog = self.shared.catalog();
+        catalog.insert(digest, entry);
+        catalog.touch(digest);
+        self.shared.metrics.observe(&catalog);
+        Ok(catalog.adopt(file))
+    }
+
+    /// Evicts until a blob of `needed` bytes fits; evicts nothing if that cannot be.
+    fn make_room(&mut self, needed: u64) -> Result<(), BeginError> {
+        let mut withdrawn = Vec::new();
+        {
+            let mut catalog = self.shared.catalog();
+            let quota = catalog.quota();
+            let victims = catalog.victims_for(needed).ok_or(BeginError::NoRoom { needed, quota })?;
+            withdrawn
+                .extend(victims.into_iter().filter_map(|digest| Some((digest, catalog.remove(digest)?))));
+            self.shared.metrics.observe(&catalog);
+        }
+        for (digest, entry) in withdrawn {
+            // A daemon that stops has dropped the receiver: nobody is left to withdraw from.
+            let _ = self.evictions.blocking_send(digest);
+            self.shared.metrics.evictions.inc();
+            self.unlink(digest, &entry);
+        }
+        Ok(())
+    }
+
+    fn purge(&mut self, digest: Digest) -> bool {
+        let Some(entry) = self.shared.forget(digest) else {
+            return false;
+        };
+        self.unlink(digest, &entry);
+        if let Err(error) = self.index.settle() {
+            tracing::warn!(blob = digest.short(), %error, "purged blob stays in the index until it can be written");
+        }
+        true
+    }
+
+    /// Unlinks the file of a blob that has left the catalog, and leaves its rows to the next commit: a
+    /// row without a file is dropped at the next open.
+    fn unlink(&mut self, digest: Digest, entry: &Entry) {
+        if let Err(error) = self.shared.files.remove(digest, Place::of(entry.complete)) {
+            tracing::warn!(blob = digest.short(), %error, "file of a withdrawn blob stays until the next start");
+        }
+        self.index.owe_removal(digest);
+    }
+
+    fn complete(&mut self, file: &BlobFile) -> Result<(), CompleteError> {
+        let digest = file.digest();
+        let Some(row) = self.shared.current_row(file) else {
+            return Err(CompleteError::Gone { digest });
+        };
+        if row.complete {
+            return Ok(());
+        }
+        if !file.held().is_full() {
+            return Err(CompleteError::PiecesMissing { digest });
+        }
+        // Were the row second, a file under blobs/ could be unknown to be whole. A move that fails is
+        // made up for at the next open.
+        self.index
+            .commit(&[Change::PutBlob(digest, BlobRow { complete: true, ..row })])
+            .map_err(|cause| CompleteError::Index { digest, cause })?;
+        self.shared
+            .files
+            .move_to(digest, Place::Complete)
+            .map_err(|cause| CompleteError::Io { digest, cause })?;
+        let mut catalog = self.shared.catalog();
+        catalog.set_complete(digest, true);
+        catalog.touch(digest);
+        Ok(())
+    }
+
+    /// Drops the piece if it really is corrupt. The reader that says so may be late: the piece may have
+    /// been dropped and written again in between.
+    fn recheck(&mut self, file: &BlobFile, piece: u32) {
+        let digest = file.digest();
+        let Some(hash) = file.held().hash_of(piece) else {
+            return;
+        };
+        if !matches!(file.read_piece(piece, hash), Err(PieceFault::Corrupt)) {
+            return;
+        }
+        tracing::warn!(blob = digest.short(), piece, "dropped a corrupt piece");
+        self.shared.metrics.corrupt_pieces.inc();
+        file.held().remove(piece);
+        let Some(row) = self.shared.current_row(file) else {
+            return;
+        };
+        self.shared.catalog().set_complete(digest, false);
+        let changes =
+            [Change::RemovePiece(digest, piece), Change::PutBlob(digest, BlobRow { complete: false, ..row })];
+        if let Err(error) = self.index.commit(&changes) {
+            tracing::warn!(blob = digest.short(), piece, %error, "corrupt piece stays in the index until it can be written");
+        }
+        if row.complete
+            && let Err(error) = self.shared.files.move_to(digest, Place::Partial)
+        {
+            tracing::warn!(blob = digest.short(), %error, "file of a blob that lost a piece stays where it was");
+        }
+    }
+
+    fn write(&mut self, batch: Vec<PieceWrite>) {
+        let batch = self.refuse_unfit(batch);
+        if batch.is_empty() {
+            return;
+        }
+        if let Err(cause) = self.index.settle() {
+            return fail_all(batch, |digest| WriteError::Index { digest, cause: cause.clone() });
+        }
+        let batch = self.sync(write_out(batch));
+        self.commit(batch);
+    }
+
+    /// Answers the writes that need none or must not be; the rest is written.
+    fn refuse_unfit(&self, batch: Vec<PieceWrite>) -> Vec<PieceWrite> {
+        let mut fit = Vec::with_capacity(batch.len());
+        for write in batch {
+            let (digest, piece) = write.key();
+            if self.shared.current_row(&write.file).is_none() {
+                write.answer(Err(WriteError::Gone { digest }));
+                continue;
+            }
+            match write.file.held().hash_of(piece) {
+                None => fit.push(write),
+                Some(held) if held == write.hash => write.answer(Ok(())),
+                Some(_) => write.answer(Err(WriteError::Conflict { digest, piece })),
+            }
+        }
+        fit
+    }
+
+    /// Syncs each file once, and the folder's entry of a file that holds its first piece. Returns what
+    /// is on disk.
+    fn sync(&self, batch: Vec<PieceWrite>) -> Vec<PieceWrite> {
+        let mut result_by_digest: HashMap<Digest, Result<(), Arc<io::Error>>> = HashMap::new();
+        let mut synced = Vec::with_capacity(batch.len());
+        for write in batch {
+            let digest = write.file.digest();
+            let result = result_by_digest
+                .entry(digest)
+                .or_insert_with(|| self.sync_file(&write.file).map_err(Arc::new))
+                .clone();
+            match result {
+                Ok(()) => synced.push(write),
+                Err(cause) => write.answer(Err(WriteError::Io { digest, cause })),
+            }
+        }
+        synced
+    }
+
+    fn sync_file(&self, file: &BlobFile) -> io::Result<()> {
+        file.sync()?;
+        if file.held().is_empty() {
+            self.shared.files.sync_partial_folder()?;
+        }
+        Ok(())
+    }
+
+    /// Makes the pieces held, with the rows of their blobs, in one transaction.
+    fn commit(&mut self, batch: Vec<PieceWrite>) {
+        if batch.is_empty() {
+            return;
+        }
+        let mut changes: Vec<Change> = batch
+            .iter()
+            .map(|write| Change::PutPiece(write.file.digest(), write.piece, write.hash))
+            .collect();
+        changes.extend(self.shared.touch_all(batch.iter().map(|write| write.file.digest())));
+        if let Err(cause) = self.index.commit(&changes) {
+            return fail_all(batch, |digest| WriteError::Index { digest, cause: cause.clone() });
+        }
+        for write in batch {
+            write.file.held().insert(write.piece, write.hash);
+            write.answer(Ok(()));
+        }
+    }
+
+    fn save_uses(&mut self) {
+        let unsaved = self.shared.catalog().take_unsaved();
+        let saved = if unsaved.is_empty() { self.index.settle() } else { self.index.commit(&unsaved) };
+        if let Err(error) = saved {
+            tracing::warn!(%error, "save the order of use");
+        }
+    }
+}
+
+/// Puts the pieces at their offsets. Returns those that were written.
+fn write_out(batch: Vec<PieceWrite>) -> Vec<PieceWrite> {
+    let mut written = Vec::with_capacity(batch.len());
+    for write in batch {
+        match write.file.write_piece(write.piece, &write.bytes) {
+            Ok(()) => written.push(write),
+            Err(error) => {
+                let cause = WriteError::Io { digest: write.file.digest(), cause: Arc::new(error) };
+                write.answer(Err(cause));
+            }
+        }
+    }
+    written
+}
+
+fn fail_all(batch: Vec<PieceWrite>, error: impl Fn(Digest) -> WriteError) {
+    for write in batch {
+        let digest = write.file.digest();
+        write.answer(Err(error(digest)));
+    }
+}
