@@ -1,1 +1,3 @@
-//! Empty until its room is built.
+//! The peer daemon.
+
+pub mod source;
