@@ -12,9 +12,12 @@ use super::metrics::FailureReason;
 /// Why an endpoint gave no usable answer. Never a verdict on a credential.
 #[derive(Debug, thiserror::Error)]
 pub enum EndpointFailure {
-    /// No connection stands: name, address, TCP or TLS.
+    /// No connection stands: name, address or TCP.
     #[error("cannot connect: {0}")]
     Connect(Causes),
+    /// The server did not prove to be whom it should be, or speaks no common TLS.
+    #[error("is not trusted: {0}")]
+    Tls(Causes),
     /// No header came in time.
     #[error("no answer within {}", Millis(.after))]
     NoHeader {
@@ -81,13 +84,17 @@ pub enum EndpointFailure {
 impl EndpointFailure {
     /// From the HTTP client's error.
     pub(super) fn of_exchange(error: hyper_util::client::legacy::Error) -> Self {
-        if error.is_connect() { Self::Connect(Causes::of(error)) } else { Self::Cut(Causes::of(error)) }
+        match (error.is_connect(), is_of_tls(&error)) {
+            (true, true) => Self::Tls(Causes::of(error)),
+            (true, false) => Self::Connect(Causes::of(error)),
+            (false, _) => Self::Cut(Causes::of(error)),
+        }
     }
 
     /// Whether the endpoint itself seems down, so that others should be tried first for a while.
     pub(super) fn is_outage(&self) -> bool {
         match self {
-            Self::Connect(_) | Self::NoHeader { .. } => true,
+            Self::Connect(_) | Self::Tls(_) | Self::NoHeader { .. } => true,
             Self::Status(status) => status.is_server_error(),
             Self::Stalled { .. }
             | Self::Cut(_)
@@ -110,9 +117,10 @@ impl EndpointFailure {
             | Self::NoHeader { .. }
             | Self::Stalled { .. }
             | Self::Cut(_)
-            | Self::Truncated { .. }
-            | Self::Status(_) => true,
-            Self::WrongSize { .. }
+            | Self::Truncated { .. } => true,
+            Self::Status(status) => status.is_server_error(),
+            Self::Tls(_)
+            | Self::WrongSize { .. }
             | Self::TooLong { .. }
             | Self::Encoded
             | Self::WrongRange
@@ -126,6 +134,7 @@ impl EndpointFailure {
     pub(super) fn reason(&self) -> FailureReason {
         match self {
             Self::Connect(_) => FailureReason::Connect,
+            Self::Tls(_) => FailureReason::Tls,
             Self::NoHeader { .. } => FailureReason::NoHeader,
             Self::Stalled { .. } => FailureReason::Stall,
             Self::Cut(_) | Self::Truncated { .. } => FailureReason::Cut,
@@ -137,6 +146,15 @@ impl EndpointFailure {
             Self::NoToken => FailureReason::Token,
         }
     }
+}
+
+/// Whether TLS is at the bottom of it. An I/O error hides what it holds from `source`.
+fn is_of_tls(error: &(dyn Error + 'static)) -> bool {
+    let inner: Option<&(dyn Error + 'static)> = match error.downcast_ref::<std::io::Error>() {
+        Some(io) => io.get_ref().map(|inner| inner as _),
+        None => error.source(),
+    };
+    error.is::<rustls::Error>() || inner.is_some_and(is_of_tls)
 }
 
 /// An error shown with all its causes on one line: the HTTP client hides the useful part
@@ -174,11 +192,12 @@ impl Error for Causes {
     }
 }
 
-/// A duration as people say it, without the microseconds.
+/// A duration to the millisecond.
 struct Millis<'a>(&'a Duration);
 
 impl fmt::Display for Millis<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", Duration::from_millis(u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX)))
+        let millis = (self.0.as_secs_f64() * 1000.0).round();
+        write!(f, "{:?}", Duration::from_secs_f64(millis / 1000.0))
     }
 }

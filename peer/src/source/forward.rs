@@ -149,7 +149,7 @@ impl<'a> Forwarding<'a> {
             Err(failure) => {
                 tracing::debug!(upstream = %self.upstream, endpoint = endpoint.name(), %failure, "forward failed");
                 let outcome = match failure {
-                    EndpointFailure::Connect(_) => Outcome::NotConnected,
+                    EndpointFailure::Connect(_) | EndpointFailure::Tls(_) => Outcome::NotConnected,
                     _ => Outcome::Lost,
                 };
                 (outcome, failure.reason(), failure.is_outage())

@@ -1,6 +1,8 @@
 //! What the registry client counts.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use std::fmt::{self, Write as _};
+
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
@@ -64,7 +66,7 @@ struct BytesLabel {
 }
 
 /// For whom a blob's bytes were received.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Reader {
     /// The region: the bytes are cut into pieces.
     Region,
@@ -78,7 +80,7 @@ struct RequestLabel {
 }
 
 /// Why a request was sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum RequestKind {
     /// To read a blob for the region.
     Blob,
@@ -96,10 +98,12 @@ struct ErrorLabel {
 }
 
 /// What failed, as coarsely as an operator's alert needs it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum FailureReason {
-    /// No connection, or TLS refused.
+    /// No connection.
     Connect,
+    /// A server that did not prove who it is.
+    Tls,
     /// Connected, and no header in time.
     NoHeader,
     /// A body that stood still.
@@ -125,3 +129,33 @@ pub(super) enum FailureReason {
     /// Bytes that are not the digest's.
     Digest,
 }
+
+/// Names the values as dashboards spell them; the derive would write the variants' names.
+macro_rules! label_values {
+    ($label:ident { $($variant:ident => $text:literal),+ $(,)? }) => {
+        impl EncodeLabelValue for $label {
+            fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> fmt::Result {
+                encoder.write_str(match self { $(Self::$variant => $text),+ })
+            }
+        }
+    };
+}
+
+label_values!(Reader { Region => "region", Client => "client" });
+label_values!(RequestKind { Blob => "blob", Token => "token", Pass => "pass", Probe => "probe" });
+label_values!(FailureReason {
+    Connect => "connect",
+    Tls => "tls",
+    NoHeader => "no_header",
+    Stall => "stall",
+    Cut => "cut",
+    Status => "status",
+    Size => "size",
+    Encoding => "encoding",
+    Range => "range",
+    Redirect => "redirect",
+    Token => "token",
+    Refused => "refused",
+    RateLimit => "rate_limit",
+    Digest => "digest",
+});

@@ -25,6 +25,9 @@ mod roster;
 mod token;
 mod upstream;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
