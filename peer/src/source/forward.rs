@@ -87,11 +87,32 @@ impl<'a> Forwarding<'a> {
         self.method == Method::GET || self.method == Method::HEAD
     }
 
+    /// Asks one endpoint, a read once more if the connection broke: a registry may close a warm
+    /// connection in the very moment it is used again.
     async fn attempt(
         &self,
         endpoint: &EndpointClient,
         share: Duration,
     ) -> Result<Response<Incoming>, EndpointFailure> {
+        let asking = async {
+            match self.send(endpoint).await {
+                Err(EndpointFailure::Cut(_)) if self.is_safe() && self.body.is_unsent() => {
+                    self.send(endpoint).await
+                }
+                answer => answer,
+            }
+        };
+        if self.is_bounded() {
+            let answer = tokio::time::timeout(share, asking).await;
+            return answer.unwrap_or(Err(EndpointFailure::NoHeader { after: share }));
+        }
+        tokio::select! {
+            answer = asking => answer,
+            () = self.idle() => Err(EndpointFailure::NoHeader { after: PASS_IDLE }),
+        }
+    }
+
+    async fn send(&self, endpoint: &EndpointClient) -> Result<Response<Incoming>, EndpointFailure> {
         let lent = self.body.lend().expect("an endpoint is tried only while the body is unsent");
         let mut request = Request::new(lent);
         *request.method_mut() = self.method.clone();
@@ -101,16 +122,7 @@ impl<'a> Forwarding<'a> {
             Purpose::Pass => RequestKind::Pass,
             Purpose::Probe => RequestKind::Probe,
         });
-        let answer = endpoint.send(place, request);
-        if self.is_bounded() {
-            return tokio::time::timeout(share, answer)
-                .await
-                .unwrap_or(Err(EndpointFailure::NoHeader { after: share }));
-        }
-        tokio::select! {
-            answer = answer => answer,
-            () = self.idle() => Err(EndpointFailure::NoHeader { after: PASS_IDLE }),
-        }
+        endpoint.send(place, request).await
     }
 
     /// Whether a client waits for this answer's header with little patience: manifests, blobs,
@@ -175,7 +187,8 @@ impl<'a> Forwarding<'a> {
                 let is_blob = self.method == Method::GET && is_blob_path(self.path.path());
                 let counter = (is_blob && parts.status.is_success())
                     .then(|| self.shared.metrics.blob_bytes(Reader::Client));
-                Relayed::new(body, PASS_IDLE, counter).boxed_unsync()
+                let idle = if self.is_bounded() { READ_IDLE } else { PASS_IDLE };
+                Relayed::new(body, idle, counter).boxed_unsync()
             }
         };
         Response::from_parts(parts, body)
@@ -218,6 +231,9 @@ impl Outcome {
 
 /// A push, or a slow listing, may stand still this long: what registries' own front ends allow.
 const PASS_IDLE: Duration = Duration::from_secs(900);
+
+/// A manifest's or blob's body that stands still this long is broken off.
+const READ_IDLE: Duration = Duration::from_secs(60);
 
 /// Why a request got no answer from its registry.
 #[derive(Debug, thiserror::Error)]

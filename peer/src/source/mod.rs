@@ -14,6 +14,7 @@ mod body;
 mod challenge;
 mod config;
 mod connect;
+mod content;
 mod credential;
 mod cutter;
 mod failure;
@@ -89,8 +90,8 @@ impl Source {
     /// Sends a request to a registry as the client made it, but for what concerns one connection only and
     /// `Host`, which is the registry's public host. Streams both ways; follows and unpacks nothing.
     ///
-    /// A manifest, blob, token or `/v2/` is answered within `header_timeout`; anything else may stand
-    /// still for 900 s.
+    /// A manifest, blob, token or `/v2/` is answered within `header_timeout`, and its body may stand
+    /// still for 60 s; anything else may stand still for 900 s.
     ///
     /// # Errors
     /// If the registry is not known, or no endpoint answered. Any answer of a registry is `Ok`.

@@ -11,18 +11,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_proto::{Digest, Layout, PieceHash, PieceSet, RegistryHost, RepositoryName};
-use http::{Response, StatusCode};
-use http_body_util::BodyExt as _;
+use http::Response;
 use hyper::body::Incoming;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 
 use super::attempts::Attempts;
 use super::blob_request::{Answer, BlobRequest};
+use super::content::Content;
 use super::credential::{Credentials, RegistryAnswer};
 use super::cutter::{Cutter, Finished, Hasher};
-use super::failure::{Causes, EndpointFailure};
-use super::header as wire;
+use super::failure::EndpointFailure;
 use super::metrics::{FailureReason, Reader as ByteReader};
 use super::roster::{Candidate, Roster};
 use super::upstream::{EndpointClient, REST_AFTER_WRONG_BYTES, UpstreamError};
@@ -111,6 +110,7 @@ impl<'a> Reading<'a> {
                     match self.consume(response, needed).await {
                         Ok(()) => {}
                         Err(Interruption::Endpoint(failure)) => {
+                            self.flush().await?;
                             self.failed(&candidate, &endpoint, failure).await?;
                         }
                         Err(Interruption::End(error)) => return Err(error),
@@ -157,9 +157,14 @@ impl<'a> Reading<'a> {
         self.shared.metrics.count_error(failure.reason());
         let (blob, name) = (self.digest.short(), endpoint.name());
         tracing::debug!(%blob, upstream = %candidate.upstream, endpoint = name, %failure, "source read interrupted");
-        self.attempts.failed(&candidate.route, endpoint, failure).await.map_err(|cause| ReadError::Endpoint {
+        let outcome = match self.cutter.needed() {
+            Some(_) => self.attempts.failed(&candidate.route, endpoint, failure).await,
+            // Everything came, and then something else: there is nothing to ask another endpoint for.
+            None => Err(failure),
+        };
+        outcome.map_err(|cause| ReadError::Endpoint {
             upstream: candidate.upstream.clone(),
-            endpoint: endpoint.name().to_owned(),
+            endpoint: name.to_owned(),
             cause,
         })
     }
@@ -217,6 +222,17 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
+    /// Lets out what came before an interruption: if it is the end, nobody need read it again.
+    async fn flush(&mut self) -> Result<(), ReadError> {
+        if self.is_last_held_back() {
+            return Ok(());
+        }
+        match self.hasher.finished().await {
+            Some(finished) => self.release(finished).await,
+            None => Ok(()),
+        }
+    }
+
     /// In a reading of the whole blob the last piece waits until the body has ended where it should.
     fn is_last_held_back(&self) -> bool {
         self.is_whole && self.cutter.needed().is_none()
@@ -263,69 +279,6 @@ impl Received {
     fn count(&mut self, bytes: u64) {
         self.bytes += bytes;
         self.counter.inc_by(bytes);
-    }
-}
-
-/// A body and where in the blob it is.
-struct Content {
-    body: Incoming,
-    start: u64,
-    /// Of the next byte.
-    offset: u64,
-    end: u64,
-}
-
-impl Content {
-    /// Checks that the answer can hold what is needed: that very range, or the whole blob.
-    fn open(
-        response: Response<Incoming>,
-        needed: Range<u64>,
-        layout: &Layout,
-    ) -> Result<Self, EndpointFailure> {
-        let headers = response.headers();
-        let range = match response.status() {
-            StatusCode::PARTIAL_CONTENT if wire::is_content_range_of(headers, &needed, layout.size()) => {
-                needed
-            }
-            StatusCode::PARTIAL_CONTENT => return Err(EndpointFailure::WrongRange),
-            _ => 0..layout.size(),
-        };
-        let expected = range.end - range.start;
-        match wire::content_length(headers) {
-            Some(announced) if announced != expected => {
-                Err(EndpointFailure::WrongSize { announced, expected })
-            }
-            _ => Ok(Self {
-                body: response.into_body(),
-                start: range.start,
-                offset: range.start,
-                end: range.end,
-            }),
-        }
-    }
-
-    /// The next bytes, waiting for `patience`; `None` at the right end. Dropping the future loses nothing.
-    async fn next(&mut self, patience: Duration) -> Result<Option<Bytes>, EndpointFailure> {
-        loop {
-            let frame = match tokio::time::timeout(patience, self.body.frame()).await {
-                Ok(Some(Ok(frame))) => frame,
-                // Everything came: how the connection ends does not matter.
-                _ if self.offset == self.end => return Ok(None),
-                Ok(None) => return Err(self.truncated()),
-                Ok(Some(Err(error))) => return Err(EndpointFailure::Cut(Causes::of(error))),
-                Err(_) => return Err(EndpointFailure::Stalled { after: patience }),
-            };
-            let Ok(bytes) = frame.into_data() else { continue };
-            self.offset += bytes.len() as u64;
-            if self.offset > self.end {
-                return Err(EndpointFailure::TooLong { expected: self.end - self.start });
-            }
-            return Ok(Some(bytes));
-        }
-    }
-
-    fn truncated(&self) -> EndpointFailure {
-        EndpointFailure::Truncated { received: self.offset - self.start, expected: self.end - self.start }
     }
 }
 

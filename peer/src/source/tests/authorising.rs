@@ -7,10 +7,12 @@ use bytes::Bytes;
 use http::header;
 use http::{Response, StatusCode};
 
-use super::fake::{Ending, FakeRegistry, Reply, Seen, ending_after, plain, serve, status, text, with};
+use super::fake::{
+    Ending, FakeRegistry, Reply, Seen, chunked, ending_after, plain, serve, status, text, with,
+};
 use super::{Bench, HOST, anonymous, blob, credential, credentials, quick_config};
 use crate::source::body::BodyStream;
-use crate::source::{ReadError, Robot, SourceConfig, Verdict};
+use crate::source::{Credentials, ReadCredential, ReadError, Robot, SourceConfig, Verdict};
 
 const PIECE: usize = 128 << 10;
 
@@ -196,6 +198,34 @@ async fn a_credential_that_comes_while_reading_saves_it() {
     })
     .await;
     Bench::new(&[registry.url()]).read(&content, &list).await.assert_whole(&content);
+}
+
+#[tokio::test]
+async fn a_credential_for_a_registry_that_is_not_configured_is_passed_over() {
+    let content = blob(PIECE);
+    let registry = FakeRegistry::start({
+        let content = content.clone();
+        move |seen| serve(&content, seen)
+    })
+    .await;
+    let list = Credentials::new();
+    list.offer(ReadCredential { upstream: "elsewhere.test".parse().unwrap(), ..credential("Bearer a") });
+    list.offer(credential("Bearer b"));
+    Bench::new(&[registry.url()]).read(&content, &list).await.assert_whole(&content);
+    assert_eq!(registry.seen()[0].authorization(), "Bearer b");
+}
+
+#[tokio::test]
+async fn a_refusal_whose_body_never_comes_is_still_a_refusal() {
+    let words = Bytes::from_static(b"denied");
+    let registry = FakeRegistry::start(move |_| {
+        let mut answer = chunked(&words, 3, Ending::Stall);
+        *answer.status_mut() = StatusCode::FORBIDDEN;
+        answer
+    })
+    .await;
+    let outcome = Bench::new(&[registry.url()]).read(&blob(1), &anonymous()).await;
+    assert!(matches!(outcome.result, Err(ReadError::Refused { .. })), "{outcome:?}");
 }
 
 #[tokio::test]

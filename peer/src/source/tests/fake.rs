@@ -50,6 +50,8 @@ pub(super) enum Reply {
     Answer(Response<BodyStream>),
     /// Nothing, for ever.
     Hang,
+    /// Nothing, and the connection is closed.
+    HangUp,
 }
 
 impl From<Response<BodyStream>> for Reply {
@@ -160,6 +162,7 @@ async fn answer(
     match script(&seen) {
         Reply::Answer(response) => Ok(response),
         Reply::Hang => std::future::pending().await,
+        Reply::HangUp => Err("hung up".into()),
     }
 }
 

