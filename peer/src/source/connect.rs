@@ -1,0 +1,214 @@
+//! Connections to one endpoint: verified TLS, a small receive buffer, a static address where one is set.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Uri;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tower_service::Service;
+
+use super::body::{BodyStream, BoxError};
+
+/// The HTTP client of one endpoint, with its pool of warm connections.
+pub(super) type HttpClient = Client<Connector, BodyStream>;
+
+/// How to reach one endpoint.
+pub(super) struct Reach<'a> {
+    /// The system's roots.
+    pub(super) roots: &'a RootCertStore,
+    /// Certificates trusted besides, as PEM.
+    pub(super) ca_pem: Option<&'a str>,
+    /// What to dial in place of a name.
+    pub(super) detour: Option<Detour>,
+    /// For the connection to stand, TLS included.
+    pub(super) connect_timeout: Duration,
+}
+
+impl Reach<'_> {
+    /// A client that speaks HTTP/1.1 only: a registry's HTTP/2 gains a reader of large blobs nothing,
+    /// and one connection per read is what makes a stall visible.
+    pub(super) fn client(self) -> Result<HttpClient, ParseCaError> {
+        let mut roots = self.roots.clone();
+        if let Some(pem) = self.ca_pem {
+            add_ca(&mut roots, pem)?;
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("the provider supports TLS 1.2 and 1.3")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_keepalive(Some(KEEPALIVE));
+        tcp.set_connect_timeout(Some(self.connect_timeout));
+        tcp.set_recv_buffer_size(Some(RECEIVE_BUFFER));
+        let https = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(Dial { tcp, detour: self.detour });
+        let connector = Connector { https, limit: self.connect_timeout };
+        Ok(Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(POOL_IDLE)
+            .pool_max_idle_per_host(POOL_MAX_IDLE)
+            .build(connector))
+    }
+}
+
+fn add_ca(roots: &mut RootCertStore, pem: &str) -> Result<(), ParseCaError> {
+    let mut count = 0;
+    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+        let certificate = certificate.map_err(|_| ParseCaError::Pem)?;
+        roots.add(certificate).map_err(|_| ParseCaError::Certificate)?;
+        count += 1;
+    }
+    if count == 0 { Err(ParseCaError::Empty) } else { Ok(()) }
+}
+
+/// Dials `address` where `host` is meant; TLS and `Host` keep the name.
+#[derive(Debug, Clone)]
+pub(super) struct Detour {
+    pub(super) host: String,
+    pub(super) port: u16,
+    pub(super) address: SocketAddr,
+}
+
+impl Detour {
+    /// What to dial for `uri`. Another port of the same host is the same machine.
+    fn apply(&self, uri: &Uri) -> Option<Uri> {
+        if !uri.host()?.eq_ignore_ascii_case(&self.host) {
+            return None;
+        }
+        let mut address = self.address;
+        let port = port_of(uri);
+        if port != self.port {
+            address.set_port(port);
+        }
+        format!("http://{address}/").parse().ok()
+    }
+}
+
+/// The port that a URI means.
+pub(super) fn port_of(uri: &Uri) -> u16 {
+    let default = if uri.scheme_str() == Some("http") { 80 } else { 443 };
+    uri.port_u16().unwrap_or(default)
+}
+
+/// TCP under the TLS connector.
+#[derive(Debug, Clone)]
+struct Dial {
+    tcp: HttpConnector,
+    detour: Option<Detour>,
+}
+
+impl Service<Uri> for Dial {
+    type Response = TokioIo<TcpStream>;
+    type Error = <HttpConnector as Service<Uri>>::Error;
+    type Future = <HttpConnector as Service<Uri>>::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.tcp.poll_ready(cx)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let detour = self.detour.as_ref().and_then(|detour| detour.apply(&uri));
+        self.tcp.call(detour.unwrap_or(uri))
+    }
+}
+
+/// TCP and TLS within one limit: a server that accepts and then says nothing is no connection.
+#[derive(Debug, Clone)]
+pub(super) struct Connector {
+    https: HttpsConnector<Dial>,
+    limit: Duration,
+}
+
+impl Service<Uri> for Connector {
+    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.https.poll_ready(cx)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connecting = self.https.call(uri);
+        let limit = self.limit;
+        Box::pin(async move {
+            tokio::time::timeout(limit, connecting).await.map_err(|_| ConnectTimeout { limit })?
+        })
+    }
+}
+
+/// Why a CA file is no CA.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ParseCaError {
+    /// Not PEM.
+    #[error("its CA is not PEM")]
+    Pem,
+    /// PEM without a certificate.
+    #[error("its CA holds no certificate")]
+    Empty,
+    /// A PEM block that is no certificate.
+    #[error("its CA holds a certificate that does not parse")]
+    Certificate,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("no connection within {limit:?}")]
+struct ConnectTimeout {
+    limit: Duration,
+}
+
+/// A reader that dies leaves at most about this much read ahead. Set, it replaces the kernel's tuning,
+/// which goes up to `tcp_rmem`, often 32 MiB; the kernel caps it at `net.core.rmem_max`.
+pub(super) const RECEIVE_BUFFER: usize = 1 << 20;
+/// Unused connections stay warm this long; common registry front ends close at 60 to 75 s.
+const POOL_IDLE: Duration = Duration::from_secs(60);
+/// Warm connections per endpoint; more are closed after use.
+const POOL_MAX_IDLE: usize = 16;
+/// A connection whose other end vanished is noticed after a few of these.
+const KEEPALIVE: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_detour_stands_for_one_host_whatever_the_port() {
+        let detour = Detour { host: "reg.test".into(), port: 443, address: "[::1]:8443".parse().unwrap() };
+        let dialled = |uri: &str| detour.apply(&uri.parse().unwrap()).map(|uri| uri.to_string());
+        assert_eq!(dialled("https://REG.test/v2/").as_deref(), Some("http://[::1]:8443/"));
+        assert_eq!(dialled("https://reg.test:5001/t").as_deref(), Some("http://[::1]:5001/"));
+        assert_eq!(dialled("https://s3.test/"), None);
+    }
+
+    #[test]
+    fn a_ca_that_does_not_parse_says_why() {
+        let add = |pem: &str| add_ca(&mut RootCertStore::empty(), pem);
+        assert_eq!(add("rubbish"), Err(ParseCaError::Empty));
+        assert_eq!(
+            add("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"),
+            Err(ParseCaError::Pem)
+        );
+        assert_eq!(
+            add("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
+            Err(ParseCaError::Certificate)
+        );
+    }
+}

@@ -1,0 +1,252 @@
+//! With whose credential a blob is read: the list grows while the reading goes on, and each
+//! asker learns the registry's verdict on its own credential as soon as there is one.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use flotilla_proto::{Authorization, CredentialHash, RegistryHost, RepositoryName};
+use http::{HeaderMap, StatusCode};
+use tokio::sync::watch;
+
+/// A credential and the repository it is to be used for.
+#[derive(Debug, Clone)]
+pub struct ReadCredential {
+    /// The registry.
+    pub upstream: RegistryHost,
+    /// The repository that should hold the blob.
+    pub repository: RepositoryName,
+    /// The client's own header.
+    pub authorization: Authorization,
+}
+
+impl ReadCredential {
+    fn key(&self) -> Key {
+        Key {
+            upstream: self.upstream.clone(),
+            repository: self.repository.clone(),
+            credential: self.authorization.hash(),
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq)]
+struct Key {
+    upstream: RegistryHost,
+    repository: RepositoryName,
+    credential: CredentialHash,
+}
+
+/// What a registry said to one credential for one blob.
+#[derive(Debug, Clone)]
+pub enum Verdict {
+    /// It served the blob, or a part of it.
+    Accepted,
+    /// It refused, in these words. The credential is not used again in this reading.
+    Refused(Arc<RegistryAnswer>),
+}
+
+/// A registry's refusal, to be relayed to the client whose credential it was.
+#[derive(Clone)]
+pub struct RegistryAnswer {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers without those of the connection and without `Content-Length`.
+    pub headers: HeaderMap,
+    /// The body's first 64 KiB.
+    pub body: Bytes,
+}
+
+impl RegistryAnswer {
+    /// How much of a refusal's body is kept, in bytes.
+    pub const MAX_BODY: usize = 64 << 10;
+}
+
+impl fmt::Debug for RegistryAnswer {
+    /// Without headers and body: they may hold a session.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RegistryAnswer({}, {} bytes)", self.status, self.body.len())
+    }
+}
+
+/// The credentials one blob may be read with: a handle on a list shared with the reading.
+#[derive(Clone)]
+pub struct Credentials(watch::Sender<Vec<Entry>>);
+
+struct Entry {
+    credential: ReadCredential,
+    key: Key,
+    verdict: Option<Verdict>,
+}
+
+impl Credentials {
+    /// Credentials kept per (upstream, repository) that were not refused; more are turned away.
+    pub const MAX_LIVE_PER_REPOSITORY: usize = 8;
+    /// Credentials kept in all, the refused ones too; more are turned away.
+    pub const MAX: usize = 256;
+
+    /// An empty list.
+    pub fn new() -> Self {
+        Self(watch::Sender::new(Vec::new()))
+    }
+
+    /// Adds a credential, unless it is there or the list is full.
+    pub fn offer(&self, credential: ReadCredential) -> Offer {
+        let key = credential.key();
+        let mut offer = Offer::Full;
+        self.0.send_if_modified(|entries| {
+            offer = room_for(entries, &key);
+            if offer == Offer::Added {
+                entries.push(Entry { credential, key, verdict: None });
+            }
+            offer == Offer::Added
+        });
+        offer
+    }
+
+    /// Waits for the registry's verdict on this credential. A credential that another spares the
+    /// registry from judging waits until the list is dropped by everyone: give up with the reading.
+    ///
+    /// `None` if it is not in the list.
+    pub async fn verdict(&self, credential: &ReadCredential) -> Option<Verdict> {
+        let key = credential.key();
+        let mut entries = self.0.subscribe();
+        let find = |entries: &[Entry]| entries.iter().position(|entry| entry.key == key);
+        let index = find(&entries.borrow())?;
+        let judged = entries.wait_for(|entries| entries[index].verdict.is_some()).await.ok()?;
+        judged[index].verdict.clone()
+    }
+
+    /// The first credential that was not refused and that `is_usable` agrees to.
+    pub(super) fn first_live(&self, is_usable: impl Fn(&ReadCredential) -> bool) -> Option<ReadCredential> {
+        let entries = self.0.borrow();
+        let live = entries.iter().filter(|entry| !entry.is_refused()).map(|entry| &entry.credential);
+        live.into_iter().find(|credential| is_usable(credential)).cloned()
+    }
+
+    /// The registries and repositories of the list, each once, in order.
+    pub(super) fn repositories(&self) -> Vec<(RegistryHost, RepositoryName)> {
+        let mut seen = HashSet::new();
+        let entries = self.0.borrow();
+        let pairs = entries.iter().map(|entry| (entry.key.upstream.clone(), entry.key.repository.clone()));
+        pairs.filter(|pair| seen.insert(pair.clone())).collect()
+    }
+
+    pub(super) fn judge(&self, credential: &ReadCredential, verdict: &Verdict) {
+        let key = credential.key();
+        self.0.send_if_modified(|entries| {
+            let Some(entry) = entries.iter_mut().find(|entry| entry.key == key) else { return false };
+            let is_news = !matches!((&entry.verdict, verdict), (Some(Verdict::Accepted), Verdict::Accepted));
+            if is_news {
+                entry.verdict = Some(verdict.clone());
+            }
+            is_news
+        });
+    }
+}
+
+fn room_for(entries: &[Entry], key: &Key) -> Offer {
+    if entries.iter().any(|entry| entry.key == *key) {
+        return Offer::Known;
+    }
+    let same_repository =
+        |entry: &&Entry| entry.key.upstream == key.upstream && entry.key.repository == key.repository;
+    let live = entries.iter().filter(same_repository).filter(|entry| !entry.is_refused()).count();
+    let is_full = live >= Credentials::MAX_LIVE_PER_REPOSITORY || entries.len() >= Credentials::MAX;
+    if is_full { Offer::Full } else { Offer::Added }
+}
+
+impl Entry {
+    fn is_refused(&self) -> bool {
+        matches!(self.verdict, Some(Verdict::Refused(_)))
+    }
+}
+
+impl Default for Credentials {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Credentials({})", self.0.borrow().len())
+    }
+}
+
+/// What became of an offered credential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Offer {
+    /// It is in the list.
+    Added,
+    /// It was there before; a refused one stays refused.
+    Known,
+    /// The list is full; its owner asks the registry by a probe.
+    Full,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn credential(repository: &str, header: &str) -> ReadCredential {
+        ReadCredential {
+            upstream: "reg.test".parse().unwrap(),
+            repository: repository.parse().unwrap(),
+            authorization: Authorization::new(header.to_owned()),
+        }
+    }
+
+    fn refusal() -> Verdict {
+        let answer =
+            RegistryAnswer { status: StatusCode::FORBIDDEN, headers: HeaderMap::new(), body: Bytes::new() };
+        Verdict::Refused(Arc::new(answer))
+    }
+
+    #[test]
+    fn a_repository_keeps_eight_live_credentials_and_refused_ones_make_room() {
+        let list = Credentials::new();
+        for index in 0..8 {
+            assert_eq!(list.offer(credential("app", &format!("Bearer {index}"))), Offer::Added);
+        }
+        assert_eq!(list.offer(credential("app", "Bearer 0")), Offer::Known);
+        assert_eq!(list.offer(credential("app", "Bearer 8")), Offer::Full);
+        assert_eq!(list.offer(credential("other", "Bearer 8")), Offer::Added);
+        list.judge(&credential("app", "Bearer 0"), &refusal());
+        assert_eq!(list.offer(credential("app", "Bearer 8")), Offer::Added);
+        assert_eq!(list.offer(credential("app", "Bearer 0")), Offer::Known);
+    }
+
+    #[test]
+    fn the_list_never_grows_without_end() {
+        let list = Credentials::new();
+        for index in 0..Credentials::MAX {
+            assert_eq!(list.offer(credential(&format!("app{index}"), "")), Offer::Added);
+        }
+        assert_eq!(list.offer(credential("one-more", "")), Offer::Full);
+    }
+
+    #[tokio::test]
+    async fn an_asker_learns_the_verdict_on_its_own_credential() {
+        let list = Credentials::new();
+        let (alice, bob) = (credential("app", "Bearer alice"), credential("app", "Bearer bob"));
+        list.offer(alice.clone());
+        list.offer(bob.clone());
+        let (list, asker) = (list.clone(), list);
+        let waiting = tokio::spawn(async move { asker.verdict(&bob).await });
+        list.judge(&alice, &refusal());
+        list.judge(&credential("app", "Bearer bob"), &Verdict::Accepted);
+        assert!(matches!(waiting.await.unwrap(), Some(Verdict::Accepted)));
+        assert!(matches!(list.verdict(&alice).await, Some(Verdict::Refused(_))));
+        assert!(list.verdict(&credential("app", "Bearer eve")).await.is_none());
+    }
+
+    #[test]
+    fn nothing_of_a_credential_prints() {
+        let list = Credentials::new();
+        list.offer(credential("app", "Basic c2VjcmV0"));
+        let shown = format!("{list:?} {:?} {:?}", credential("app", "Basic c2VjcmV0"), refusal());
+        assert!(!shown.contains("c2Vj"), "{shown}");
+    }
+}

@@ -1,0 +1,203 @@
+//! How one request to one endpoint fails: shared by reading and forwarding.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use http::StatusCode;
+
+use super::body::BoxError;
+use super::metrics::FailureReason;
+
+/// Why an endpoint gave no usable answer. Never a verdict on a credential.
+#[derive(Debug, thiserror::Error)]
+pub enum EndpointFailure {
+    /// No connection stands: name, address or TCP.
+    #[error("cannot connect: {0}")]
+    Connect(Causes),
+    /// The server did not prove to be whom it should be, or speaks no common TLS.
+    #[error("is not trusted: {0}")]
+    Tls(Causes),
+    /// No header came in time.
+    #[error("no answer within {}", Millis(.after))]
+    NoHeader {
+        /// How long it was given.
+        after: Duration,
+    },
+    /// The body stood still.
+    #[error("no byte for {}", Millis(.after))]
+    Stalled {
+        /// How long.
+        after: Duration,
+    },
+    /// The connection broke, before the header or in the body.
+    #[error("connection lost: {0}")]
+    Cut(Causes),
+    /// The body ended cleanly and too early.
+    #[error("body ended after {received} of {expected} bytes")]
+    Truncated {
+        /// Bytes that came.
+        received: u64,
+        /// Bytes that should have come.
+        expected: u64,
+    },
+    /// A status that is neither content nor a verdict on the credential.
+    #[error("answered {0}")]
+    Status(StatusCode),
+    /// The announced length is not the blob's.
+    #[error("announces {announced} bytes, the blob has {expected}")]
+    WrongSize {
+        /// What `Content-Length` says.
+        announced: u64,
+        /// What the descriptor says.
+        expected: u64,
+    },
+    /// More bytes came than the blob has.
+    #[error("body goes on after {expected} bytes")]
+    TooLong {
+        /// Where it should have ended.
+        expected: u64,
+    },
+    /// The body is compressed although `identity` was asked for.
+    #[error("body has a Content-Encoding though none was accepted")]
+    Encoded,
+    /// A partial answer to another range than the one asked for, or 416.
+    #[error("answered another range than the one asked for")]
+    WrongRange,
+    /// A redirect without a usable target.
+    #[error("redirects to an address that cannot be used")]
+    BadRedirect,
+    /// A redirect from TLS to clear text.
+    #[error("redirects from https to http")]
+    Downgrade,
+    /// A chain of redirects without end.
+    #[error("redirects more than {limit} times")]
+    TooManyRedirects {
+        /// How many are followed.
+        limit: u32,
+    },
+    /// The token service's answer holds no token.
+    #[error("its token service gave no usable token")]
+    NoToken,
+}
+
+impl EndpointFailure {
+    /// From the HTTP client's error.
+    pub(super) fn of_exchange(error: hyper_util::client::legacy::Error) -> Self {
+        match (error.is_connect(), is_of_tls(&error)) {
+            (true, true) => Self::Tls(Causes::of(error)),
+            (true, false) => Self::Connect(Causes::of(error)),
+            (false, _) => Self::Cut(Causes::of(error)),
+        }
+    }
+
+    /// Whether the endpoint itself seems down, so that others should be tried first for a while.
+    pub(super) fn is_outage(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::Tls(_) | Self::NoHeader { .. } => true,
+            Self::Status(status) => status.is_server_error(),
+            Self::Stalled { .. }
+            | Self::Cut(_)
+            | Self::Truncated { .. }
+            | Self::WrongSize { .. }
+            | Self::TooLong { .. }
+            | Self::Encoded
+            | Self::WrongRange
+            | Self::BadRedirect
+            | Self::Downgrade
+            | Self::TooManyRedirects { .. }
+            | Self::NoToken => false,
+        }
+    }
+
+    /// Whether the same request may well succeed at the same endpoint a moment later.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            Self::Connect(_)
+            | Self::NoHeader { .. }
+            | Self::Stalled { .. }
+            | Self::Cut(_)
+            | Self::Truncated { .. } => true,
+            Self::Status(status) => status.is_server_error(),
+            Self::Tls(_)
+            | Self::WrongSize { .. }
+            | Self::TooLong { .. }
+            | Self::Encoded
+            | Self::WrongRange
+            | Self::BadRedirect
+            | Self::Downgrade
+            | Self::TooManyRedirects { .. }
+            | Self::NoToken => false,
+        }
+    }
+
+    pub(super) fn reason(&self) -> FailureReason {
+        match self {
+            Self::Connect(_) => FailureReason::Connect,
+            Self::Tls(_) => FailureReason::Tls,
+            Self::NoHeader { .. } => FailureReason::NoHeader,
+            Self::Stalled { .. } => FailureReason::Stall,
+            Self::Cut(_) | Self::Truncated { .. } => FailureReason::Cut,
+            Self::Status(_) => FailureReason::Status,
+            Self::WrongSize { .. } | Self::TooLong { .. } => FailureReason::Size,
+            Self::Encoded => FailureReason::Encoding,
+            Self::WrongRange => FailureReason::Range,
+            Self::BadRedirect | Self::Downgrade | Self::TooManyRedirects { .. } => FailureReason::Redirect,
+            Self::NoToken => FailureReason::Token,
+        }
+    }
+}
+
+/// Whether TLS is at the bottom of it. An I/O error hides what it holds from `source`.
+fn is_of_tls(error: &(dyn Error + 'static)) -> bool {
+    let inner: Option<&(dyn Error + 'static)> = match error.downcast_ref::<std::io::Error>() {
+        Some(io) => io.get_ref().map(|inner| inner as _),
+        None => error.source(),
+    };
+    error.is::<rustls::Error>() || inner.is_some_and(is_of_tls)
+}
+
+/// An error shown with all its causes on one line: the HTTP client hides the useful part
+/// ("unknown issuer", "connection refused") three levels down.
+#[derive(Debug)]
+pub struct Causes(BoxError);
+
+impl Causes {
+    pub(super) fn of(error: impl Into<BoxError>) -> Self {
+        Self(error.into())
+    }
+}
+
+impl fmt::Display for Causes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut last = self.0.to_string();
+        f.write_str(&last)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            let text = error.to_string();
+            // Wrappers often repeat what they wrap.
+            if text != last {
+                write!(f, ": {text}")?;
+            }
+            last = text;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+impl Error for Causes {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
+    }
+}
+
+/// A duration to the millisecond.
+struct Millis<'a>(&'a Duration);
+
+impl fmt::Display for Millis<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let millis = (self.0.as_secs_f64() * 1000.0).round();
+        write!(f, "{:?}", Duration::from_secs_f64(millis / 1000.0))
+    }
+}

@@ -1,0 +1,254 @@
+//! Passing a client's request to the registry, byte for byte, and asking whether a credential may read.
+
+use std::time::Duration;
+
+use flotilla_proto::RegistryHost;
+use http::header::{self, HeaderMap};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::Shared;
+use super::body::{self, BodyStream, Outgoing, Relayed};
+use super::failure::EndpointFailure;
+use super::header as wire;
+use super::metrics::{FailureReason, Reader, RequestKind};
+use super::upstream::{EndpointClient, Place, REST_AFTER_OUTAGE, UpstreamError};
+
+/// Why a request is forwarded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// A client wants the answer.
+    Pass,
+    /// Only the status matters: of a GET one byte is asked for, and the body of a consent is dropped
+    /// unread. A refusal comes with its body, to be relayed.
+    Probe,
+}
+
+/// One request on its way to one of several endpoints.
+pub(super) struct Forwarding<'a> {
+    shared: &'a Shared,
+    upstream: RegistryHost,
+    purpose: Purpose,
+    method: Method,
+    path: PathAndQuery,
+    headers: HeaderMap,
+    body: Outgoing,
+}
+
+impl<'a> Forwarding<'a> {
+    pub(super) fn new(
+        shared: &'a Shared,
+        upstream: &RegistryHost,
+        request: Request<BodyStream>,
+        purpose: Purpose,
+    ) -> Self {
+        let (parts, body) = request.into_parts();
+        let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let mut headers = parts.headers;
+        wire::strip_hop_by_hop(&mut headers);
+        if purpose == Purpose::Probe && parts.method == Method::GET {
+            headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
+        }
+        let (upstream, body) = (upstream.clone(), Outgoing::new(body));
+        Self { shared, upstream, purpose, method: parts.method, path, headers, body }
+    }
+
+    /// Tries the endpoints in order: the next one where nothing was sent yet, and for a GET or HEAD
+    /// also after a lost connection or a 5xx.
+    pub(super) async fn run(self) -> Result<Response<BodyStream>, ForwardError> {
+        let endpoints = self.shared.routes.load().find(&self.upstream)?.in_order();
+        let deadline = Instant::now() + self.shared.config.header_timeout;
+        let mut untried = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
+        let mut endpoints = endpoints.iter().peekable();
+        loop {
+            let endpoint = endpoints.next().expect("the loop ends with the last endpoint");
+            let share = deadline.saturating_duration_since(Instant::now()) / untried;
+            untried -= 1;
+            let outcome = self.attempt(endpoint, share).await;
+            let is_retriable = self.note(endpoint, &outcome).is_retriable(self.is_safe());
+            if is_retriable && self.body.is_unsent() && endpoints.peek().is_some() {
+                continue;
+            }
+            return match outcome {
+                Ok(response) => Ok(self.relay(response)),
+                Err(cause) => {
+                    let endpoint = endpoint.name().to_owned();
+                    Err(ForwardError::Endpoint { upstream: self.upstream, endpoint, cause })
+                }
+            };
+        }
+    }
+
+    /// Whether asking twice asks for the same (RFC 9110 §9.2.1).
+    fn is_safe(&self) -> bool {
+        self.method == Method::GET || self.method == Method::HEAD
+    }
+
+    /// Asks one endpoint, a read once more if the connection broke: a registry may close a warm
+    /// connection in the very moment it is used again.
+    async fn attempt(
+        &self,
+        endpoint: &EndpointClient,
+        share: Duration,
+    ) -> Result<Response<Incoming>, EndpointFailure> {
+        let asking = async {
+            match self.send(endpoint).await {
+                Err(EndpointFailure::Cut(_)) if self.is_safe() && self.body.is_unsent() => {
+                    self.send(endpoint).await
+                }
+                answer => answer,
+            }
+        };
+        if self.is_bounded() {
+            let answer = tokio::time::timeout(share, asking).await;
+            return answer.unwrap_or(Err(EndpointFailure::NoHeader { after: share }));
+        }
+        tokio::select! {
+            answer = asking => answer,
+            () = self.idle() => Err(EndpointFailure::NoHeader { after: PASS_IDLE }),
+        }
+    }
+
+    async fn send(&self, endpoint: &EndpointClient) -> Result<Response<Incoming>, EndpointFailure> {
+        let lent = self.body.lend().expect("an endpoint is tried only while the body is unsent");
+        let mut request = Request::new(lent);
+        *request.method_mut() = self.method.clone();
+        *request.headers_mut() = self.headers.clone();
+        let place = Place { uri: endpoint.uri(self.path.clone()), is_home: true };
+        self.shared.metrics.count_request(match self.purpose {
+            Purpose::Pass => RequestKind::Pass,
+            Purpose::Probe => RequestKind::Probe,
+        });
+        endpoint.send(place, request).await
+    }
+
+    /// Whether a client waits for this answer's header with little patience: manifests, blobs,
+    /// `/v2/` and tokens. A push, a catalog or a list of tags may take its time.
+    fn is_bounded(&self) -> bool {
+        let path = self.path.path();
+        let is_read = match path.strip_prefix("/v2/") {
+            Some("") | None => true,
+            Some(rest) => rest.contains("/manifests/") || is_blob_path(rest),
+        };
+        self.is_safe() && is_read
+    }
+
+    /// Ends when nothing of the body was sent for long.
+    async fn idle(&self) {
+        loop {
+            let limit = self.body.last_progress() + PASS_IDLE;
+            if limit <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(limit).await;
+        }
+    }
+
+    /// Takes note of how an attempt went.
+    fn note(
+        &self,
+        endpoint: &EndpointClient,
+        outcome: &Result<Response<Incoming>, EndpointFailure>,
+    ) -> Outcome {
+        let (outcome, reason, is_outage) = match outcome {
+            Ok(response) if response.status().is_server_error() => {
+                (Outcome::ServerError, FailureReason::Status, true)
+            }
+            Ok(_) => return Outcome::Answered,
+            Err(failure) => {
+                tracing::debug!(upstream = %self.upstream, endpoint = endpoint.name(), %failure, "forward failed");
+                let outcome = match failure {
+                    EndpointFailure::Connect(_) | EndpointFailure::Tls(_) => Outcome::NotConnected,
+                    _ => Outcome::Lost,
+                };
+                (outcome, failure.reason(), failure.is_outage())
+            }
+        };
+        self.shared.metrics.count_error(reason);
+        if is_outage {
+            endpoint.rest(REST_AFTER_OUTAGE);
+        }
+        outcome
+    }
+
+    fn relay(&self, response: Response<Incoming>) -> Response<BodyStream> {
+        let (mut parts, body) = response.into_parts();
+        wire::strip_hop_by_hop(&mut parts.headers);
+        let is_consent = parts.status.is_success() || parts.status.is_redirection();
+        let body = match self.purpose {
+            Purpose::Probe if is_consent => {
+                self.count_probe(parts.status, &parts.headers);
+                body::empty()
+            }
+            Purpose::Probe | Purpose::Pass => {
+                let is_blob = self.method == Method::GET && is_blob_path(self.path.path());
+                let counter = (is_blob && parts.status.is_success())
+                    .then(|| self.shared.metrics.blob_bytes(Reader::Client));
+                let idle = if self.is_bounded() { READ_IDLE } else { PASS_IDLE };
+                Relayed::new(body, idle, counter).boxed_unsync()
+            }
+        };
+        Response::from_parts(parts, body)
+    }
+
+    /// A dropped body cannot be counted; what was announced, and fits the receive buffer, may have come.
+    fn count_probe(&self, status: StatusCode, headers: &HeaderMap) {
+        if self.method != Method::GET || status.is_redirection() {
+            return;
+        }
+        let at_most = super::connect::RECEIVE_BUFFER as u64;
+        let announced = wire::content_length(headers).unwrap_or(at_most);
+        self.shared.metrics.count_probe_bytes(announced.min(at_most));
+    }
+}
+
+/// Whether it names a blob rather than an upload.
+fn is_blob_path(path: &str) -> bool {
+    path.contains("/blobs/") && !path.contains("/blobs/uploads")
+}
+
+/// How an attempt went, as far as the next one cares.
+#[derive(Debug, Clone, Copy)]
+enum Outcome {
+    Answered,
+    ServerError,
+    NotConnected,
+    Lost,
+}
+
+impl Outcome {
+    fn is_retriable(self, is_safe: bool) -> bool {
+        match self {
+            Self::Answered => false,
+            Self::NotConnected => true,
+            Self::ServerError | Self::Lost => is_safe,
+        }
+    }
+}
+
+/// A push, or a slow listing, may stand still this long: what registries' own front ends allow.
+const PASS_IDLE: Duration = Duration::from_secs(900);
+
+/// A manifest's or blob's body that stands still this long is broken off.
+const READ_IDLE: Duration = Duration::from_secs(60);
+
+/// Why a request got no answer from its registry.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// There is no way to the registry.
+    #[error(transparent)]
+    Upstream(#[from] UpstreamError),
+    /// No endpoint answered.
+    #[error("{upstream} at {endpoint} {cause}")]
+    Endpoint {
+        /// The registry.
+        upstream: RegistryHost,
+        /// The URL of the endpoint that failed last.
+        endpoint: String,
+        /// How.
+        cause: EndpointFailure,
+    },
+}

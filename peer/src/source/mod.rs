@@ -1,0 +1,140 @@
+//! The registry client: the only code in a region that talks to a registry.
+//!
+//! Two ways in. [`Source::read_blob`] reads a blob for the region: every wanted piece once, resumed
+//! over cuts, stalls and endpoints, the last piece of a whole blob only after its SHA-256 is right.
+//! [`Source::forward`] passes a client's request on as it is, or probes whether its credential may read.
+//! Neither follows more than the protocol needs, and there is no way to skip the verification of TLS.
+//!
+//! What it leaves to others: who may read when (leases), which client gets what (grants), what to do
+//! with a wrong blob's pieces (purges).
+
+mod attempts;
+mod blob_request;
+mod body;
+mod challenge;
+mod config;
+mod connect;
+mod content;
+mod credential;
+mod cutter;
+mod failure;
+mod forward;
+mod header;
+mod metrics;
+mod read;
+mod roster;
+mod token;
+mod upstream;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+use flotilla_proto::RegistryHost;
+use http::{Request, Response};
+use prometheus_client::registry::Registry;
+use rustls::RootCertStore;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+pub use body::{BodyStream, BoxError};
+pub use config::{Robot, SourceConfig};
+pub use connect::ParseCaError;
+pub use credential::{Credentials, Offer, ReadCredential, RegistryAnswer, Verdict};
+pub use failure::{Causes, EndpointFailure};
+pub use forward::{ForwardError, Purpose};
+pub use read::{ReadError, ReadOrder, ReadSummary, SourcePiece};
+pub use roster::ReadBy;
+pub use upstream::{Endpoint, UnusableEndpoint, Upstream, UpstreamError};
+
+use forward::Forwarding;
+use metrics::Metrics;
+use read::Reading;
+use token::TokenCache;
+use upstream::{Dialling, Routes};
+
+/// A handle on the registry client; clones share connections, tokens and counters.
+#[derive(Clone)]
+pub struct Source(Arc<Shared>);
+
+struct Shared {
+    config: SourceConfig,
+    metrics: Metrics,
+    tokens: TokenCache,
+    dialling: Dialling,
+    routes: ArcSwap<Routes>,
+}
+
+impl Source {
+    /// A client that knows no registry yet. Reads the system's root certificates, once.
+    pub fn new(config: SourceConfig, metrics: &mut Registry) -> Self {
+        let dialling = Dialling { roots: system_roots(), connect_timeout: config.connect_timeout };
+        Self(Arc::new(Shared {
+            metrics: Metrics::register(metrics),
+            tokens: TokenCache::default(),
+            dialling,
+            routes: ArcSwap::default(),
+            config,
+        }))
+    }
+
+    /// Replaces the registries it knows. What is under way goes on as it began; endpoints that did not
+    /// change keep their connections. One that cannot be used is a warning and an error when asked for.
+    pub fn set_upstreams(&self, upstreams: Vec<Upstream>) {
+        let previous = self.0.routes.load();
+        self.0.routes.store(Arc::new(Routes::new(upstreams, &previous, &self.0.dialling)));
+    }
+
+    /// Sends a request to a registry as the client made it, but for what concerns one connection only and
+    /// `Host`, which is the registry's public host. Streams both ways; follows and unpacks nothing.
+    ///
+    /// A manifest, blob, token or `/v2/` is answered within `header_timeout`, and its body may stand
+    /// still for 60 s; anything else may stand still for 900 s.
+    ///
+    /// # Errors
+    /// If the registry is not known, or no endpoint answered. Any answer of a registry is `Ok`.
+    pub async fn forward(
+        &self,
+        upstream: &RegistryHost,
+        request: Request<BodyStream>,
+        purpose: Purpose,
+    ) -> Result<Response<BodyStream>, ForwardError> {
+        Forwarding::new(&self.0, upstream, request, purpose).run().await
+    }
+
+    /// Reads the wanted pieces in index order into `sink`, which slows the reading down when it is full.
+    ///
+    /// At most 9 s pass without a byte, and five failures in a row, before an error. Pieces sent before
+    /// an error are as the registry sent them; after [`ReadError::DigestMismatch`] they are worthless.
+    ///
+    /// # Errors
+    /// See [`ReadError`].
+    ///
+    /// # Panics
+    /// If the wanted pieces are of another blob than the layout.
+    pub async fn read_blob(
+        &self,
+        order: ReadOrder,
+        sink: mpsc::Sender<SourcePiece>,
+        cancel: CancellationToken,
+    ) -> Result<ReadSummary, ReadError> {
+        let reading = Reading::new(&self.0, order, sink).run();
+        cancel.run_until_cancelled(reading).await.unwrap_or(Err(ReadError::Cancelled))
+    }
+}
+
+/// The system's roots; none is a warning, for every endpoint may bring its own.
+fn system_roots() -> RootCertStore {
+    let found = rustls_native_certs::load_native_certs();
+    for error in &found.errors {
+        tracing::warn!(%error, "load a system root certificate");
+    }
+    let mut roots = RootCertStore::empty();
+    let (added, _ignored) = roots.add_parsable_certificates(found.certs);
+    if added == 0 {
+        tracing::warn!("no system root certificates: only registries with their own CA can be reached");
+    }
+    roots
+}
