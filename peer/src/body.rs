@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full};
 use tokio::sync::mpsc;
@@ -19,6 +19,19 @@ pub(crate) fn full(bytes: impl Into<Bytes>) -> BodyStream {
 /// A body without a byte.
 pub(crate) fn empty() -> BodyStream {
     full(Bytes::new())
+}
+
+/// Reads a body whole; `None` if it breaks, or is longer than `max_len` bytes.
+pub(crate) async fn read_whole(mut body: BodyStream, max_len: usize) -> Option<Bytes> {
+    let mut whole = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.ok()?.into_data() else { continue };
+        if whole.len() + data.len() > max_len {
+            return None;
+        }
+        whole.extend_from_slice(&data);
+    }
+    Some(whole.freeze())
 }
 
 /// The rest of a stream between peers. A cut stream is an error, never a clean end.
@@ -41,7 +54,7 @@ async fn pump(mut stream: Incoming, sender: mpsc::Sender<Result<Bytes, BoxError>
         let next = match stream.chunk(CHUNK).await {
             Ok(Some(chunk)) => Ok(chunk),
             Ok(None) => return,
-            Err(error) => Err(error.into()),
+            Err(error) => Err(Box::new(error) as BoxError),
         };
         let ended = next.is_err();
         if sender.send(next).await.is_err() {
@@ -69,7 +82,10 @@ impl http_body::Body for Fed {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.receiver.poll_recv(context).map(|next| next.map(|chunk| chunk.map(Frame::data)))
     }
 }

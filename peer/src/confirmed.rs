@@ -27,7 +27,12 @@ impl Confirmed {
         Self { places: Mutex::default(), changes: watch::Sender::new(0) }
     }
 
-    pub(crate) fn contains(&self, upstream: &RegistryHost, repository: &RepositoryName, digest: Digest) -> bool {
+    pub(crate) fn contains(
+        &self,
+        upstream: &RegistryHost,
+        repository: &RepositoryName,
+        digest: Digest,
+    ) -> bool {
         self.lock().set.contains(&(upstream.clone(), repository.clone(), digest))
     }
 

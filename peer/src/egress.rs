@@ -53,7 +53,9 @@ impl Egress {
             let request = Request::from_parts(head.clone(), body);
             match self.transport.forward(&seed, request, upstream.as_str(), purpose).await {
                 Ok(answer) => return Ok(answer),
-                Err(error) if error.is_seeds_own() && repeatable => failure = EgressError::Seed { seed, error },
+                Err(error) if error.is_seeds_own() && repeatable => {
+                    failure = EgressError::Seed { seed, error }
+                }
                 Err(error) => return Err(EgressError::Seed { seed, error }),
             }
         }
@@ -66,7 +68,11 @@ impl Egress {
     /// # Errors
     ///
     /// As [`Self::forward`].
-    pub(crate) async fn confirm(&self, digest: Digest, credential: &ReadCredential) -> Result<Offered, EgressError> {
+    pub(crate) async fn confirm(
+        &self,
+        digest: Digest,
+        credential: &ReadCredential,
+    ) -> Result<Offered, EgressError> {
         let mut failure = EgressError::NoSeed;
         for seed in self.seeds(digest.as_bytes()) {
             match self.offer(&seed, digest, credential).await {

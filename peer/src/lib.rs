@@ -137,7 +137,8 @@ async fn follow_settings(mut settings: Receiver, source: Source, door: Arc<Door>
     loop {
         let current = settings.borrow_and_update().clone();
         source.set_upstreams(upstreams(&current));
-        if let Err(error) = door.authorities.prepare(current.registries.iter().map(|upstream| &upstream.host)) {
+        if let Err(error) = door.authorities.prepare(current.registries.iter().map(|upstream| &upstream.host))
+        {
             tracing::error!(%error, "prepare this node's CAs");
         }
         if current.revision > 0 {

@@ -1,6 +1,6 @@
 //! Where pieces came from.
 
-use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue};
+use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
@@ -15,24 +15,39 @@ struct Labels {
 }
 
 /// Where a piece came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(non_camel_case_types, reason = "the label's values as they are written")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum PieceSource {
-    /// This peer's disk: it was held when a client asked.
-    store,
+    /// This peer's disk: it was there before anyone asked.
+    Store,
     /// Another peer.
-    peer,
+    Peer,
     /// A seed.
-    seed,
+    Seed,
     /// The registry.
-    registry,
+    Registry,
+}
+
+impl EncodeLabelValue for PieceSource {
+    fn encode(&self, encoder: &mut LabelValueEncoder<'_>) -> std::fmt::Result {
+        let label = match self {
+            Self::Store => "store",
+            Self::Peer => "peer",
+            Self::Seed => "seed",
+            Self::Registry => "registry",
+        };
+        label.encode(encoder)
+    }
 }
 
 impl PieceBytes {
     pub(crate) fn register(metrics: &mut Registry) -> Self {
         let bytes = Self::default();
-        metrics.register("flotilla_peer_piece_bytes", "Bytes of pieces, by where they came from", bytes.0.clone());
-        for source in [PieceSource::store, PieceSource::peer, PieceSource::seed, PieceSource::registry] {
+        metrics.register(
+            "flotilla_peer_piece_bytes",
+            "Bytes of pieces, by where they came from",
+            bytes.0.clone(),
+        );
+        for source in [PieceSource::Store, PieceSource::Peer, PieceSource::Seed, PieceSource::Registry] {
             bytes.add(source, 0);
         }
         bytes

@@ -8,11 +8,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use dashmap::DashMap;
 use flotilla_proto::{Digest, Layout, PieceSet, RegistryHost, RepositoryName};
 use http::{Method, Request, Response, header};
-use http_body_util::{BodyExt as _, Limited};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -20,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::body;
 use crate::confirmed::Confirmed;
 use crate::source::{
-    BodyStream, Credentials, ForwardError, Purpose, ReadCredential, ReadError, ReadOrder, ReadSummary, Source,
-    SourcePiece, Verdict,
+    BodyStream, Credentials, ForwardError, Purpose, ReadCredential, ReadError, ReadOrder, ReadSummary,
+    Source, SourcePiece, Verdict,
 };
 use crate::transport::Offered;
 
@@ -57,7 +55,11 @@ impl Seed {
 
     /// Whether the registry holds the blob in the credential's repository. The credential
     /// serves a read of the blob meanwhile.
-    pub(crate) async fn confirm(&self, digest: Digest, credential: ReadCredential) -> Result<Offered, ForwardError> {
+    pub(crate) async fn confirm(
+        &self,
+        digest: Digest,
+        credential: ReadCredential,
+    ) -> Result<Offered, ForwardError> {
         let (upstream, repository) = (&credential.upstream, &credential.repository);
         if self.confirmed.contains(upstream, repository, digest) {
             return Ok(Offered::Confirmed);
@@ -127,8 +129,8 @@ impl Seed {
             return Ok(Offered::Confirmed);
         }
         let (head, body) = answer.into_parts();
-        let body = Limited::new(body, MAX_REFUSAL).collect().await.map_or_else(|_| Bytes::new(), |body| body.to_bytes());
-        Ok(Offered::Refused(Response::from_parts(head, body)))
+        let body = body::read_whole(body, MAX_REFUSAL).await;
+        Ok(Offered::Refused(Response::from_parts(head, body.unwrap_or_default())))
     }
 
     fn reading(&self, digest: Digest) -> Arc<Reading> {

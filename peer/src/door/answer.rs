@@ -7,7 +7,6 @@ use std::time::{Instant, SystemTime};
 use bytes::Bytes;
 use flotilla_proto::{Authorization, RepositoryName};
 use http::{HeaderMap, Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt as _, Limited};
 
 use super::error::{not_forwarded, refusal};
 use super::route::{FrontDoor, Resource, Target};
@@ -37,7 +36,8 @@ impl Answerer {
     pub(super) async fn answer(&self, target: Target, request: Request<BodyStream>) -> Response<BodyStream> {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         if !reads && target.door != FrontDoor::Proxy {
-            let message = format!("{} is not supported through a mirror; go to the registry", request.method());
+            let message =
+                format!("{} is not supported through a mirror; go to the registry", request.method());
             return refusal(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", &message);
         }
         let mut answer = match Resource::of(target.path.path()) {
@@ -95,11 +95,13 @@ impl Answerer {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.grants.revoke(&holder),
             StatusCode::OK if method == Method::GET => {
                 let (head, body) = answer.into_parts();
-                let Ok(manifest) = Limited::new(body, MAX_MANIFEST).collect().await else {
-                    let message = format!("{} sent a broken manifest, or one above {MAX_MANIFEST} bytes", target.upstream);
+                let Some(manifest) = body::read_whole(body, MAX_MANIFEST).await else {
+                    let message = format!(
+                        "{} sent a broken manifest, or one above {MAX_MANIFEST} bytes",
+                        target.upstream
+                    );
                     return refusal(StatusCode::BAD_GATEWAY, "MANIFEST_INVALID", &message);
                 };
-                let manifest: Bytes = manifest.to_bytes();
                 let life = life(&credential, SystemTime::now());
                 self.grants.record(holder, manifest::blobs(&manifest), life, Instant::now());
                 return Response::from_parts(head, body::full(manifest));
@@ -112,9 +114,9 @@ impl Answerer {
 
 /// The client's credential.
 pub(super) fn authorization(headers: &HeaderMap) -> Authorization {
-    headers
-        .get(header::AUTHORIZATION)
-        .map_or(Authorization::ANONYMOUS, |value| Authorization::new(Bytes::copy_from_slice(value.as_bytes())))
+    headers.get(header::AUTHORIZATION).map_or(Authorization::ANONYMOUS, |value| {
+        Authorization::new(Bytes::copy_from_slice(value.as_bytes()))
+    })
 }
 
 /// Whom a grant is for.

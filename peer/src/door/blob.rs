@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use flotilla_peer_core::{Failure, Input};
 use flotilla_proto::{Digest, Layout, ParseDigestError, RepositoryName};
+use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use tokio::sync::mpsc;
 use tokio::time::timeout_at;
@@ -30,17 +31,22 @@ pub(super) async fn answer(
     digest: &str,
     request: Request<BodyStream>,
 ) -> Response<BodyStream> {
+    let (head, body) = request.into_parts();
     let digest: Digest = match digest.parse() {
         Ok(digest) => digest,
         // Legal, and not cached: the registry answers.
-        Err(ParseDigestError::UnsupportedAlgorithm) => return door.pass(target, request).await,
-        Err(error) => return refusal(StatusCode::BAD_REQUEST, "DIGEST_INVALID", &format!("{digest:?}: {error}")),
+        Err(ParseDigestError::UnsupportedAlgorithm) => {
+            return door.pass(target, Request::from_parts(head, body)).await;
+        }
+        Err(error) => {
+            return refusal(StatusCode::BAD_REQUEST, "DIGEST_INVALID", &format!("{digest:?}: {error}"));
+        }
     };
-    let authorization = authorization(request.headers());
+    let authorization = authorization(&head.headers);
     let holder = holder(target, &repository, &authorization);
     let credential = ReadCredential { upstream: target.upstream.clone(), repository, authorization };
     let blob = BlobRequest { door, digest, holder, credential, deadline: Instant::now() + HEADER_TIME };
-    match blob.answer(&request).await {
+    match blob.answer(&head).await {
         Ok(response) | Err(response) => response,
     }
 }
@@ -57,9 +63,9 @@ struct BlobRequest<'a> {
 
 impl BlobRequest<'_> {
     /// `Err` is an answer too: the one that ends the request early.
-    async fn answer(&self, request: &Request<BodyStream>) -> Result<Response<BodyStream>, Response<BodyStream>> {
+    async fn answer(&self, request: &Parts) -> Result<Response<BodyStream>, Response<BodyStream>> {
         let size = self.granted_size().await?;
-        let header = |name| request.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
+        let header = |name| request.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         let etag = format!("\"{}\"", self.digest);
         let current = header(header::IF_RANGE).is_none_or(|tag| tag == etag);
         let asked = range::parse(header(header::RANGE).filter(|_| current), size);
@@ -81,7 +87,7 @@ impl BlobRequest<'_> {
         headers.insert(header::ETAG, text(&etag));
         headers.insert("docker-content-digest", text(&self.digest.to_string()));
         headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-        if request.method() == Method::HEAD {
+        if request.method == Method::HEAD {
             self.confirm().await?;
         } else if size > 0 {
             *response.body_mut() = self.body(size, bytes).await?;
@@ -106,7 +112,8 @@ impl BlobRequest<'_> {
         *request.uri_mut() = path.parse().expect("names make a path");
         if !self.credential.authorization.is_anonymous() {
             let value = HeaderValue::from_maybe_shared(self.credential.authorization.expose().clone());
-            let value = value.map_err(|_| refusal(StatusCode::BAD_REQUEST, "UNAUTHORIZED", "a malformed credential"))?;
+            let value = value
+                .map_err(|_| refusal(StatusCode::BAD_REQUEST, "UNAUTHORIZED", "a malformed credential"))?;
             request.headers_mut().insert(header::AUTHORIZATION, value);
         }
         let key = self.digest.to_string();
@@ -166,10 +173,13 @@ impl BlobRequest<'_> {
         let live = live.map_err(|failure| failed(&failure))?;
         let pieces = layout.pieces_of(&bytes);
         let opened = self.door.store.begin(self.digest, layout).await;
-        let file = opened.map_err(|error| refusal(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", &error.to_string()))?;
-        self.door.piece_bytes.add(PieceSource::store, live.claim_found());
+        let file = opened
+            .map_err(|error| refusal(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", &error.to_string()))?;
+        self.door.piece_bytes.add(PieceSource::Store, live.claim_found());
         let reading = self.door.swarm.read_from(live, pieces.start).await;
-        if let Ok(Err(failure)) = timeout_at(self.deadline.into(), reading.live().released(pieces.start)).await {
+        if let Ok(Err(failure)) =
+            timeout_at(self.deadline.into(), reading.live().released(pieces.start)).await
+        {
             return Err(failed(&failure));
         }
         let body = BlobBody {

@@ -40,7 +40,11 @@ struct Authority {
 impl Authorities {
     /// The authorities kept under `data_dir`.
     pub(crate) fn open(data_dir: &Path) -> Self {
-        Self { dir: data_dir.join("ca"), bundle: data_dir.join("ca-bundle.pem"), server_by_host: DashMap::new() }
+        Self {
+            dir: data_dir.join("ca"),
+            bundle: data_dir.join("ca-bundle.pem"),
+            server_by_host: DashMap::new(),
+        }
     }
 
     /// Makes what authorities are missing for these registries, and writes the bundle that
@@ -49,7 +53,10 @@ impl Authorities {
     /// # Errors
     ///
     /// If a file cannot be read or written, or is damaged; the others are made all the same.
-    pub(crate) fn prepare<'a>(&self, hosts: impl IntoIterator<Item = &'a RegistryHost>) -> Result<(), CaError> {
+    pub(crate) fn prepare<'a>(
+        &self,
+        hosts: impl IntoIterator<Item = &'a RegistryHost>,
+    ) -> Result<(), CaError> {
         let mut bundle = String::new();
         let mut failure = None;
         for host in hosts {
@@ -58,7 +65,8 @@ impl Authorities {
                 Err(error) => failure = Some(error),
             }
         }
-        write_atomic(&self.bundle, bundle.as_bytes(), Access::Public).map_err(|error| CaError::file(&self.bundle, error))?;
+        write_atomic(&self.bundle, bundle.as_bytes(), Access::Public)
+            .map_err(|error| CaError::file(&self.bundle, error))?;
         failure.map_or(Ok(()), Err)
     }
 
@@ -79,14 +87,20 @@ impl Authorities {
 
     fn authority(&self, host: &RegistryHost) -> Result<Authority, CaError> {
         let name = host.as_str().replace([':', '[', ']'], "_");
-        let (pem_file, key_file) = (self.dir.join(format!("{name}.pem")), self.dir.join(format!("{name}.key")));
+        let (pem_file, key_file) =
+            (self.dir.join(format!("{name}.pem")), self.dir.join(format!("{name}.key")));
         match (std::fs::read_to_string(&pem_file), std::fs::read_to_string(&key_file)) {
             (Ok(pem), Ok(key)) => {
-                let key = KeyPair::from_pem(&key).map_err(|error| CaError::Damaged(key_file, error.to_string()))?;
+                let key = KeyPair::from_pem(&key)
+                    .map_err(|error| CaError::Damaged { file: key_file, reason: error.to_string() })?;
                 Ok(Authority { pem, key })
             }
-            (Err(error), _) if error.kind() != io::ErrorKind::NotFound => Err(CaError::file(&pem_file, error)),
-            (_, Err(error)) if error.kind() != io::ErrorKind::NotFound => Err(CaError::file(&key_file, error)),
+            (Err(error), _) if error.kind() != io::ErrorKind::NotFound => {
+                Err(CaError::file(&pem_file, error))
+            }
+            (_, Err(error)) if error.kind() != io::ErrorKind::NotFound => {
+                Err(CaError::file(&key_file, error))
+            }
             _ => {
                 let authority = Authority::make(host)?;
                 std::fs::create_dir_all(&self.dir).map_err(|error| CaError::file(&self.dir, error))?;
@@ -131,7 +145,8 @@ impl Authority {
         let leaf = params.signed_by(&key, &issuer)?;
         let ca = CertificateDer::from_pem_slice(self.pem.as_bytes())
             .map_err(|error| CaError::Chain(error.to_string()))?;
-        let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|error| CaError::Chain(error.to_owned()))?;
+        let key =
+            PrivateKeyDer::try_from(key.serialize_der()).map_err(|error| CaError::Chain(error.to_owned()))?;
         let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .and_then(|builder| {
@@ -194,10 +209,10 @@ const LEAF_LIFE: Duration = Duration::from_secs(397 * 86400);
 /// Why a registry cannot be played.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CaError {
-    #[error("{}: {1}", .0.display())]
-    File(PathBuf, io::Error),
-    #[error("{} is damaged ({1}); remove it, and tell the clients its successor", .0.display())]
-    Damaged(PathBuf, String),
+    #[error("{}: {error}", file.display())]
+    File { file: PathBuf, error: io::Error },
+    #[error("{} is damaged ({reason}); remove it, and tell the clients its successor", file.display())]
+    Damaged { file: PathBuf, reason: String },
     #[error("make a certificate: {0}")]
     Make(#[from] rcgen::Error),
     #[error("use a certificate: {0}")]
@@ -206,6 +221,6 @@ pub(crate) enum CaError {
 
 impl CaError {
     fn file(path: &Path, error: io::Error) -> Self {
-        Self::File(path.to_owned(), error)
+        Self::File { file: path.to_owned(), error }
     }
 }

@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::error::refusal;
 use self::route::{FrontDoor, Target, route};
-use crate::source::BodyStream;
+use crate::source::{BodyStream, BoxError};
 
 pub(crate) use answer::Answerer;
 pub(crate) use ca::Authorities;
@@ -75,8 +75,7 @@ impl Door {
             let door = self.clone();
             connections.spawn(async move {
                 let _permit = permit;
-                let service = service_fn(|request| door.clone().outer(request));
-                serve_http(stream, service).await;
+                serve_http(stream, |request| door.clone().outer(request)).await;
             });
         }
     }
@@ -99,7 +98,11 @@ impl Door {
     }
 
     /// A request of a client whose plain-HTTP proxy this is.
-    async fn absolute(&self, authority: http::uri::Authority, request: Request<Incoming>) -> Response<BodyStream> {
+    async fn absolute(
+        &self,
+        authority: http::uri::Authority,
+        request: Request<Incoming>,
+    ) -> Response<BodyStream> {
         let named: Option<RegistryHost> = authority.as_str().parse().ok();
         let upstream = named.filter(|host| self.settings.borrow().upstream(host).is_some());
         let path = request.uri().path_and_query().cloned();
@@ -108,7 +111,8 @@ impl Door {
                 self.answer(Target { door: FrontDoor::Proxy, upstream, path }, request).await
             }
             _ => {
-                let message = format!("plain HTTP to {authority} is not carried: it is no configured registry");
+                let message =
+                    format!("plain HTTP to {authority} is not carried: it is no configured registry");
                 refusal(StatusCode::FORBIDDEN, "DENIED", &message)
             }
         }
@@ -117,7 +121,8 @@ impl Door {
     async fn answer(&self, target: Target, request: Request<Incoming>) -> Response<BodyStream> {
         let (method, path) = (request.method().clone(), target.path.path().to_owned());
         let (door, registry) = (target.door, target.upstream.clone());
-        let request = request.map(|body| body.map_err(Into::into).boxed_unsync());
+        let request =
+            request.map(|body| body.map_err(|error| -> BoxError { Box::new(error) }).boxed_unsync());
         let response = self.answerer.answer(target, request).await;
         tracing::debug!(?door, %registry, %method, path, status = response.status().as_u16(), "answered");
         response
@@ -129,17 +134,17 @@ impl Door {
 }
 
 /// Serves HTTP/1.1 on a client's stream until it ends. A client that goes away is no error.
-async fn serve_http<S, H, F>(stream: S, service: hyper::service::util::ServiceFn<H, Incoming>)
+async fn serve_http<S, H, F>(stream: S, handler: H)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     H: Fn(Request<Incoming>) -> F,
-    F: Future<Output = Result<Response<BodyStream>, Infallible>> + Send,
+    F: Future<Output = Result<Response<BodyStream>, Infallible>> + Send + 'static,
 {
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_READ_TIMEOUT)
         .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(stream), service_fn(handler))
         .with_upgrades();
     if let Err(error) = served.await {
         tracing::debug!(%error, "a client's connection ended early");

@@ -7,7 +7,6 @@ use std::time::Duration;
 use flotilla_proto::RegistryHost;
 use http::{Request, Response, StatusCode};
 use hyper::body::Incoming;
-use hyper::service::service_fn;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
@@ -38,12 +37,11 @@ pub(super) async fn connect(door: Arc<Door>, request: Request<Incoming>) -> Resp
             return refusal(StatusCode::BAD_GATEWAY, "UNAVAILABLE", &error.to_string());
         }
     };
-    after_upgrade(request, async move |upgraded| {
+    after_upgrade(request, move |upgraded| async move {
         let shaken = timeout(HANDSHAKE_TIMEOUT, tls.accept(TokioIo::new(upgraded))).await;
         match shaken {
             Ok(Ok(stream)) => {
-                let service = service_fn(|request| inner(door.clone(), upstream.clone(), request));
-                serve_http(stream, service).await;
+                serve_http(stream, |request| inner(door.clone(), upstream.clone(), request)).await;
             }
             Ok(Err(error)) => tracing::warn!(
                 registry = %upstream, %error,
@@ -76,17 +74,19 @@ async fn tunnel(authority: &str, request: Request<Incoming>) -> Response<BodyStr
             return refusal(StatusCode::BAD_GATEWAY, "UNAVAILABLE", &message);
         }
     };
-    after_upgrade(request, async move |upgraded| {
+    after_upgrade(request, move |upgraded| async move {
         // Either side may end the tunnel as it likes.
         let _ = copy_bidirectional(&mut TokioIo::new(upgraded), &mut server).await;
     })
 }
 
 /// The answer that turns the connection into a stream, and what to do with that stream.
-fn after_upgrade<F>(request: Request<Incoming>, then: F) -> Response<BodyStream>
+fn after_upgrade<F>(
+    request: Request<Incoming>,
+    then: impl FnOnce(Upgraded) -> F + Send + 'static,
+) -> Response<BodyStream>
 where
-    F: AsyncFnOnce(Upgraded) + Send + 'static,
-    F::CallOnceFuture: Send,
+    F: Future<Output = ()> + Send,
 {
     tokio::spawn(async move {
         match hyper::upgrade::on(request).await {

@@ -73,12 +73,16 @@ fn take_namespace(path: &PathAndQuery) -> (Option<String>, PathAndQuery) {
             None => rest.push(pair),
         }
     }
-    let rest = if rest.is_empty() { path.path().to_owned() } else { format!("{}?{}", path.path(), rest.join("&")) };
+    let rest =
+        if rest.is_empty() { path.path().to_owned() } else { format!("{}?{}", path.path(), rest.join("&")) };
     (namespace, rest.parse().expect("a part of a valid path and query"))
 }
 
 /// The registry in front of the repository, if the first component can only be one.
-fn prefixed(path: &PathAndQuery, configured: &[RegistryHost]) -> Result<Option<(RegistryHost, PathAndQuery)>, NoRoute> {
+fn prefixed(
+    path: &PathAndQuery,
+    configured: &[RegistryHost],
+) -> Result<Option<(RegistryHost, PathAndQuery)>, NoRoute> {
     let text = path.as_str();
     let Some((first, rest)) = text.strip_prefix("/v2/").and_then(|text| text.split_once('/')) else {
         return Ok(None);
@@ -100,7 +104,10 @@ fn lookup(name: &str, configured: &[RegistryHost]) -> Option<RegistryHost> {
 }
 
 fn unknown(name: &str, configured: &[RegistryHost]) -> NoRoute {
-    not_found(format!("the registry {name:?} is not configured in this region; configured: {}", list(configured)))
+    not_found(format!(
+        "the registry {name:?} is not configured in this region; configured: {}",
+        list(configured)
+    ))
 }
 
 fn not_found(message: String) -> NoRoute {
@@ -133,7 +140,11 @@ impl Resource {
             if reference.is_empty() || reference.contains('/') {
                 continue;
             }
-            return if blob { Self::Blob(repository, reference.to_owned()) } else { Self::Manifest(repository) };
+            return if blob {
+                Self::Blob(repository, reference.to_owned())
+            } else {
+                Self::Manifest(repository)
+            };
         }
         Self::Other
     }
@@ -188,7 +199,9 @@ mod tests {
 
     #[test]
     fn a_registry_that_is_not_configured_is_never_dialled() {
-        for path in ["/v2/app/manifests/v1?ns=evil.test", "/v2/evil.test/app/manifests/v1", "/v2/?ns=10.0.0.1"] {
+        for path in
+            ["/v2/app/manifests/v1?ns=evil.test", "/v2/evil.test/app/manifests/v1", "/v2/?ns=10.0.0.1"]
+        {
             let refused = routed(path, &["harbor.test"]).unwrap_err();
             assert_eq!(refused.code, "NAME_UNKNOWN");
             assert!(refused.message.contains("harbor.test"), "{}", refused.message);
@@ -202,7 +215,13 @@ mod tests {
         let app: RepositoryName = "app/web".parse().unwrap();
         assert_eq!(Resource::of("/v2/app/web/manifests/v1"), Resource::Manifest(app.clone()));
         assert_eq!(Resource::of("/v2/app/web/blobs/sha256:0"), Resource::Blob(app, "sha256:0".to_owned()));
-        for other in ["/v2/", "/v2/app/tags/list", "/v2/app/blobs/uploads/", "/v2/app/blobs/uploads/1", "/v2/A/manifests/v1"] {
+        for other in [
+            "/v2/",
+            "/v2/app/tags/list",
+            "/v2/app/blobs/uploads/",
+            "/v2/app/blobs/uploads/1",
+            "/v2/A/manifests/v1",
+        ] {
             assert_eq!(Resource::of(other), Resource::Other, "{other}");
         }
     }

@@ -260,7 +260,9 @@ impl Driver {
             }
             Output::Purge { digest } => {
                 let store = self.work.store.clone();
-                self.running.spawn(async move { drop(store.purge(digest).await) });
+                self.running.spawn(async move {
+                    store.purge(digest).await;
+                });
             }
             Output::Tell(report) => self.outbox.add(report, &self.work.store),
         }

@@ -58,11 +58,6 @@ impl Live {
         self.state.borrow().complete
     }
 
-    /// How many pieces are held.
-    pub(crate) fn held_count(&self) -> u32 {
-        self.state.borrow().held.count()
-    }
-
     /// Waits until clients may read the piece.
     ///
     /// # Errors
@@ -120,12 +115,16 @@ impl Live {
 
     /// A client begins to read at a piece. Where the foremost client reads, if that changed.
     pub(super) fn join_reader(&self, reader: u64, piece: u32) -> Option<u32> {
-        self.change_readers(|readers| drop(readers.insert(reader, piece)))
+        self.change_readers(|readers| {
+            readers.insert(reader, piece);
+        })
     }
 
     /// A client ends. Where the foremost other reads, if that changed.
     pub(super) fn leave_reader(&self, reader: u64) -> Option<u32> {
-        self.change_readers(|readers| drop(readers.remove(&reader)))
+        self.change_readers(|readers| {
+            readers.remove(&reader);
+        })
     }
 
     fn change_readers(&self, change: impl FnOnce(&mut BTreeMap<u64, u32>)) -> Option<u32> {

@@ -36,7 +36,9 @@ impl Outbox {
                 message.wants.push(wire::Want { digest: digest.into(), size, reader: true });
             }
             Report::Unwant { digest } => message.unwants.push(digest.into()),
-            Report::Announce { digest, size, pieces, hashes } => self.announce(digest, size, &pieces, &hashes),
+            Report::Announce { digest, size, pieces, hashes } => {
+                self.announce(digest, size, &pieces, &hashes);
+            }
             Report::Withdraw { digest } => {
                 self.announced.remove(&digest);
                 message.withdrawals.push(digest.into());
@@ -44,7 +46,8 @@ impl Outbox {
             Report::Hashes { digest, size } => message.hashes.extend(told_hashes(digest, size, store)),
             Report::FetchFailed { digest, piece, parent, error } => {
                 let reason = reason(error).into();
-                let failure = wire::Failure { digest: digest.into(), piece, parent: parent.to_string(), reason };
+                let failure =
+                    wire::Failure { digest: digest.into(), piece, parent: parent.to_string(), reason };
                 message.failures.push(failure);
             }
             Report::Reader { digest, piece } => {
@@ -61,8 +64,10 @@ impl Outbox {
     }
 
     fn announce(&mut self, digest: Digest, size: u64, pieces: &PieceSet, hashes: &[PieceHash]) {
-        let announced =
-            self.announced.entry(digest).or_insert_with(|| Announced { size, hash_by_piece: BTreeMap::new() });
+        let announced = self
+            .announced
+            .entry(digest)
+            .or_insert_with(|| Announced { size, hash_by_piece: BTreeMap::new() });
         for (index, piece) in pieces.iter().enumerate() {
             announced.hash_by_piece.insert(piece, hashes.get(index).copied());
         }
@@ -93,11 +98,13 @@ impl Announced {
             }
         }
         let groups = [(told, hashes), (bare, Vec::new())];
-        groups.into_iter().filter(|(pieces, _)| !pieces.is_empty()).map(move |(pieces, hashes)| wire::Announce {
-            digest: digest.into(),
-            size: self.size,
-            runs: runs_of(&pieces),
-            hashes: join_hashes(&hashes),
+        groups.into_iter().filter(|(pieces, _)| !pieces.is_empty()).map(move |(pieces, hashes)| {
+            wire::Announce {
+                digest: digest.into(),
+                size: self.size,
+                runs: runs_of(&pieces),
+                hashes: join_hashes(&hashes),
+            }
         })
     }
 }

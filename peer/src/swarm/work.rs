@@ -5,10 +5,9 @@ use std::time::Duration;
 
 use flotilla_peer_core::{Failure, FetchError, Input};
 use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet};
-use futures_util::StreamExt as _;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, mpsc};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::driver::DriverParts;
@@ -120,9 +119,7 @@ impl Work {
         lives.entry(digest).or_insert_with(|| Arc::new(Live::new(digest, layout, file.pieces(), false)));
         let (sink, read) = mpsc::channel(PIECES_AHEAD);
         let reading = seed.read(digest, layout, pieces, sink, cancel.clone());
-        let writing = ReceiverStream::new(read)
-            .for_each_concurrent(WRITES_AT_ONCE, |piece| self.keep_source_piece(&file, piece, &cancel));
-        let (result, ()) = tokio::join!(reading, writing);
+        let (result, ()) = tokio::join!(reading, self.keep_source_pieces(file, read, cancel.clone()));
         match result {
             Ok(ReadSummary { is_verified, source_bytes, .. }) => {
                 tracing::debug!(task = %digest.short(), source_bytes, is_verified, "source read ended");
@@ -136,10 +133,27 @@ impl Work {
         }
     }
 
-    async fn keep_source_piece(&self, file: &Arc<BlobFile>, read: SourcePiece, cancel: &CancellationToken) {
+    /// Writes several pieces at a time, so that the disk's writer can commit them together.
+    async fn keep_source_pieces(
+        &self,
+        file: Arc<BlobFile>,
+        mut read: mpsc::Receiver<SourcePiece>,
+        cancel: CancellationToken,
+    ) {
+        let mut writes = JoinSet::new();
+        while let Some(piece) = read.recv().await {
+            if writes.len() >= WRITES_AT_ONCE {
+                writes.join_next().await;
+            }
+            writes.spawn(self.clone().keep_source_piece(file.clone(), piece, cancel.clone()));
+        }
+        writes.join_all().await;
+    }
+
+    async fn keep_source_piece(self, file: Arc<BlobFile>, read: SourcePiece, cancel: CancellationToken) {
         let SourcePiece { piece, hash, bytes } = read;
         let (digest, len) = (file.digest(), bytes.len() as u64);
-        match self.store.write(file, piece, hash, bytes).await {
+        match self.store.write(&file, piece, hash, bytes).await {
             Ok(()) => {
                 self.piece_bytes.add(PieceSource::Registry, len);
                 self.swarm.tell(Input::SourceRead { digest, piece, hash }).await;
@@ -199,7 +213,8 @@ impl Work {
     /// Keeps a blob whose SHA-256 is right, and lets clients have its last piece.
     pub(super) async fn complete(&self, live: &Live) {
         let kept = async {
-            let file = self.store.begin(live.digest(), live.layout()).await.map_err(|error| error.to_string())?;
+            let file =
+                self.store.begin(live.digest(), live.layout()).await.map_err(|error| error.to_string())?;
             self.store.complete(&file).await.map_err(|error| error.to_string())
         };
         if let Err(reason) = kept.await {
@@ -235,7 +250,9 @@ fn source_failure(error: &ReadError) -> Failure {
         ReadError::RateLimited { .. } => (429, "TOOMANYREQUESTS", false),
         ReadError::DigestMismatch { .. } => (502, "DIGEST_INVALID", true),
         ReadError::Upstream(_) => (404, "NAME_UNKNOWN", false),
-        ReadError::NoCredential | ReadError::Endpoint { .. } | ReadError::Cancelled => (502, "UNAVAILABLE", false),
+        ReadError::NoCredential | ReadError::Endpoint { .. } | ReadError::Cancelled => {
+            (502, "UNAVAILABLE", false)
+        }
     };
     Failure { status, code: code.into(), message: error.to_string(), poisoned }
 }

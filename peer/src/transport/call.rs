@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use flotilla_peer_core::FetchError;
-use flotilla_proto::wire::peer::response::Status;
-use flotilla_proto::wire::peer::{HttpHead, PieceRun, Request, Response, request};
 use flotilla_proto::wire::peer as wire;
+use flotilla_proto::wire::peer::response::Status;
+use flotilla_proto::wire::peer::{PieceRun, Request, Response, request};
 use flotilla_proto::{Digest, Layout, PROTOCOL, PeerId, frame};
 use http_body_util::BodyExt as _;
 use quinn::SendStream;
@@ -98,7 +98,11 @@ impl Transport {
     /// # Errors
     ///
     /// If the seed cannot be reached, or could not reach the registry.
-    pub(crate) async fn offer(&self, seed: &PeerId, credential: wire::Credential) -> Result<Offered, CallError> {
+    pub(crate) async fn offer(
+        &self,
+        seed: &PeerId,
+        credential: wire::Credential,
+    ) -> Result<Offered, CallError> {
         let (mut send, mut answer) = self.open(seed, request::Kind::Credential(credential)).await?;
         // A stream that is gone shows on its other half.
         let _ = send.finish();
@@ -153,7 +157,9 @@ fn check(header: Response) -> Result<Response, CallError> {
         Status::Ok => Ok(header),
         Status::UpstreamUnknown => Err(CallError::UpstreamUnknown(header.detail)),
         Status::UpstreamFailed => Err(CallError::UpstreamFailed(header.detail)),
-        Status::Unknown | Status::NotHeld | Status::Busy | Status::Refused => Err(CallError::Refused(header.detail)),
+        Status::Unknown | Status::NotHeld | Status::Busy | Status::Refused => {
+            Err(CallError::Refused(header.detail))
+        }
     }
 }
 

@@ -18,9 +18,9 @@ use flotilla_proto::PeerId;
 use prometheus_client::registry::Registry;
 
 pub(crate) use call::{CallError, Offered};
-pub(crate) use stream::Incoming;
 pub(crate) use pool::DialError;
 pub(crate) use serve::Services;
+pub(crate) use stream::Incoming;
 
 use pool::Pool;
 

@@ -66,7 +66,8 @@ impl Pool {
 
     /// The connection to a peer, dialled if there is none.
     pub(super) async fn connection(&self, id: &PeerId) -> Result<Connection, DialError> {
-        let peer = self.peers.get(id).map(|peer| peer.clone()).ok_or_else(|| DialError::Unknown(id.clone()))?;
+        let peer =
+            self.peers.get(id).map(|peer| peer.clone()).ok_or_else(|| DialError::Unknown(id.clone()))?;
         let mut link = peer.link.lock().await;
         if let Some(link) = link.as_mut().filter(|link| link.connection.close_reason().is_none()) {
             link.used_at = Instant::now();
@@ -83,7 +84,8 @@ impl Pool {
 
     async fn dial(&self, id: &PeerId, address: SocketAddr) -> Result<(Identity, Connection), DialError> {
         let failed = |reason: String| DialError::Failed { peer: id.clone(), address, reason };
-        let dial = self.endpoint.connect(address, &id.dns_name()).map_err(|error| failed(error.to_string()))?;
+        let dial =
+            self.endpoint.connect(address, &id.dns_name()).map_err(|error| failed(error.to_string()))?;
         let connection = timeout(DIAL_TIMEOUT, dial).await.map_err(|_| failed("no answer".into()))?;
         let connection = connection.map_err(|error| failed(error.to_string()))?;
         let identity = self.admit(&connection).map_err(failed)?;
@@ -92,7 +94,8 @@ impl Pool {
 
     /// Who is at the other end, if it may be there: a peer or seed of this region.
     pub(super) fn admit(&self, connection: &Connection) -> Result<Identity, String> {
-        let shown = connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
+        let shown =
+            connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
         let chain = shown.ok_or("no certificate")?;
         let identity = peer_identity(&chain).map_err(|error| error.to_string())?;
         let admitted = matches!(identity.role, Role::Peer | Role::Seed)

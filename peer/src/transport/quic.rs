@@ -11,8 +11,8 @@ use flotilla_proto::ALPN_PIECES;
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    AckFrequencyConfig, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig,
-    TokioRuntime, TransportConfig, VarInt,
+    AckFrequencyConfig, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
+    ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 use socket2::SockRef;
 
@@ -66,7 +66,11 @@ fn enlarge_buffers(socket: &UdpSocket) {
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
     let granted = socket.recv_buffer_size().unwrap_or(0);
     if granted < SOCKET_BUFFER {
-        tracing::warn!(granted, wanted = SOCKET_BUFFER, "UDP receive buffer is small: raise net.core.rmem_max");
+        tracing::warn!(
+            granted,
+            wanted = SOCKET_BUFFER,
+            "UDP receive buffer is small: raise net.core.rmem_max"
+        );
     }
 }
 

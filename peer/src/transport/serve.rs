@@ -40,7 +40,11 @@ pub(crate) struct Services {
 impl Services {
     pub(crate) fn new(store: Store, swarm: Swarm, seed: Option<Arc<Seed>>, metrics: &mut Registry) -> Self {
         let uploaded_bytes = Counter::default();
-        metrics.register("flotilla_peer_uploaded_bytes", "Bytes of pieces sent to other peers", uploaded_bytes.clone());
+        metrics.register(
+            "flotilla_peer_uploaded_bytes",
+            "Bytes of pieces sent to other peers",
+            uploaded_bytes.clone(),
+        );
         let uploads = Semaphore::new(UPLOADS_AT_ONCE);
         Self { store, swarm, seed, uploads, waiting: AtomicUsize::new(0), uploaded_bytes }
     }
@@ -160,7 +164,12 @@ impl Services {
         self.uploads.acquire().await.ok()
     }
 
-    async fn forward(&self, send: &mut SendStream, receive: Incoming, forward: Forward) -> Result<(), AnswerError> {
+    async fn forward(
+        &self,
+        send: &mut SendStream,
+        receive: Incoming,
+        forward: Forward,
+    ) -> Result<(), AnswerError> {
         let Some(seed) = &self.seed else {
             return say(send, Status::Refused, "only a seed speaks to registries").await;
         };
@@ -179,7 +188,8 @@ impl Services {
                 let header = Response { status: Status::Ok.into(), head, ..Default::default() };
                 send.write_chunk(frame::encode(&header)).await?;
                 while let Some(frame) = body.frame().await {
-                    if let Ok(data) = frame.map_err(|error| AnswerError::Body(error.to_string()))?.into_data() {
+                    if let Ok(data) = frame.map_err(|error| AnswerError::Body(error.to_string()))?.into_data()
+                    {
                         send.write_chunk(data).await?;
                     }
                 }
@@ -247,7 +257,8 @@ async fn refuse(mut send: SendStream, detail: &str) {
 }
 
 async fn say(send: &mut SendStream, status: Status, detail: &str) -> Result<(), AnswerError> {
-    let header = Response { status: status.into(), detail: detail.to_owned(), head: None, body: Bytes::new() };
+    let header =
+        Response { status: status.into(), detail: detail.to_owned(), head: None, body: Bytes::new() };
     Ok(send.write_chunk(frame::encode(&header)).await?)
 }
 

@@ -22,14 +22,17 @@ impl Incoming {
     }
 
     /// The header. `patience` bounds each wait for more of it.
-    pub(crate) async fn header<M: Message + Default>(&mut self, patience: Duration) -> Result<M, HeaderError> {
+    pub(crate) async fn header<M: Message + Default>(
+        &mut self,
+        patience: Duration,
+    ) -> Result<M, HeaderError> {
         loop {
             if let Some(message) = frame::decode(&mut self.ahead)? {
                 return Ok(message);
             }
-            let read = self.stream.read_chunk(HEADER_READ);
+            let read = self.stream.read_chunk(HEADER_READ, true);
             match timeout(patience, read).await.map_err(|_| HeaderError::Stalled)?? {
-                Some(chunk) => self.ahead.extend_from_slice(&chunk),
+                Some(chunk) => self.ahead.extend_from_slice(&chunk.bytes),
                 None => return Err(HeaderError::Cut),
             }
         }
@@ -41,7 +44,7 @@ impl Incoming {
             let len = self.ahead.len().min(max);
             return Ok(Some(self.ahead.split_to(len).freeze()));
         }
-        self.stream.read_chunk(max).await
+        Ok(self.stream.read_chunk(max, true).await?.map(|chunk| chunk.bytes))
     }
 
     /// Says that the rest is not wanted.
