@@ -1,11 +1,13 @@
 //! Ending in order: a token that says "end", and tasks that are awaited.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
+use std::fmt;
 use std::io::{self, Read as _};
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::task::{Id, JoinError, JoinSet};
+use tokio::task::{Id, JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// A token that SIGTERM and SIGINT cancel. A second signal ends the process at once.
@@ -58,12 +60,13 @@ pub fn watch_stdin(token: CancellationToken) -> io::Result<()> {
     std::thread::Builder::new().name("stdin".into()).spawn(watch).map(drop)
 }
 
-/// The named tasks of a daemon. One that panics cancels the token, so that the process
-/// ends and is started again rather than limping on without it. Dropped, it aborts them.
+/// The named tasks of a daemon: the few that live as long as it does. One that fails or
+/// panics cancels the token, so that the process ends and is started again rather than
+/// limping on without it. Dropped, it aborts them.
 #[derive(Debug)]
 pub struct Tasks {
     shutdown: CancellationToken,
-    running: JoinSet<()>,
+    running: JoinSet<Ended>,
     name_by_id: HashMap<Id, &'static str>,
 }
 
@@ -80,10 +83,26 @@ impl Tasks {
 
     /// Runs `task` to its own end; it must watch the token by itself.
     pub fn spawn(&mut self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        self.spawn_fallible(name, async move {
+            task.await;
+            Ok::<_, Infallible>(())
+        });
+    }
+
+    /// As [`Self::spawn`]; a task that fails cancels the token, as one that panics does.
+    pub fn spawn_fallible<E: fmt::Display>(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = Result<(), E>> + Send + 'static,
+    ) {
+        let shutdown = self.shutdown.clone();
         let guard = CancelOnPanic { name, shutdown: self.shutdown.clone() };
         let handle = self.running.spawn(async move {
             let _guard = guard;
-            task.await;
+            let Err(error) = task.await else { return Ended::InOrder };
+            tracing::error!(task = name, %error, "task failed; stopping");
+            shutdown.cancel();
+            Ended::Failed
         });
         self.name_by_id.insert(handle.id(), name);
     }
@@ -104,21 +123,24 @@ impl Tasks {
     ///
     /// # Errors
     ///
-    /// Names the tasks that panicked or were still running.
+    /// Names the tasks that failed, panicked, or were still running.
     pub async fn drain(mut self, deadline: Duration) -> Result<(), DrainError> {
-        let mut panicked = Vec::new();
+        let mut failed = Vec::new();
         let ended = tokio::time::timeout(deadline, async {
             while let Some(result) = self.running.join_next_with_id().await {
-                let id = result.as_ref().map_or_else(JoinError::id, |(id, ())| *id);
+                let (id, in_order) = match &result {
+                    Ok((id, ended)) => (*id, matches!(ended, Ended::InOrder)),
+                    Err(error) => (error.id(), false),
+                };
                 let name = self.name_by_id.remove(&id).unwrap_or("unnamed");
-                if result.is_err_and(|error| error.is_panic()) {
-                    panicked.push(name);
+                if !in_order {
+                    failed.push(name);
                 }
             }
         });
         let late = ended.await.is_err();
-        if !panicked.is_empty() {
-            return Err(DrainError::Panicked { tasks: panicked.join(", ") });
+        if !failed.is_empty() {
+            return Err(DrainError::Failed { tasks: failed.join(", ") });
         }
         if late {
             let mut tasks: Vec<_> = self.name_by_id.values().copied().collect();
@@ -127,6 +149,12 @@ impl Tasks {
         }
         Ok(())
     }
+}
+
+#[derive(Debug)]
+enum Ended {
+    InOrder,
+    Failed,
 }
 
 struct CancelOnPanic {
@@ -149,9 +177,9 @@ const EXIT_ON_SECOND_SIGNAL: i32 = 130;
 /// Why a daemon did not end in order.
 #[derive(Debug, thiserror::Error)]
 pub enum DrainError {
-    /// An invariant of the program broke.
-    #[error("panicked: {tasks}")]
-    Panicked {
+    /// They failed or panicked; the log says why.
+    #[error("failed: {tasks}")]
+    Failed {
         /// Their names.
         tasks: String,
     },
@@ -187,7 +215,16 @@ mod tests {
         tasks.spawn("fragile", async { panic!("an invariant broke") });
         tasks.spawn_until_shutdown("forever", std::future::pending());
         tasks.shutdown().cancelled().await;
-        assert_eq!(tasks.drain(LONG).await.unwrap_err().to_string(), "panicked: fragile");
+        assert_eq!(tasks.drain(LONG).await.unwrap_err().to_string(), "failed: fragile");
+    }
+
+    #[tokio::test]
+    async fn a_task_that_fails_ends_the_daemon_and_is_named() {
+        let mut tasks = Tasks::new(CancellationToken::new());
+        tasks.spawn_fallible("server", async { Err("no socket") });
+        tasks.spawn_until_shutdown("forever", std::future::pending());
+        tasks.shutdown().cancelled().await;
+        assert_eq!(tasks.drain(LONG).await.unwrap_err().to_string(), "failed: server");
     }
 
     #[tokio::test(start_paused = true)]

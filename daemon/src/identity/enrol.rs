@@ -83,3 +83,24 @@ impl EnrolError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+
+    use super::super::testing::TestCa;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_manager_that_hangs_is_given_up_within_ten_seconds() {
+        let hung = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = hung.local_addr().unwrap();
+        let started = Instant::now();
+        let error = enrol(&"node-1".parse().unwrap(), &TestCa::new().token(address)).await.unwrap_err();
+        assert!(started.elapsed().as_secs() <= 10, "{:?}", started.elapsed());
+        let error = error.to_string();
+        assert!(error.starts_with(&format!("enrol with the manager at https://{address}: ")), "{error}");
+        assert!(error.contains("timed out"), "{error}");
+    }
+}

@@ -10,6 +10,8 @@ mod certificate;
 mod enrol;
 mod manager_url;
 mod renew;
+#[cfg(test)]
+pub(crate) mod testing;
 mod tls;
 
 use std::path::{Path, PathBuf};
@@ -17,12 +19,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
+use flotilla_proto::wire::manager::RenewRequest;
 use flotilla_proto::{Identity, PeerId};
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
 
 use crate::config::{JoinTokenError, ManagerConfig};
+use crate::rpc::{self, CALL_TIMEOUT};
 
 pub use bundle::{BundleError, IdentityBundle};
 pub use certificate::{BACKDATED, PeerIdentityError, Validity, peer_identity};
@@ -149,8 +153,28 @@ impl NodeIdentity {
     }
 
     /// The public key, which a renewal keeps.
-    pub fn key(&self) -> &rcgen::KeyPair {
+    pub fn public_key(&self) -> &(impl rcgen::PublicKeyData + use<>) {
         &self.0.key
+    }
+
+    /// Waits until two thirds of the certificate's life have passed.
+    pub async fn renewal_due(&self) {
+        renew::wait_until(self.validity().renew_at()).await;
+    }
+
+    /// Has the manager renew the certificate now, whatever is left of its life.
+    ///
+    /// # Errors
+    ///
+    /// If the manager cannot be reached within 10 s, or refuses; the certificate stays.
+    pub async fn renew(&self) -> Result<(), RenewError> {
+        let csr_der = enrol::signing_request(&self.0.key)?.into();
+        let mut request = tonic::Request::new(RenewRequest { csr_der });
+        request.set_timeout(CALL_TIMEOUT);
+        let mut manager = rpc::EnrolmentClient::new(rpc::manager_channel(self));
+        let reply = manager.renew(request).await;
+        let reply = reply.map_err(|status| RenewError::Manager { reason: rpc::reason(&status) })?;
+        self.replace_certificate(&enrol::chain_of(reply.get_ref()))
     }
 
     /// Replaces the certificate on disk and in every configuration handed out.
@@ -219,4 +243,53 @@ pub enum OpenIdentityError {
     /// The manager gave none.
     #[error(transparent)]
     Enrol(#[from] EnrolError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::TestCa;
+    use super::*;
+
+    const PEER: &str = "flotilla://prod/eu/peer/node-1";
+
+    #[test]
+    fn an_identity_reads_back_as_it_was_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let created = TestCa::new().identity(dir.path(), PEER);
+        let loaded = NodeIdentity::load(dir.path()).unwrap();
+        assert_eq!(loaded.identity(), created.identity());
+        assert_eq!(loaded.validity(), created.validity());
+    }
+
+    #[test]
+    fn a_key_that_is_not_the_certificate_s_is_refused() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let ca = TestCa::new();
+        ca.identity(dir.path(), PEER);
+        ca.identity(other.path(), PEER);
+        std::fs::copy(other.path().join("key.pem"), dir.path().join("key.pem")).unwrap();
+        let error = NodeIdentity::load(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("cert.pem is damaged"), "{error}");
+    }
+
+    #[test]
+    fn a_certificate_of_another_ca_is_refused() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        TestCa::new().identity(dir.path(), PEER);
+        TestCa::new().identity(other.path(), PEER);
+        std::fs::copy(other.path().join("ca.pem"), dir.path().join("ca.pem")).unwrap();
+        let error = NodeIdentity::load(dir.path()).unwrap_err().to_string();
+        assert!(error.contains("cert.pem is damaged"), "{error}");
+    }
+
+    #[test]
+    fn a_renewal_cannot_change_who_a_daemon_is() {
+        let (dir, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let ca = TestCa::new();
+        let peer = ca.identity(dir.path(), PEER);
+        ca.identity(other.path(), "flotilla://prod/eu/seed/node-1");
+        let foreign = IdentityBundle::read(other.path()).unwrap().unwrap().chain;
+        peer.replace_certificate(&foreign).unwrap_err();
+        assert_eq!(NodeIdentity::load(dir.path()).unwrap().identity(), peer.identity());
+    }
 }

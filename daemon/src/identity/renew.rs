@@ -2,12 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-use flotilla_proto::wire::manager::RenewRequest;
-
 use super::NodeIdentity;
 use super::bundle::BundleError;
-use super::enrol::{chain_of, signing_request};
-use crate::rpc::{self, CALL_TIMEOUT};
 
 /// Renews the certificate whenever two thirds of its life have passed; never returns.
 /// While the manager cannot be reached it tries again, ever more rarely, up to every
@@ -15,8 +11,8 @@ use crate::rpc::{self, CALL_TIMEOUT};
 pub async fn renew_loop(identity: NodeIdentity) {
     let mut failures = 0;
     loop {
-        wait_until(identity.validity().renew_at()).await;
-        match renew(&identity).await {
+        identity.renewal_due().await;
+        match identity.renew().await {
             Ok(()) => {
                 failures = 0;
                 let until = humantime::format_rfc3339_seconds(identity.validity().not_after);
@@ -41,19 +37,8 @@ pub async fn renew_loop(identity: NodeIdentity) {
     }
 }
 
-/// One attempt, with the key kept: see `bundle` for why.
-async fn renew(identity: &NodeIdentity) -> Result<(), RenewError> {
-    let csr_der = signing_request(identity.key())?.into();
-    let mut request = tonic::Request::new(RenewRequest { csr_der });
-    request.set_timeout(CALL_TIMEOUT);
-    let mut manager = rpc::EnrolmentClient::new(rpc::manager_channel(identity));
-    let reply = manager.renew(request).await;
-    let reply = reply.map_err(|status| RenewError::Manager { reason: rpc::reason(&status) })?;
-    identity.replace_certificate(&chain_of(reply.get_ref()))
-}
-
 /// In steps, because a timer does not see the clock being set or the machine sleeping.
-async fn wait_until(due: SystemTime) {
+pub(super) async fn wait_until(due: SystemTime) {
     while let Ok(left) = due.duration_since(SystemTime::now()) {
         if left.is_zero() {
             break;

@@ -46,3 +46,32 @@ pub fn require<T>(request: &Request<T>, roles: &[Role]) -> Result<Identity, Stat
     );
     Err(Status::permission_denied(message))
 }
+
+#[cfg(test)]
+mod tests {
+    use tonic::Code;
+
+    use super::*;
+
+    fn request_by(identity: Option<&str>) -> Request<()> {
+        let mut request = Request::new(());
+        let identity = identity.map(|text| text.parse().unwrap());
+        request.extensions_mut().insert(Caller { identity, address: "127.0.0.1:1".parse().unwrap() });
+        request
+    }
+
+    #[test]
+    fn a_caller_of_an_allowed_role_is_let_through() {
+        let request = request_by(Some("flotilla://prod/eu/seed/seed-0"));
+        assert_eq!(require(&request, &[Role::Peer, Role::Seed]).unwrap().id.as_str(), "seed-0");
+    }
+
+    #[test]
+    fn another_role_and_no_certificate_are_refused_differently() {
+        let refused = require(&request_by(Some("flotilla://prod/eu/peer/p-0")), &[Role::Seed]).unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        assert_eq!(refused.message(), "this call is for the role seed; p-0 has the role peer");
+        assert_eq!(require(&request_by(None), &[Role::Seed]).unwrap_err().code(), Code::Unauthenticated);
+        assert_eq!(caller(&Request::new(())).unwrap_err().code(), Code::Unauthenticated);
+    }
+}

@@ -34,7 +34,9 @@ pub fn manager_channel(identity: &NodeIdentity) -> Channel {
     channel(identity, identity.manager_url().address(), &manager_id())
 }
 
-pub(crate) fn channel_over(tls: Arc<ClientConfig>, address: &str, server: &PeerId) -> Channel {
+/// As [`channel`], over a TLS configuration of the caller's, such as one for the first
+/// contact, without a certificate.
+pub fn channel_over(tls: Arc<ClientConfig>, address: &str, server: &PeerId) -> Channel {
     let dns_name = server.dns_name();
     let connector = Connector {
         address: address.into(),

@@ -11,8 +11,7 @@ mod serve;
 use std::time::Duration;
 
 pub use caller::{Caller, caller, require};
-pub(crate) use channel::channel_over;
-pub use channel::{channel, manager_channel, reason};
+pub use channel::{channel, channel_over, manager_channel, reason};
 pub use serve::serve;
 
 pub use manager::enrolment_client::EnrolmentClient;
@@ -37,8 +36,9 @@ mod scheduler {
 /// The ALPN of HTTP/2, which gRPC is spoken over.
 pub const ALPN_GRPC: &[u8] = b"h2";
 
-/// How long a call that has one answer may take.
-pub const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a call that has one answer may take once connected; with the 5 s to connect,
+/// no caller waits more than 10 s.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How often an idle connection is probed, and how long the probe may take: a peer that
 /// died without a word is noticed within twice this.

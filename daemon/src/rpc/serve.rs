@@ -169,3 +169,30 @@ const MAX_CALLS_PER_CONNECTION: u32 = 128;
 const READY_CONNECTIONS: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt as _;
+
+    use super::*;
+    use crate::identity::ClientAuth;
+    use crate::identity::testing::TestCa;
+    use crate::rpc::ALPN_GRPC;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_shake_hands_is_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = TestCa::new().identity(dir.path(), "flotilla://prod/eu/scheduler/s-0");
+        let tls = identity.server_config(&[ALPN_GRPC], ClientAuth::Required);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, tls, Routes::default(), shutdown.clone()));
+
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        assert_eq!(silent.read(&mut [0; 16]).await.unwrap(), 0);
+
+        shutdown.cancel();
+        server.await.unwrap().unwrap();
+    }
+}

@@ -58,7 +58,7 @@ impl Watcher {
             let ended = match manager.watch(request).await {
                 Ok(stream) => {
                     if lost {
-                        tracing::info!(manager = %self.identity.manager_url(), "the manager is back");
+                        tracing::info!(manager = %self.identity.manager_url(), "the manager gives settings again");
                     }
                     (pause, lost) = (MIN_PAUSE, false);
                     self.follow(stream.into_inner()).await
@@ -66,13 +66,13 @@ impl Watcher {
                 Err(status) => rpc::reason(&status),
             };
             if lost {
-                tracing::debug!(reason = ended, "the manager is still away");
+                tracing::debug!(reason = ended, "still no settings from the manager");
             } else {
                 let revision = self.sender.borrow().revision;
                 tracing::warn!(
                     reason = ended,
                     revision,
-                    "the manager is away; the settings stay as they are"
+                    "no settings from the manager; they stay as they are"
                 );
                 lost = true;
             }

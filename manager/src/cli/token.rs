@@ -1,0 +1,143 @@
+//! `flotilla token`.
+
+use std::time::Duration;
+
+use flotilla_proto::wire::manager as wire;
+use flotilla_proto::{RegionName, Role};
+use serde::Serialize;
+
+use super::output::{or_dash, table, time};
+use super::{CliError, ManagerArgs, request};
+
+/// Join tokens: what a daemon shows the manager once, to become one of the cluster
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum TokenCommand {
+    /// Make a join token; its text is shown this once
+    #[command(after_help = "Examples:\n  \
+        flotilla token create --region eu-west --role peer\n  \
+        flotilla token create --region eu-west --role seed --lifetime 10m --uses 1")]
+    Create {
+        /// The region that daemons join
+        #[arg(long)]
+        region: RegionName,
+        /// What they join as: scheduler, peer or seed
+        #[arg(long)]
+        role: Role,
+        /// How long it can be used
+        #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
+        lifetime: Duration,
+        /// How many daemons may use it; any number unless given
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+        uses: Option<u32>,
+    },
+    /// List the join tokens, without their secrets
+    #[command(after_help = "Example:\n  flotilla token list")]
+    List,
+    /// Revoke a join token; who has used it stays
+    #[command(after_help = "Example:\n  flotilla token revoke 1f00c0de")]
+    Revoke {
+        /// Its id, as `flotilla token list` shows it
+        id: String,
+    },
+}
+
+impl TokenCommand {
+    /// Does it, and returns what to print.
+    ///
+    /// # Errors
+    ///
+    /// If the manager cannot be reached, or refuses.
+    pub async fn execute(self, args: &ManagerArgs) -> Result<String, CliError> {
+        match self {
+            Self::Create { region, role, lifetime, uses } => {
+                let token = wire::CreateTokenRequest {
+                    region: region.to_string(),
+                    role: role.to_string(),
+                    lifetime_seconds: lifetime.as_secs(),
+                    uses: uses.unwrap_or(0),
+                };
+                create(args, token).await
+            }
+            Self::List => list(args).await,
+            Self::Revoke { id } => {
+                let named = wire::Name { name: id.clone() };
+                let reply = args.connect()?.revoke_token(request(named)).await;
+                reply.map_err(|status| args.refused(&status))?;
+                Ok(args.output.done(format!("join token {id} revoked"))?)
+            }
+        }
+    }
+}
+
+async fn create(args: &ManagerArgs, token: wire::CreateTokenRequest) -> Result<String, CliError> {
+    let (region, role) = (token.region.clone(), token.role.clone());
+    let reply = args.connect()?.create_token(request(token)).await;
+    let reply = reply.map_err(|status| args.refused(&status))?.into_inner();
+    let created =
+        CreatedView { id: reply.id, region, role, expires_at: time(reply.expires_at), token: reply.token };
+    Ok(args.output.render(&created, |created| {
+        format!(
+            "join token {} for the role {} in {}, until {}; its text is not shown again:\n{}",
+            created.id,
+            created.role,
+            created.region,
+            or_dash(created.expires_at.as_deref()),
+            created.token
+        )
+    })?)
+}
+
+async fn list(args: &ManagerArgs) -> Result<String, CliError> {
+    let reply = args.connect()?.list_tokens(request(wire::Empty {})).await;
+    let tokens = reply.map_err(|status| args.refused(&status))?.into_inner().tokens;
+    let tokens: Vec<_> = tokens.into_iter().map(TokenView::from).collect();
+    let headings = ["id", "region", "role", "uses left", "expires", "created"];
+    Ok(args.output.render(&tokens, |tokens| table(headings, tokens.iter().map(TokenView::row)))?)
+}
+
+/// The one view that holds a secret, and so has no `Debug`.
+#[derive(Serialize)]
+struct CreatedView {
+    id: String,
+    region: String,
+    role: String,
+    expires_at: Option<String>,
+    token: String,
+}
+
+#[derive(Debug, Serialize)]
+struct TokenView {
+    id: String,
+    region: String,
+    role: String,
+    /// `None`: any number.
+    uses_left: Option<u32>,
+    expires_at: Option<String>,
+    created_at: Option<String>,
+}
+
+impl TokenView {
+    fn row(&self) -> [String; 6] {
+        [
+            self.id.clone(),
+            self.region.clone(),
+            self.role.clone(),
+            self.uses_left.map_or_else(|| "any".to_owned(), |uses| uses.to_string()),
+            or_dash(self.expires_at.as_deref()),
+            or_dash(self.created_at.as_deref()),
+        ]
+    }
+}
+
+impl From<wire::Token> for TokenView {
+    fn from(token: wire::Token) -> Self {
+        Self {
+            id: token.id,
+            region: token.region,
+            role: token.role,
+            uses_left: (!token.unlimited).then_some(token.uses_left),
+            expires_at: time(token.expires_at),
+            created_at: time(token.created_at),
+        }
+    }
+}
