@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::documents::{CompletionsArgs, ManArgs};
 use crate::health::HealthArgs;
+use crate::local::up::UpArgs;
 use crate::peer_status::PeerStatusArgs;
 
 /// P2P distribution of container-image layers: one pull from the registry, the fleet carries
@@ -42,6 +43,11 @@ pub(crate) enum Command {
         after_help = "Examples:\n  flotilla peer --config /etc/flotilla/peer.toml\n  flotilla peer status"
     )]
     Peer(PeerArgs),
+
+    /// Run a whole region on this machine
+    #[command(after_help = "Example: serve reg.test from a registry on this machine\n  \
+                            flotilla up --registry reg.test=http://127.0.0.1:5000 --peers 3")]
+    Up(UpArgs),
 
     /// Ask a daemon whether it is well; for health checks of containers
     #[command(after_help = "Example:\n  flotilla health --url http://127.0.0.1:4005/healthz")]

@@ -9,6 +9,7 @@ mod daemons;
 mod documents;
 mod health;
 mod http;
+mod local;
 mod output;
 mod peer_status;
 
@@ -46,6 +47,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
             None => daemons::peer(args.daemon).await,
             Some(cli::PeerVerb::Status(args)) => peer_status::peer_status(args).await,
         },
+        Command::Up(args) => local::up::up(args).await,
         Command::Health(args) => health::health(args).await,
         Command::Completions(args) => documents::completions(&args),
         Command::Man(args) => documents::man(&args),

@@ -1,0 +1,7 @@
+//! A whole region on this machine: `up` runs it, `demo` also pulls an image through it.
+
+mod child;
+mod free_port;
+mod interrupt;
+mod registry;
+pub(crate) mod up;
