@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::documents::{CompletionsArgs, ManArgs};
 use crate::health::HealthArgs;
+use crate::local::demo::DemoArgs;
 use crate::local::up::UpArgs;
 use crate::peer_status::PeerStatusArgs;
 
@@ -48,6 +49,12 @@ pub(crate) enum Command {
     #[command(after_help = "Example: serve reg.test from a registry on this machine\n  \
                             flotilla up --registry reg.test=http://127.0.0.1:5000 --peers 3")]
     Up(UpArgs),
+
+    /// Run a whole region on this machine and pull an image through it
+    #[command(after_help = "Examples:\n  flotilla demo --peers 4 --clients 3 --size '1 GiB'\n  \
+                            flotilla demo --image reg.test/app/web:v7 \
+                            --registry reg.test=https://10.0.0.1,ca=ca.pem")]
+    Demo(DemoArgs),
 
     /// Ask a daemon whether it is well; for health checks of containers
     #[command(after_help = "Example:\n  flotilla health --url http://127.0.0.1:4005/healthz")]

@@ -48,6 +48,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
             Some(cli::PeerVerb::Status(args)) => peer_status::peer_status(args).await,
         },
         Command::Up(args) => local::up::up(args).await,
+        Command::Demo(args) => local::demo::demo(args).await,
         Command::Health(args) => health::health(args).await,
         Command::Completions(args) => documents::completions(&args),
         Command::Man(args) => documents::man(&args),

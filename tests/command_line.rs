@@ -10,19 +10,20 @@ use std::thread;
 
 #[test]
 fn help_and_version_are_plain_text_where_there_is_no_terminal() {
-    for arguments in [&["--help"][..], &["man", "--help"], &["peer", "--help"], &["--version"]] {
+    for arguments in [&["--help"][..], &["demo", "--help"], &["peer", "--help"], &["--version"]] {
         let output = flotilla(arguments);
         assert!(output.status.success(), "{arguments:?}");
         assert!(!stdout(&output).contains('\x1b'), "{arguments:?} is coloured");
     }
     assert_eq!(stdout(&flotilla(&["--version"])), format!("flotilla {}\n", env!("CARGO_PKG_VERSION")));
+    assert!(stdout(&flotilla(&["demo", "--help"])).contains("Examples:\n  flotilla demo"));
 }
 
 #[test]
 fn a_word_that_nobody_knows_is_answered_with_the_nearest() {
-    let output = flotilla(&["heath"]);
+    let output = flotilla(&["demmo"]);
     assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("'health'"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("'demo'"), "{}", stderr(&output));
 }
 
 #[test]
@@ -38,7 +39,7 @@ fn the_manual_has_a_page_for_each_subcommand() {
     let directory = tempfile::tempdir().unwrap();
     let man = directory.path().join("man1");
     assert!(flotilla(&["man", "--dir", man.to_str().unwrap()]).status.success());
-    for page in ["flotilla.1", "flotilla-man.1", "flotilla-peer.1", "flotilla-peer-status.1"] {
+    for page in ["flotilla.1", "flotilla-demo.1", "flotilla-peer.1", "flotilla-peer-status.1"] {
         let text = std::fs::read_to_string(man.join(page)).unwrap();
         assert!(text.contains(".TH"), "{page}");
     }
@@ -71,6 +72,27 @@ fn a_peers_status_is_printed_as_asked() {
         let output = flotilla(&["peer", "status", "--admin", admin, "--output", format]);
         assert!(server.join().unwrap().starts_with("GET /status "), "{format}");
         assert!(stdout(&output).contains(line), "{format}: {}", stdout(&output));
+    }
+}
+
+#[test]
+fn a_demo_that_makes_no_sense_says_so_before_anything_starts() {
+    for (arguments, reason) in [
+        (&["--size", "0"][..], "error: 0 bytes are too few for 4 layers of at least one byte\n"),
+        (&["--size", "3 B"], "error: 3 bytes are too few for 4 layers of at least one byte\n"),
+        (&["--layers", "257"], "257 is not in 1..=256"),
+        (&["--peers", "0"], "0 is not in 1..=64"),
+        (&["--image", "app"], "with the registry's host in front"),
+        (&["--image", "reg.test/app", "--size", "1 MiB"], "cannot be used with"),
+        (&["--image", "reg.test/app", "--registry", "reg.test=ftp://x"], "is no registry's URL"),
+        (
+            &["--image", "reg.test/app", "--registry", "reg.test=http://x,ca=/no/such/ca.pem"],
+            "error: read CA file /no/such/ca.pem: ",
+        ),
+    ] {
+        let output = flotilla(&[&["demo"], arguments].concat());
+        assert!(!output.status.success() && output.stdout.is_empty(), "{arguments:?}");
+        assert!(stderr(&output).contains(reason), "{arguments:?}: {}", stderr(&output));
     }
 }
 
