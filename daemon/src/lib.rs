@@ -1,1 +1,15 @@
-//! Empty until its room is built.
+//! What every Flotilla daemon does alike.
+//!
+//! A daemon reads one TOML file ([`config`]), proves who it is ([`identity`]), talks gRPC
+//! over mutual TLS ([`rpc`]), follows its region's settings ([`settings`]), shows its
+//! state ([`telemetry`]) and ends in order ([`shutdown`]). What it does between is its own.
+
+mod authority;
+pub mod bind;
+pub mod config;
+pub mod files;
+pub mod identity;
+pub mod rpc;
+pub mod settings;
+pub mod shutdown;
+pub mod telemetry;

@@ -3,23 +3,23 @@
 
 use std::fs;
 use std::io::Write as _;
-use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, anyhow};
+use flotilla_daemon::identity::NodeIdentity;
+use flotilla_daemon::rpc::{TopologyClient, manager_channel, reason};
 use flotilla_proto::Role;
-use flotilla_proto::wire::manager::{CreateTokenReply, CreateTokenRequest, Endpoint, Region, Registry};
+use flotilla_proto::wire::manager::{CreateTokenRequest, Endpoint, Region, Registry};
+use tonic::{Code, Status};
 
 use super::daemon::Daemon;
 use crate::local::registry::Upstream;
 
 /// What to tell the manager.
 pub(crate) struct Provision<'a> {
-    /// Where it listens.
-    pub(crate) manager: SocketAddr,
-    /// The directory of an identity that may change the topology.
+    /// The directory of an identity that may change the topology; it names the manager.
     pub(crate) admin_identity: &'a Path,
     /// The region's name.
     pub(crate) region: &'a str,
@@ -31,19 +31,29 @@ pub(crate) struct Provision<'a> {
 
 /// Tells it.
 pub(crate) async fn provision(provision: &Provision<'_>) -> anyhow::Result<()> {
-    let mut topology = Topology::connect(provision).await.context("connect to the manager")?;
-    topology.add_region(region(provision.region)).await.context("add the region")?;
+    let admin = NodeIdentity::load(provision.admin_identity).context("load the admin's identity")?;
+    let mut topology = TopologyClient::new(manager_channel(&admin));
+    match topology.add_region(region(provision.region)).await {
+        Err(status) if status.code() != Code::AlreadyExists => {
+            return Err(refusal("add the region", &status));
+        }
+        _ => {}
+    }
     for upstream in provision.upstreams {
-        let registry = registry(upstream);
-        topology.set_registry(registry).await.with_context(|| format!("set registry {}", upstream.host))?;
+        let set = topology.set_registry(registry(upstream)).await;
+        set.map_err(|status| refusal(&format!("set registry {}", upstream.host), &status))?;
     }
     for daemon in provision.daemons {
-        let request = token_request(provision.region, daemon.role);
-        let reply = topology.create_token(request).await.context("create a join token")?;
-        write_secret(&daemon.join_token_file(), &reply.token)
+        let reply = topology.create_token(token_request(provision.region, daemon.role)).await;
+        let reply = reply.map_err(|status| refusal("create a join token", &status))?;
+        write_secret(&daemon.join_token_file(), &reply.into_inner().token)
             .with_context(|| format!("write the join token of {}", daemon.name))?;
     }
     Ok(())
+}
+
+fn refusal(what: &str, status: &Status) -> anyhow::Error {
+    anyhow!("{what}: {}", reason(status))
 }
 
 fn region(name: &str) -> Region {
@@ -76,32 +86,6 @@ fn write_secret(path: &Path, secret: &str) -> std::io::Result<()> {
 
 /// Joining takes seconds; a daemon that keeps dying while it does gets this long.
 const TOKEN_LIFETIME: Duration = Duration::from_secs(3600);
-
-// ---- The contact point with the manager's client. ----
-
-/// The manager's topology service. It has no value in a build without the manager's client,
-/// so that everything behind [`Topology::connect`] is typed and nothing of it can run.
-enum Topology {}
-
-impl Topology {
-    async fn connect(provision: &Provision<'_>) -> anyhow::Result<Self> {
-        let identity = provision.admin_identity.display();
-        anyhow::bail!("{} as {identity}: this build has no client of the manager", provision.manager)
-    }
-
-    /// Adds it; a region that is there already is no error.
-    async fn add_region(&mut self, _region: Region) -> anyhow::Result<()> {
-        match *self {}
-    }
-
-    async fn set_registry(&mut self, _registry: Registry) -> anyhow::Result<()> {
-        match *self {}
-    }
-
-    async fn create_token(&mut self, _request: CreateTokenRequest) -> anyhow::Result<CreateTokenReply> {
-        match *self {}
-    }
-}
 
 #[cfg(test)]
 mod tests {

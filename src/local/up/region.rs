@@ -88,7 +88,6 @@ impl Region {
     async fn tell_the_manager(&mut self) -> anyhow::Result<()> {
         let daemons: Vec<_> = self.peers.iter().chain([&self.scheduler]).cloned().collect();
         let request = Provision {
-            manager: self.manager.listen,
             admin_identity: &self.manager.home.join("admin"),
             region: CLUSTER,
             upstreams: &self.upstreams,

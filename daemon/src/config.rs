@@ -1,0 +1,321 @@
+//! Configuration: one TOML file a daemon, every key optional, unknown keys refused.
+//!
+//! Each module owns its section's type with its defaults and `#[serde(default,
+//! deny_unknown_fields)]`; a daemon composes them into one struct and calls [`load`].
+//! The sections that all daemons share are here.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use flotilla_proto::{JoinTokenText, ParseJoinTokenError};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Reads the configuration at `path`; without a path, the defaults.
+///
+/// # Errors
+///
+/// Names the file, the line and, for a key that nobody knows, the nearest one that is known.
+pub fn load<C: DeserializeOwned + Default>(path: Option<&Path>) -> Result<C, ConfigError> {
+    let Some(path) = path else {
+        return Ok(C::default());
+    };
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { file: path.to_owned(), source })?;
+    toml::from_str(&text).map_err(|error| explain(path, &text, &error))
+}
+
+/// The settings in force, as TOML, for `--check`. Secrets are redacted.
+///
+/// # Panics
+///
+/// If the type cannot be written as TOML, which is an error of the program.
+pub fn effective<C: Serialize>(config: &C) -> String {
+    toml::to_string_pretty(config).expect("a configuration that was read from TOML can be written as TOML")
+}
+
+/// How a daemon first meets the manager. The token names the manager and pins its CA, so
+/// nothing else is needed; once enrolled, a daemon needs no token any more.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ManagerConfig {
+    /// The join token itself.
+    pub join_token: Option<Secret>,
+    /// A file that holds the join token.
+    pub join_token_file: Option<PathBuf>,
+}
+
+impl ManagerConfig {
+    /// The join token from `join_token`, `join_token_file` or the environment's
+    /// [`JOIN_TOKEN_VARIABLE`], the first that is there.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be read, or the text is no join token.
+    pub fn join_token(&self) -> Result<Option<JoinTokenText>, JoinTokenError> {
+        let (text, from) = if let Some(token) = &self.join_token {
+            (token.expose().to_owned(), "manager.join_token".to_owned())
+        } else if let Some(file) = &self.join_token_file {
+            let text = std::fs::read_to_string(file)
+                .map_err(|source| JoinTokenError::Read { file: file.clone(), source })?;
+            (text, file.display().to_string())
+        } else if let Ok(token) = std::env::var(JOIN_TOKEN_VARIABLE) {
+            (token, JOIN_TOKEN_VARIABLE.to_owned())
+        } else {
+            return Ok(None);
+        };
+        text.parse().map(Some).map_err(|source| JoinTokenError::Parse { from, source })
+    }
+}
+
+/// Where health, status and metrics are served; people and probes of this machine only.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AdminConfig {
+    /// The address; loopback by default.
+    pub listen: SocketAddr,
+}
+
+impl AdminConfig {
+    /// Loopback, on a daemon's own default port.
+    pub const fn on_port(port: u16) -> Self {
+        Self { listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port) }
+    }
+}
+
+impl Default for AdminConfig {
+    /// A port the system chooses; each daemon gives its own by [`AdminConfig::on_port`].
+    fn default() -> Self {
+        Self::on_port(0)
+    }
+}
+
+/// Where `/metrics` is served besides the admin address, for a Prometheus elsewhere.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MetricsConfig {
+    /// The address; nothing by default.
+    pub listen: Option<SocketAddr>,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LogConfig {
+    /// A level, or directives as in `info,flotilla_peer=debug`.
+    pub level: String,
+    /// For people or for machines.
+    pub format: LogFormat,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Text }
+    }
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A text that is never shown: neither `Debug` nor [`effective`] prints it.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The text, for the one place that uses it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(REDACTED)
+    }
+}
+
+impl Serialize for Secret {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(REDACTED)
+    }
+}
+
+fn explain(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
+    let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
+    let file = path.to_owned();
+    match UnknownKey::parse(error.message()) {
+        Some(UnknownKey { key, hint }) => ConfigError::UnknownKey { file, line, key, hint },
+        None => ConfigError::Invalid { file, line, message: error.message().to_owned() },
+    }
+}
+
+/// What serde says of a field that `deny_unknown_fields` refuses: the key and then the
+/// known keys, all in backticks.
+struct UnknownKey {
+    key: String,
+    hint: String,
+}
+
+impl UnknownKey {
+    fn parse(message: &str) -> Option<Self> {
+        let rest = message.strip_prefix("unknown field `")?;
+        let (key, rest) = rest.split_once('`')?;
+        let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
+        let nearest = known
+            .iter()
+            .map(|known| (strsim::damerau_levenshtein(key, known), known))
+            .min()
+            .filter(|(distance, known)| *distance <= known.len().max(key.len()) / 2);
+        let hint = match nearest {
+            Some((_, nearest)) => format!("did you mean `{nearest}`?"),
+            None if known.is_empty() => "there is no key to set here".to_owned(),
+            None => format!("the keys here are {}", known.join(", ")),
+        };
+        Some(Self { key: key.to_owned(), hint })
+    }
+}
+
+/// The variable that may hold the join token, for containers.
+pub const JOIN_TOKEN_VARIABLE: &str = "FLOTILLA_JOIN_TOKEN";
+
+const REDACTED: &str = "<redacted>";
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("read configuration {}: {source}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A key that nobody knows, most often a slip of the keyboard.
+    #[error("{}:{line}: unknown key `{key}`; {hint}", file.display())]
+    UnknownKey {
+        /// The file.
+        file: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The key.
+        key: String,
+        /// The nearest known key, or all of them.
+        hint: String,
+    },
+    /// Not TOML, or a value of another kind.
+    #[error("{}:{line}: {message}", file.display())]
+    Invalid {
+        /// The file.
+        file: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What the parser says.
+        message: String,
+    },
+}
+
+/// Why there is no usable join token.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinTokenError {
+    /// The file cannot be read.
+    #[error("read manager.join_token_file {}: {source}", file.display())]
+    Read {
+        /// The file.
+        file: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// The text is no token.
+    #[error("{from}: {source}")]
+    Parse {
+        /// Where the text came from.
+        from: String,
+        /// What is wrong with it.
+        source: ParseJoinTokenError,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Default, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct Sample {
+        name: String,
+        admin: AdminConfig,
+        log: LogConfig,
+        manager: ManagerConfig,
+    }
+
+    fn load_text(text: &str) -> Result<Sample, ConfigError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("peer.toml");
+        std::fs::write(&path, text).unwrap();
+        load(Some(&path))
+    }
+
+    #[test]
+    fn an_unknown_key_names_the_file_the_line_and_the_nearest_key() {
+        let error =
+            load_text("name = \"a\"\n\n[admin]\nlisten_on = \"127.0.0.1:1\"\n").unwrap_err().to_string();
+        assert!(error.ends_with("peer.toml:4: unknown key `listen_on`; did you mean `listen`?"), "{error}");
+    }
+
+    #[test]
+    fn an_unknown_key_that_is_near_to_none_lists_them_all() {
+        let error = load_text("[log]\nverbosity_of_output = 3\n").unwrap_err().to_string();
+        assert!(
+            error.ends_with(":2: unknown key `verbosity_of_output`; the keys here are level, format"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_value_of_another_kind_names_the_line() {
+        let error = load_text("name = \"a\"\n[admin]\nlisten = \"nowhere\"\n").unwrap_err().to_string();
+        assert!(error.contains("peer.toml:3: ") && error.contains("socket address"), "{error}");
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = load::<Sample>(Some(Path::new("/nonexistent/peer.toml"))).unwrap_err().to_string();
+        assert!(error.starts_with("read configuration /nonexistent/peer.toml: "), "{error}");
+    }
+
+    #[test]
+    fn the_effective_settings_read_back_and_redact_secrets() {
+        let config = load_text("[manager]\njoin_token = \"flt1_s3cret\"\n").unwrap();
+        let text = effective(&config);
+        assert!(!text.contains("s3cret") && text.contains(REDACTED), "{text}");
+        assert!(!format!("{config:?}").contains("s3cret"));
+        assert_eq!(load_text(&text).unwrap().log.level, "info");
+    }
+
+    #[test]
+    fn a_join_token_that_is_none_names_where_it_came_from() {
+        let config = ManagerConfig { join_token: Some("abc".to_owned().into()), join_token_file: None };
+        let error = config.join_token().unwrap_err().to_string();
+        assert!(error.starts_with("manager.join_token: a join token starts with flt1_"), "{error}");
+
+        let config = ManagerConfig { join_token: None, join_token_file: Some("/nonexistent/token".into()) };
+        let error = config.join_token().unwrap_err().to_string();
+        assert!(error.starts_with("read manager.join_token_file /nonexistent/token: "), "{error}");
+    }
+}
