@@ -1,1 +1,59 @@
-fn main() {}
+//! `flotilla`: every daemon and every command of it in one executable.
+//!
+//! This file is the table of contents. What the daemons and the topology commands do is in
+//! their crates; here is only what joins them on one machine and what the command line owes
+//! a person.
+
+mod cli;
+mod daemons;
+mod documents;
+mod health;
+mod http;
+mod local;
+mod output;
+mod peer_status;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use tokio::runtime::Runtime;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    match run(Cli::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    let runtime = Runtime::new().context("start the runtime")?;
+    let done = runtime.block_on(dispatch(command));
+    runtime.shutdown_timeout(LINGER);
+    done
+}
+
+async fn dispatch(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Manager(args) => daemons::manager(args).await,
+        Command::Scheduler(args) => daemons::scheduler(args).await,
+        Command::Peer(args) => match args.verb {
+            None => daemons::peer(args.daemon).await,
+            Some(cli::PeerVerb::Status(args)) => peer_status::peer_status(args).await,
+        },
+        Command::Up(args) => local::up::up(args).await,
+        Command::Demo(args) => local::demo::demo(args).await,
+        Command::Health(args) => health::health(args).await,
+        Command::Completions(args) => documents::completions(&args),
+        Command::Man(args) => documents::man(&args),
+    }
+}
+
+/// For a thread that is in the middle of a file when Ctrl-C comes: nobody wants its work.
+const LINGER: Duration = Duration::from_millis(500);

@@ -1,0 +1,143 @@
+//! The command line, as clap reads it. Every subcommand's help ends with an example.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::documents::{CompletionsArgs, ManArgs};
+use crate::health::HealthArgs;
+use crate::local::demo::DemoArgs;
+use crate::local::up::UpArgs;
+use crate::peer_status::PeerStatusArgs;
+
+/// P2P distribution of container-image layers: one pull from the registry, the fleet carries
+/// the rest.
+#[derive(Debug, Parser)]
+#[command(
+    name = "flotilla",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "Example: watch an image spread through a region on this machine\n  flotilla demo"
+)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// All subcommands.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Run the manager: topology, identity and settings of all regions
+    #[command(after_help = "Example:\n  flotilla manager --config /etc/flotilla/manager.toml")]
+    Manager(DaemonArgs),
+
+    /// Run a region's scheduler: who fetches what from whom
+    #[command(after_help = "Example: check a configuration without starting\n  \
+                            flotilla scheduler --config /etc/flotilla/scheduler.toml --check")]
+    Scheduler(DaemonArgs),
+
+    /// Run a node's peer, or ask about peers
+    #[command(
+        args_conflicts_with_subcommands = true,
+        override_usage = "flotilla peer [--config FILE] [--check]\n       flotilla peer <COMMAND>",
+        after_help = "Examples:\n  flotilla peer --config /etc/flotilla/peer.toml\n  flotilla peer status"
+    )]
+    Peer(PeerArgs),
+
+    /// Run a whole region on this machine
+    #[command(after_help = "Example: serve reg.test from a registry on this machine\n  \
+                            flotilla up --registry reg.test=http://127.0.0.1:5000 --peers 3")]
+    Up(UpArgs),
+
+    /// Run a whole region on this machine and pull an image through it
+    #[command(after_help = "Examples:\n  flotilla demo --peers 4 --clients 3 --size '1 GiB'\n  \
+                            flotilla demo --image reg.test/app/web:v7 \
+                            --registry reg.test=https://10.0.0.1,ca=ca.pem")]
+    Demo(DemoArgs),
+
+    /// Ask a daemon whether it is well; for health checks of containers
+    #[command(after_help = "Example:\n  flotilla health --url http://127.0.0.1:4005/healthz")]
+    Health(HealthArgs),
+
+    /// Print the completions of a shell
+    #[command(after_help = "Example:\n  flotilla completions bash > /etc/bash_completion.d/flotilla")]
+    Completions(CompletionsArgs),
+
+    /// Print the manual page, or write the pages of all subcommands
+    #[command(after_help = "Example:\n  flotilla man --dir /usr/local/share/man/man1")]
+    Man(ManArgs),
+}
+
+/// What every daemon takes.
+#[derive(Debug, Args)]
+pub(crate) struct DaemonArgs {
+    /// The configuration file; without one, the defaults hold
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Check the configuration, print what it comes to, and exit
+    #[arg(long)]
+    pub(crate) check: bool,
+
+    /// Stop when the standard input ends: `flotilla up` holds its other end
+    #[arg(long, hide = true)]
+    pub(crate) stop_with_stdin: bool,
+}
+
+/// `flotilla peer` alone is the daemon; with a verb it is a question.
+#[derive(Debug, Args)]
+pub(crate) struct PeerArgs {
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArgs,
+
+    #[command(subcommand)]
+    pub(crate) verb: Option<PeerVerb>,
+}
+
+/// Questions about peers.
+#[derive(Debug, Subcommand)]
+pub(crate) enum PeerVerb {
+    /// Ask a running peer what it holds, whom it knows and what it does
+    #[command(after_help = "Example:\n  flotilla peer status --output yaml")]
+    Status(PeerStatusArgs),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, error::ErrorKind};
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_subcommand_shows_an_example() {
+        let mut commands = vec![Cli::command()];
+        while let Some(command) = commands.pop() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            assert!(help.starts_with("Example"), "{} has no example", command.get_name());
+            commands.extend(command.get_subcommands().cloned());
+        }
+    }
+
+    #[test]
+    fn a_peer_without_a_verb_is_the_daemon() {
+        let peer = |arguments: &[&str]| {
+            let arguments = ["flotilla", "peer"].into_iter().chain(arguments.iter().copied());
+            match Cli::try_parse_from(arguments) {
+                Ok(Cli { command: Command::Peer(args) }) => Ok(args),
+                Ok(other) => panic!("{other:?} is no peer"),
+                Err(error) => Err(error.kind()),
+            }
+        };
+        let daemon = peer(&["--config", "peer.toml", "--check"]).unwrap();
+        assert!(daemon.verb.is_none() && daemon.daemon.check);
+        assert!(peer(&[]).unwrap().verb.is_none());
+        assert!(matches!(peer(&["status"]).unwrap().verb, Some(PeerVerb::Status(_))));
+        assert_eq!(peer(&["--check", "status"]).unwrap_err(), ErrorKind::ArgumentConflict);
+    }
+}

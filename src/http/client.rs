@@ -1,0 +1,126 @@
+//! An HTTP client whose every wait has an end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::{ClientConfig, RootCertStore};
+
+use super::{Body, empty, text};
+
+/// A pool of connections to any number of servers. Clones share it.
+#[derive(Clone)]
+pub(crate) struct HttpClient {
+    inner: Client<HttpsConnector<HttpConnector>, Body>,
+}
+
+impl HttpClient {
+    /// For servers on this machine, over plain HTTP: it trusts no certificate at all.
+    pub(crate) fn loopback() -> Self {
+        Self::with_roots(RootCertStore::empty())
+    }
+
+    /// For servers elsewhere. Certificates are verified against the system's roots and those
+    /// of `ca_pem`.
+    pub(crate) fn verifying(ca_pem: Option<&str>) -> Result<Self, BuildClientError> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        for certificate in CertificateDer::pem_slice_iter(ca_pem.unwrap_or_default().as_bytes()) {
+            roots.add(certificate?)?;
+        }
+        Ok(Self::with_roots(roots))
+    }
+
+    fn with_roots(roots: RootCertStore) -> Self {
+        let tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("the provider supports the default versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let mut tcp = HttpConnector::new();
+        tcp.enforce_http(false);
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(CONNECT_WITHIN));
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
+        Self { inner: Client::builder(TokioExecutor::new()).build(connector) }
+    }
+
+    /// The head of the answer, within [`HEAD_WITHIN`]; its body streams.
+    pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, RequestError> {
+        let answer = tokio::time::timeout(HEAD_WITHIN, self.inner.request(request)).await;
+        answer.map_err(|_| RequestError::Slow)?.map_err(RequestError::Transport)
+    }
+
+    /// Status and text of a small answer, both within `limit`.
+    pub(crate) async fn get_text(
+        &self,
+        uri: Uri,
+        limit: Duration,
+    ) -> Result<(StatusCode, String), RequestError> {
+        let request = Request::builder()
+            .method(Method::GET)
+            .uri(uri)
+            .body(empty())
+            .expect("a GET of a parsed URI is a request");
+        let answer = async {
+            let response = self.inner.request(request).await.map_err(RequestError::Transport)?;
+            let status = response.status();
+            Ok((status, text(response.into_body(), MAX_TEXT_LEN).await))
+        };
+        tokio::time::timeout(limit, answer).await.map_err(|_| RequestError::Slow)?
+    }
+}
+
+/// A server that does not take the connection by then is not there.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
+/// The doors promise headers within 10 s; a registry behind the counting hop may be slower.
+const HEAD_WITHIN: Duration = Duration::from_secs(60);
+
+/// `/metrics` of a peer with many registries stays far below this.
+const MAX_TEXT_LEN: usize = 4 * 1024 * 1024;
+
+/// Why a client cannot be built.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BuildClientError {
+    /// The extra CA is no PEM.
+    #[error("read the CA certificates")]
+    Pem(#[from] pem::Error),
+    /// The extra CA is no certificate.
+    #[error("trust the CA certificates")]
+    Certificate(#[from] rustls::Error),
+}
+
+/// Why there was no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestError {
+    /// Nothing came in time.
+    #[error("no answer in time")]
+    Slow,
+    /// The connection failed.
+    #[error("{}", chain(.0))]
+    Transport(#[source] hyper_util::client::legacy::Error),
+}
+
+/// hyper's own message names only its layer; the cause a person needs is at the end of the chain.
+fn chain(error: &hyper_util::client::legacy::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,133 @@
+//! What commands print: tables for people, JSON and YAML for programs.
+
+use std::io::{self, Write as _};
+
+use anyhow::Context as _;
+use comfy_table::{Table, presets};
+use serde_json::Value;
+
+/// How an answer is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum OutputFormat {
+    /// For people
+    Table,
+    /// For programs
+    Json,
+    /// For both
+    Yaml,
+}
+
+/// Prints one line, or several, to the standard output.
+pub(crate) fn print(text: &str) -> anyhow::Result<()> {
+    writeln!(io::stdout(), "{text}").context("write to the standard output")
+}
+
+/// A JSON object of a daemon in the wished format.
+pub(crate) fn render(value: &Value, format: OutputFormat) -> anyhow::Result<String> {
+    match format {
+        OutputFormat::Table => Ok(tables(value)),
+        OutputFormat::Json => serde_json::to_string_pretty(value).context("write JSON"),
+        OutputFormat::Yaml => serde_saphyr::to_string(value).context("write YAML"),
+    }
+}
+
+/// An empty table in the style of all of them: columns, no lines.
+pub(crate) fn table<'a>(header: impl IntoIterator<Item = &'a str>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::NOTHING).set_header(header);
+    table
+}
+
+/// The plain fields as `name value`, then a table for each list of objects. So a field that a
+/// daemon of a later version adds is shown too.
+fn tables(value: &Value) -> String {
+    let mut plain = table([]);
+    let mut lists = Vec::new();
+    for (name, value) in fields("", value) {
+        match value {
+            Value::Array(rows) if rows.iter().any(Value::is_object) => {
+                lists.push(format!("{name}\n{}", table_of(rows)));
+            }
+            value => {
+                plain.add_row([name, cell(value)]);
+            }
+        }
+    }
+    std::iter::once(plain.to_string()).chain(lists).collect::<Vec<_>>().join("\n\n")
+}
+
+/// One row for each object; a column for each field that any of them has.
+fn table_of(rows: &[Value]) -> String {
+    let rows: Vec<_> = rows.iter().map(|row| fields("", row)).collect();
+    let mut columns: Vec<&String> = Vec::new();
+    for (name, _) in rows.iter().flatten() {
+        if !columns.contains(&name) {
+            columns.push(name);
+        }
+    }
+    let headers: Vec<_> = columns.iter().map(|name| name.to_uppercase()).collect();
+    let mut table = table(headers.iter().map(String::as_str));
+    for row in &rows {
+        let value =
+            |column: &&String| row.iter().find(|(name, _)| name == *column).map(|(_, value)| cell(value));
+        table.add_row(columns.iter().map(|column| value(column).unwrap_or_default()));
+    }
+    table.to_string()
+}
+
+/// An object's fields; those of nested objects under dotted names.
+fn fields<'a>(prefix: &str, value: &'a Value) -> Vec<(String, &'a Value)> {
+    let Value::Object(object) = value else {
+        return vec![(prefix.to_owned(), value)];
+    };
+    let dotted = |name: &str| if prefix.is_empty() { name.to_owned() } else { format!("{prefix}.{name}") };
+    object.iter().flat_map(|(name, value)| fields(&dotted(name), value)).collect()
+}
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(values) => values.iter().map(cell).collect::<Vec<_>>().join(", "),
+        Value::Bool(_) | Value::Number(_) | Value::Object(_) => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_status_becomes_tables_whatever_its_fields_are() {
+        let status = json!({
+            "name": "peer-0",
+            "store": { "bytes": 7, "quota": null },
+            "registries": ["a.test", "b.test"],
+            "partners": [{ "name": "peer-1", "warm": true }, { "name": "peer-2", "zone": "a" }],
+        });
+        let text = render(&status, OutputFormat::Table).unwrap();
+        let words: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        for row in [
+            vec!["name", "peer-0"],
+            vec!["store.bytes", "7"],
+            vec!["store.quota", "-"],
+            vec!["registries", "a.test,", "b.test"],
+            vec!["NAME", "WARM", "ZONE"],
+            vec!["peer-1", "true"],
+            vec!["peer-2", "a"],
+        ] {
+            assert!(words.contains(&row), "{row:?} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn programs_read_back_what_was_rendered() {
+        let status = json!({ "name": "peer-0", "pieces": 3 });
+        let text = render(&status, OutputFormat::Json).unwrap();
+        assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), status);
+        let text = render(&status, OutputFormat::Yaml).unwrap();
+        assert_eq!(serde_saphyr::from_str::<Value>(&text).unwrap(), status);
+    }
+}

@@ -1,0 +1,127 @@
+//! The command line's manners, seen from outside.
+
+// Helpers of tests are tests too; clippy's own exception is for functions marked `#[test]`.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::process::{Command, Output};
+use std::thread;
+
+#[test]
+fn help_and_version_are_plain_text_where_there_is_no_terminal() {
+    for arguments in [&["--help"][..], &["demo", "--help"], &["peer", "--help"], &["--version"]] {
+        let output = flotilla(arguments);
+        assert!(output.status.success(), "{arguments:?}");
+        assert!(!stdout(&output).contains('\x1b'), "{arguments:?} is coloured");
+    }
+    assert_eq!(stdout(&flotilla(&["--version"])), format!("flotilla {}\n", env!("CARGO_PKG_VERSION")));
+    assert!(stdout(&flotilla(&["demo", "--help"])).contains("Examples:\n  flotilla demo"));
+}
+
+#[test]
+fn a_word_that_nobody_knows_is_answered_with_the_nearest() {
+    let output = flotilla(&["demmo"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("'demo'"), "{}", stderr(&output));
+}
+
+#[test]
+fn every_shell_gets_completions() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let output = flotilla(&["completions", shell]);
+        assert!(output.status.success() && stdout(&output).contains("flotilla"), "{shell}");
+    }
+}
+
+#[test]
+fn the_manual_has_a_page_for_each_subcommand() {
+    let directory = tempfile::tempdir().unwrap();
+    let man = directory.path().join("man1");
+    assert!(flotilla(&["man", "--dir", man.to_str().unwrap()]).status.success());
+    for page in ["flotilla.1", "flotilla-demo.1", "flotilla-peer.1", "flotilla-peer-status.1"] {
+        let text = std::fs::read_to_string(man.join(page)).unwrap();
+        assert!(text.contains(".TH"), "{page}");
+    }
+    assert!(stdout(&flotilla(&["man"])).contains(".TH flotilla"));
+}
+
+#[test]
+fn health_is_an_exit_code() {
+    let (url, server) = answer_once("200 OK", "fine");
+    assert!(flotilla(&["health", "--url", &url]).status.success());
+    server.join().unwrap();
+
+    let (url, server) = answer_once("503 Service Unavailable", "no manager");
+    let output = flotilla(&["health", "--url", &url]);
+    server.join().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(stderr(&output), format!("error: {url} answers 503 Service Unavailable: no manager\n"));
+
+    let output = flotilla(&["health", "--url", &url]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("refused"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_peers_status_is_printed_as_asked() {
+    let status = r#"{"name":"peer-0","store":{"bytes":7}}"#;
+    for (format, line) in [("table", "store.bytes"), ("json", r#"    "bytes": 7"#), ("yaml", "  bytes: 7")] {
+        let (url, server) = answer_once("200 OK", status);
+        let admin = url.trim_end_matches("/healthz");
+        let output = flotilla(&["peer", "status", "--admin", admin, "--output", format]);
+        assert!(server.join().unwrap().starts_with("GET /status "), "{format}");
+        assert!(stdout(&output).contains(line), "{format}: {}", stdout(&output));
+    }
+}
+
+#[test]
+fn a_demo_that_makes_no_sense_says_so_before_anything_starts() {
+    for (arguments, reason) in [
+        (&["--size", "0"][..], "error: 0 bytes are too few for 4 layers of at least one byte\n"),
+        (&["--size", "3 B"], "error: 3 bytes are too few for 4 layers of at least one byte\n"),
+        (&["--layers", "257"], "257 is not in 1..=256"),
+        (&["--peers", "0"], "0 is not in 1..=64"),
+        (&["--image", "app"], "with the registry's host in front"),
+        (&["--image", "reg.test/app", "--size", "1 MiB"], "cannot be used with"),
+        (&["--image", "reg.test/app", "--registry", "reg.test=ftp://x"], "is no registry's URL"),
+        (
+            &["--image", "reg.test/app", "--registry", "reg.test=http://x,ca=/no/such/ca.pem"],
+            "error: read CA file /no/such/ca.pem: ",
+        ),
+    ] {
+        let output = flotilla(&[&["demo"], arguments].concat());
+        assert!(!output.status.success() && output.stdout.is_empty(), "{arguments:?}");
+        assert!(stderr(&output).contains(reason), "{arguments:?}: {}", stderr(&output));
+    }
+}
+
+fn flotilla(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_flotilla")).args(arguments).output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// A server that answers one request; its thread gives what was asked.
+fn answer_once(status: &'static str, body: &'static str) -> (String, thread::JoinHandle<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/healthz", listener.local_addr().unwrap());
+    let server = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut request = Vec::new();
+        while !request.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            request.push(byte[0]);
+        }
+        write!(stream, "HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n{body}", body.len()).unwrap();
+        String::from_utf8(request).unwrap()
+    });
+    (url, server)
+}
