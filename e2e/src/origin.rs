@@ -8,7 +8,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use flotilla_proto::Digest;
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose,
 };
 use rustix::process::Signal;
 
@@ -150,7 +151,7 @@ fn metrics_url() -> String {
 fn configuration() -> String {
     format!(
         "version: 0.1\n\
-         log: {{level: info, accesslog: {{disabled: false}}}}\n\
+         log: {{level: error, accesslog: {{disabled: false}}}}\n\
          storage: {{filesystem: {{rootdirectory: /run/story/origin/storage}}}}\n\
          http:\n\
          \x20 addr: {REGISTRY_IP}:443\n\
@@ -160,15 +161,18 @@ fn configuration() -> String {
     )
 }
 
-/// Go checks the subject alternative name and the extended key usage.
+/// Go checks the subject alternative name and the extended key usage; OpenSSL takes a
+/// certificate whose subject is its issuer for self-signed, so the two are named apart.
 fn write_certificates(dir: &std::path::Path) -> Result<()> {
     let mut authority = CertificateParams::default();
+    authority.distinguished_name.push(DnType::CommonName, "authority of the origin");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     let authority_key = KeyPair::generate()?;
     let ca = authority.self_signed(&authority_key)?;
 
     let mut leaf = CertificateParams::new(vec![REGISTRY_HOST.to_owned()])?;
+    leaf.distinguished_name.push(DnType::CommonName, REGISTRY_HOST);
     leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let leaf_key = KeyPair::generate()?;
     let certificate = leaf.signed_by(&leaf_key, &Issuer::new(authority, authority_key))?;

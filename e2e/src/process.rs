@@ -162,7 +162,7 @@ impl Output {
 pub fn tail(log: &Path) -> String {
     let bytes = fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<_> = text.lines().collect();
+    let lines: Vec<String> = text.lines().map(|line| line.chars().take(TAIL_COLUMNS).collect()).collect();
     let shown = &lines[lines.len().saturating_sub(TAIL_LINES)..];
     if shown.is_empty() { String::new() } else { format!("--- {}\n{}\n", log.display(), shown.join("\n")) }
 }
@@ -173,5 +173,6 @@ pub(crate) fn pid(id: u32) -> Pid {
 }
 
 const TAIL_LINES: usize = 25;
+const TAIL_COLUMNS: usize = 400;
 /// dockerd needs a few seconds to stop its containerd.
 const TERM_TIMEOUT: Duration = Duration::from_secs(15);

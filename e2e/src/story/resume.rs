@@ -30,10 +30,10 @@ pub(super) fn killed_peer_keeps_what_it_announced(stage: &Stage) -> Result<()> {
         let pull = scope.spawn(|| pull.run());
         let third = image.size() / 3;
         let fetched_before = wait::until("a third of the pull", Duration::from_secs(60), || {
+            ensure!(!pull.is_finished(), "the pull ended before the kill");
             let fetched = victim.metrics()?.piece_bytes_fetched();
             Ok((fetched >= third).then_some(fetched))
         })?;
-        ensure!(!pull.is_finished(), "the pull ended before the kill");
         victim.kill9()?;
         victim.wait_ready()?;
         stage.unslow_origin()?;
