@@ -29,7 +29,7 @@ pub fn get(url: &str, timeout: Duration) -> Result<Response> {
     let mut stream =
         TcpStream::connect_timeout(&address, timeout).with_context(|| format!("connect to {url}"))?;
     stream.set_read_timeout(Some(timeout))?;
-    write!(stream, "GET /{path} HTTP/1.0\r\nHost: {authority}\r\n\r\n")?;
+    write!(stream, "GET /{path} HTTP/1.0\r\nHost: {authority}\r\nAccept: {ACCEPT}\r\n\r\n")?;
     let mut answer = Vec::new();
     // A reset mid-body leaves what came before it, which is what a client would hold.
     let ended = stream.read_to_end(&mut answer);
@@ -58,3 +58,7 @@ impl Response {
         fields.filter(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.trim()).next()
     }
 }
+
+/// A registry converts or hides a manifest whose type the caller does not name.
+const ACCEPT: &str = "application/vnd.docker.distribution.manifest.v2+json, \
+                      application/vnd.oci.image.manifest.v1+json, */*";

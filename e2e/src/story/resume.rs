@@ -37,7 +37,8 @@ pub(super) fn killed_peer_keeps_what_it_announced(stage: &Stage) -> Result<()> {
         victim.kill9()?;
         victim.wait_ready()?;
         stage.unslow_origin()?;
-        Ok((fetched_before, pull.join().map_err(|_| anyhow!("the pull panicked"))??))
+        let held = pull.join().map_err(|_| anyhow!("the pull panicked"))??;
+        anyhow::Ok((fetched_before, held))
     })?;
 
     ensure!(held == image.digests(), "the client holds {held:?}");
