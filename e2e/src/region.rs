@@ -184,13 +184,12 @@ impl Metrics {
 pub fn log_files(dir: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
     let Ok(entries) = fs::read_dir(dir) else { return files };
-    for path in entries.flatten().map(|entry| entry.path()) {
-        if path.is_dir() {
+    for entry in entries.flatten() {
+        let path = entry.path();
+        // Links are not followed: an image that lies unpacked here has some in circles.
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
             files.extend(log_files(&path));
-        } else if path
-            .extension()
-            .is_some_and(|extension| ["log", "out", "err"].iter().any(|e| extension == *e))
-        {
+        } else if LOG_NAMES.iter().any(|end| path.as_os_str().as_encoded_bytes().ends_with(end)) {
             files.push(path);
         }
     }
@@ -207,6 +206,8 @@ fn is_zombie(pid: Pid) -> bool {
     stat.rsplit(") ").next().is_some_and(|state| state.starts_with('Z'))
 }
 
+/// Of the harness's own logs, and of those that `flotilla up` keeps.
+const LOG_NAMES: [&[u8]; 3] = [b".out", b".err", b"/log"];
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ pub fn run_on_stage(name: &str, store: &Path, flotilla: &Path) -> ExitCode {
     });
     let Err(error) = told else { return ExitCode::SUCCESS };
     eprintln!("{error:#}\n");
-    for log in log_files(store) {
+    for log in ["logs", "region"].iter().flat_map(|dir| log_files(&store.join(dir))) {
         eprint!("{}", process::tail(&log));
     }
     ExitCode::FAILURE

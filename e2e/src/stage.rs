@@ -8,7 +8,8 @@
 //! ```
 //!
 //! The registry is not on 127.0.0.0/8: clients never proxy that and dockerd does not check
-//! certificates there. Nothing has a route out of the machine.
+//! certificates there. Nothing has a way out of the machine: the default route, by which a
+//! daemon finds the address to advertise, ends in the origin's namespace.
 
 use std::fs::{self, File};
 use std::io;
@@ -127,6 +128,11 @@ impl Stage {
         self.command(Side::Region, FLOTILLA)
     }
 
+    /// The path of the binary under test.
+    pub fn flotilla_path(&self) -> &'static Path {
+        Path::new(FLOTILLA)
+    }
+
     /// Fails unless the kernel refuses this process, root like the clients, the registry.
     pub fn assert_fenced(&self) -> Result<()> {
         match TcpStream::connect_timeout(&(REGISTRY_IP, 443).into(), Duration::from_secs(2)) {
@@ -171,6 +177,7 @@ fn lay_network() -> Result<()> {
     ip("link add region0 type veth peer name origin0 netns origin")?;
     ip(&format!("addr add {REGION_IP}/24 dev region0"))?;
     ip("link set region0 up")?;
+    ip(&format!("route add default via {ORIGIN_BACKSTAGE_IP}"))?;
     ip("-n origin link set lo up")?;
     ip(&format!("-n origin addr add {REGISTRY_IP}/24 dev origin0"))?;
     ip(&format!("-n origin addr add {ORIGIN_BACKSTAGE_IP}/24 dev origin0"))?;

@@ -11,7 +11,7 @@ use flotilla_proto::Digest;
 use serde::Deserialize;
 
 use super::{FrontDoor, PULL_TIMEOUT, Pull, START_TIMEOUT, digests};
-use crate::process::{self, Finished, Process};
+use crate::process::{self, Process};
 use crate::stage::{REGISTRY_HOST, Side, Stage};
 use crate::wait;
 
@@ -90,14 +90,14 @@ impl<'a> Dockerd<'a> {
 
     /// Runs `docker` with `arguments`, and returns what it prints.
     pub fn run(&self, verb: &str, arguments: &[&str], deadline: Duration) -> Result<String> {
-        self.try_run(verb, arguments, deadline)?.success()
+        let mut command = self.docker();
+        command.args(arguments);
+        process::run(&self.stage.logs(), &format!("{}-{verb}", self.name), command, deadline)?.success()
     }
 
-    /// Runs `docker` with `arguments`, however it ends.
-    pub fn try_run(&self, verb: &str, arguments: &[&str], deadline: Duration) -> Result<Finished> {
-        let mut command = docker(self.stage, &self.socket);
-        command.args(arguments);
-        process::run(&self.stage.logs(), &format!("{}-{verb}", self.name), command, deadline)
+    /// `docker`, pointed at this daemon.
+    pub fn docker(&self) -> Command {
+        docker(self.stage, &self.socket)
     }
 }
 

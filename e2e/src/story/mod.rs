@@ -1,6 +1,8 @@
 //! The stories.
 
-mod bad_input;
+mod bad_config;
+mod bad_registry;
+mod container;
 mod demo;
 mod pull;
 mod resume;
@@ -49,8 +51,17 @@ pub const ALL: &[Story] = &[
     Story::new("peer_killed_mid_pull_keeps_what_it_announced", resume::killed_peer_keeps_what_it_announced),
     Story::new("demo_reads_the_registry_once", demo::reads_the_registry_once),
     Story::new("demo_of_tiny_layers_reads_the_registry_once", demo::of_tiny_layers_reads_the_registry_once),
-    Story::new("unknown_registry_is_named", bad_input::unknown_registry_is_named),
-    Story::new("hung_registry_is_reported_in_time", bad_input::hung_registry_is_reported_in_time),
-    Story::new("stopped_registry_is_reported_in_time", bad_input::stopped_registry_is_reported_in_time),
-    Story::new("wrong_bytes_reach_no_client", bad_input::wrong_bytes_reach_no_client),
+    Story::new("unknown_registry_is_named", bad_registry::unknown_registry_is_named),
+    Story::new("hung_registry_is_reported_in_time", bad_registry::hung_registry_is_reported_in_time),
+    Story::new("stopped_registry_is_reported_in_time", bad_registry::stopped_registry_is_reported_in_time),
+    Story::new("wrong_bytes_reach_no_client", bad_registry::wrong_bytes_reach_no_client),
+    Story::new("unknown_config_key_is_named", bad_config::unknown_key_is_named),
+    Story::new("wrong_join_token_is_refused", bad_config::wrong_join_token_is_refused),
+    Story::new("port_in_use_is_named", bad_config::port_in_use_is_named),
+    Story::new("sample_configs_are_valid", container::sample_configs_are_valid),
+    Story {
+        deadline: Duration::from_secs(600),
+        prepare: container::prepare,
+        ..Story::new("peer_runs_in_a_container", container::peer_runs_in_a_container)
+    },
 ];

@@ -1,4 +1,4 @@
-//! What goes wrong is named, on the right side, in time.
+//! A registry that is unknown, hangs, is gone or lies: named at the door, in time.
 
 use std::time::Duration;
 
