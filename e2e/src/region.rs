@@ -23,11 +23,9 @@ pub struct Region<'a> {
     _process: Process,
 }
 
-/// The line `flotilla up --json` prints when all is ready.
+/// The line `flotilla up --json` prints when all is ready, as far as stories go.
 #[derive(Debug, Deserialize)]
 struct Addresses {
-    manager: String,
-    scheduler: String,
     peers: Vec<Peer>,
 }
 
@@ -72,16 +70,6 @@ impl<'a> Region<'a> {
         let region = Self { stage, addresses, _process: process };
         ensure!(region.peers().count() == peers, "asked for {peers} peers: {:?}", region.addresses);
         Ok(region)
-    }
-
-    /// The manager's URL.
-    pub fn manager(&self) -> &str {
-        &self.addresses.manager
-    }
-
-    /// The scheduler's address.
-    pub fn scheduler(&self) -> &str {
-        &self.addresses.scheduler
     }
 
     /// The peers that are no seeds.
