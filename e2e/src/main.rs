@@ -8,7 +8,12 @@ use flotilla_e2e::runner;
 
 /// Real clients, a real registry and the real daemons, each story in namespaces of its own.
 #[derive(Debug, Parser)]
-#[command(name = "flotilla-e2e", args_conflicts_with_subcommands = true)]
+#[command(
+    name = "flotilla-e2e",
+    args_conflicts_with_subcommands = true,
+    help_template = "{about-with-newline}\n{usage-heading} {usage}\n\n{all-args}{after-help}",
+    after_help = "Stories are told one after the other; FLOTILLA_BIN=/path tests a binary that is already built."
+)]
 struct Cli {
     #[command(flatten)]
     stories: libtest_mimic::Arguments,

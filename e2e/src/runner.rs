@@ -38,23 +38,30 @@ pub fn run_all(mut arguments: Arguments) -> ExitCode {
 
 /// Tells one story in the namespaces of this process.
 pub fn run_on_stage(name: &str, store: &Path, flotilla: &Path) -> ExitCode {
-    std::thread::spawn(end_with_standard_input);
+    let logs = store.to_owned();
+    std::thread::spawn(move || end_with_standard_input(&logs));
     let told = ALL.iter().find(|story| story.name == name).context("no such story").and_then(|story| {
         let stage = Stage::set(store, flotilla).context("set the stage")?;
         (story.tell)(&stage)
     });
     let Err(error) = told else { return ExitCode::SUCCESS };
     eprintln!("{error:#}\n");
-    for log in ["logs", "region"].iter().flat_map(|dir| log_files(&store.join(dir))) {
-        eprint!("{}", process::tail(&log));
-    }
+    print_log_tails(store);
     ExitCode::FAILURE
 }
 
-fn end_with_standard_input() {
-    // Nobody writes: a read ends when the runner does, by an end of file or an error alike.
+/// The runner's end, or its patience's.
+fn end_with_standard_input(store: &Path) {
+    // Nobody writes: a read ends when the runner lets go, by an end of file or an error alike.
     let _ = std::io::stdin().read(&mut [0]);
+    print_log_tails(store);
     std::process::exit(1);
+}
+
+fn print_log_tails(store: &Path) {
+    for log in ["logs", "region"].iter().flat_map(|dir| log_files(&store.join(dir))) {
+        eprint!("{}", process::tail(&log));
+    }
 }
 
 /// What all stories share.
@@ -80,8 +87,9 @@ fn prepare(arguments: &Arguments) -> Result<House> {
     if env::var_os(FLOTILLA_BIN).is_none() {
         build(target)?;
     }
-    ensure!(house.flotilla.is_file(), "{} does not exist", house.flotilla.display());
-    Ok(house)
+    let flotilla =
+        house.flotilla.canonicalize().with_context(|| format!("find {}", house.flotilla.display()))?;
+    Ok(House { flotilla, ..house })
 }
 
 fn flotilla(target: &Path) -> PathBuf {
