@@ -1,1 +1,34 @@
-//! Empty until its room is built.
+//! Stories a user would tell, played with the real clients and a real registry.
+//!
+//! The harness is verbs: [`Stage`] is the private piece of machine a story runs on,
+//! [`Origin`] its registry, [`Region`] the Flotilla under test, [`client`] the container
+//! clients, and [`AccessLog`] what the registry itself saw. [`story`] tells the stories with
+//! them, [`runner`] starts each in namespaces of its own. Nothing here looks inside the
+//! daemons: they are seen through their doors, their metrics and their messages.
+//!
+//! # Why a client cannot cheat
+//!
+//! A client that falls back to the registry silently would make most assertions pass. It is
+//! kept from it by the kernel and not by a look at user agents: the clients run as root and
+//! a routing rule of the namespace refuses root the registry's address, while the daemons
+//! run as [`stage::REGION_UID`] and get through. [`Stage::assert_fenced`] proves the fence
+//! before a story relies on it.
+
+pub mod access_log;
+pub mod base;
+pub mod client;
+pub mod http;
+pub mod image;
+pub mod origin;
+pub mod process;
+pub mod region;
+pub mod runner;
+pub mod stage;
+pub mod story;
+pub mod wait;
+
+pub use access_log::AccessLog;
+pub use origin::Origin;
+pub use process::Process;
+pub use region::Region;
+pub use stage::Stage;

@@ -1,0 +1,129 @@
+//! The container clients, each pointed at a peer by its own setting and nothing else.
+
+mod containerd;
+mod containers_image;
+mod dockerd;
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use flotilla_proto::Digest;
+
+pub use containerd::Containerd;
+pub use dockerd::Dockerd;
+
+use crate::region::Peer;
+use crate::stage::{REGISTRY_HOST, Stage};
+
+/// A client, as its users call it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Client {
+    /// `docker pull`.
+    Docker,
+    /// `ctr content fetch`.
+    Ctr,
+    /// `skopeo copy`.
+    Skopeo,
+    /// `buildah pull`.
+    Buildah,
+    /// `podman pull`.
+    Podman,
+}
+
+/// How the client is led to its peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrontDoor {
+    /// `HTTPS_PROXY` and a certificate authority.
+    Proxy,
+    /// The client's own setting for a mirror of the registry.
+    Mirror,
+    /// The peer's address in front of the image's name.
+    Prefix,
+}
+
+/// One pull of one image through one peer, by a client that has nothing of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Pull<'a> {
+    /// Where.
+    pub stage: &'a Stage,
+    /// Who pulls.
+    pub client: Client,
+    /// Which way in.
+    pub front_door: FrontDoor,
+    /// Through whom.
+    pub peer: &'a Peer,
+    /// What, without the registry's host.
+    pub image: &'a str,
+    /// Tells this pull's files from those of another.
+    pub label: &'a str,
+}
+
+/// A pull that can begin.
+#[derive(Debug)]
+pub struct Ready<'a> {
+    pull: Pull<'a>,
+    daemon: Daemon<'a>,
+}
+
+#[derive(Debug)]
+enum Daemon<'a> {
+    Dockerd(Dockerd<'a>),
+    Containerd(Containerd<'a>),
+    None,
+}
+
+impl<'a> Pull<'a> {
+    /// Starts the daemon that the client needs, if any, so that several pulls can then
+    /// begin at one moment.
+    pub fn start(self) -> Result<Ready<'a>> {
+        let daemon = match self.client {
+            Client::Docker => Daemon::Dockerd(Dockerd::start(&self)?),
+            Client::Ctr => Daemon::Containerd(Containerd::start(&self)?),
+            Client::Skopeo | Client::Buildah | Client::Podman => Daemon::None,
+        };
+        Ok(Ready { pull: self, daemon })
+    }
+
+    /// The image's name as the user writes it.
+    fn reference(&self) -> String {
+        match self.front_door {
+            FrontDoor::Proxy | FrontDoor::Mirror => format!("{REGISTRY_HOST}/{}", self.image),
+            FrontDoor::Prefix => format!("{}/{REGISTRY_HOST}/{}", self.peer.door_authority(), self.image),
+        }
+    }
+
+    /// This pull's own directory.
+    fn dir(&self) -> String {
+        format!("clients/{}", self.name("client"))
+    }
+
+    fn name(&self, what: &str) -> String {
+        format!("{what}-{}-{}", self.peer.name, self.label)
+    }
+}
+
+impl Ready<'_> {
+    /// Pulls, and lists the digests of what the client then holds: manifest, config, layers.
+    pub fn run(&self) -> Result<BTreeSet<Digest>> {
+        let pull = &self.pull;
+        match &self.daemon {
+            Daemon::Dockerd(dockerd) => dockerd.pull(pull),
+            Daemon::Containerd(containerd) => containerd.fetch(pull),
+            Daemon::None => containers_image::pull(pull),
+        }
+        .with_context(|| {
+            format!("{:?} through the {:?} door of {}", pull.client, pull.front_door, pull.peer.name)
+        })
+    }
+}
+
+/// Reads digests from words of a client's output.
+fn digests<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<BTreeSet<Digest>> {
+    let parse = |word: &str| word.parse().with_context(|| format!("not a digest: {word}"));
+    words.into_iter().map(parse).collect()
+}
+
+/// A client that takes longer has been left hanging.
+const PULL_TIMEOUT: Duration = Duration::from_secs(120);
+const START_TIMEOUT: Duration = Duration::from_secs(30);

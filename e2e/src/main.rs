@@ -1,0 +1,37 @@
+//! `cargo e2e`: tells the stories.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use flotilla_e2e::runner;
+
+/// Real clients, a real registry and the real daemons, each story in namespaces of its own.
+#[derive(Debug, Parser)]
+#[command(
+    name = "flotilla-e2e",
+    args_conflicts_with_subcommands = true,
+    help_template = "{about-with-newline}\n{usage-heading} {usage}\n\n{all-args}{after-help}",
+    after_help = "Stories are told one after the other; FLOTILLA_BIN=/path tests a binary that is already built."
+)]
+struct Cli {
+    #[command(flatten)]
+    stories: libtest_mimic::Arguments,
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Tells one story in the namespaces that this process was started in.
+    #[command(hide = true)]
+    OnStage { story: String, store: PathBuf, flotilla: PathBuf },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match cli.verb {
+        None => runner::run_all(cli.stories),
+        Some(Verb::OnStage { story, store, flotilla }) => runner::run_on_stage(&story, &store, &flotilla),
+    }
+}

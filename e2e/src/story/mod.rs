@@ -1,0 +1,67 @@
+//! The stories.
+
+mod bad_config;
+mod bad_registry;
+mod container;
+mod demo;
+mod pull;
+mod resume;
+mod stage;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::client::{Client, FrontDoor};
+use crate::stage::Stage;
+
+/// One story.
+#[derive(Debug)]
+pub struct Story {
+    /// Chosen by it, listed by it.
+    pub name: &'static str,
+    /// A story that takes longer has failed.
+    pub deadline: Duration,
+    /// What must be done outside the stage, where there is a network: gets the directory
+    /// that is kept between runs and the story's own.
+    pub prepare: fn(cache: &Path, store: &Path) -> Result<()>,
+    /// Plays it.
+    pub tell: fn(&Stage) -> Result<()>,
+}
+
+impl Story {
+    const fn new(name: &'static str, tell: fn(&Stage) -> Result<()>) -> Self {
+        Self { name, deadline: Duration::from_secs(240), prepare: |_, _| Ok(()), tell }
+    }
+}
+
+/// All of them, from the ground up.
+pub const ALL: &[Story] = &[
+    Story::new("stage_keeps_clients_from_the_registry", stage::keeps_clients_from_the_registry),
+    Story::new("stage_log_tells_one_read_from_two", stage::log_tells_one_read_from_two),
+    Story::new("pull_docker_proxy", |stage| pull::once(stage, Client::Docker, FrontDoor::Proxy)),
+    Story::new("pull_ctr_mirror", |stage| pull::once(stage, Client::Ctr, FrontDoor::Mirror)),
+    Story::new("pull_ctr_proxy", |stage| pull::once(stage, Client::Ctr, FrontDoor::Proxy)),
+    Story::new("pull_skopeo_proxy", |stage| pull::once(stage, Client::Skopeo, FrontDoor::Proxy)),
+    Story::new("pull_skopeo_mirror", |stage| pull::once(stage, Client::Skopeo, FrontDoor::Mirror)),
+    Story::new("pull_skopeo_prefix", |stage| pull::once(stage, Client::Skopeo, FrontDoor::Prefix)),
+    Story::new("pull_buildah_mirror", |stage| pull::once(stage, Client::Buildah, FrontDoor::Mirror)),
+    Story::new("pull_podman_mirror", |stage| pull::once(stage, Client::Podman, FrontDoor::Mirror)),
+    Story::new("peer_killed_mid_pull_keeps_what_it_announced", resume::killed_peer_keeps_what_it_announced),
+    Story::new("demo_reads_the_registry_once", demo::reads_the_registry_once),
+    Story::new("demo_of_tiny_layers_reads_the_registry_once", demo::of_tiny_layers_reads_the_registry_once),
+    Story::new("unknown_registry_is_named", bad_registry::unknown_registry_is_named),
+    Story::new("hung_registry_is_reported_in_time", bad_registry::hung_registry_is_reported_in_time),
+    Story::new("stopped_registry_is_reported_in_time", bad_registry::stopped_registry_is_reported_in_time),
+    Story::new("wrong_bytes_reach_no_client", bad_registry::wrong_bytes_reach_no_client),
+    Story::new("unknown_config_key_is_named", bad_config::unknown_key_is_named),
+    Story::new("wrong_join_token_is_refused", bad_config::wrong_join_token_is_refused),
+    Story::new("port_in_use_is_named", bad_config::port_in_use_is_named),
+    Story::new("sample_configs_are_valid", container::sample_configs_are_valid),
+    Story {
+        deadline: Duration::from_secs(600),
+        prepare: container::prepare,
+        ..Story::new("peer_runs_in_a_container", container::peer_runs_in_a_container)
+    },
+];

@@ -1,0 +1,92 @@
+//! Three peers pull one image at once, then again.
+
+use std::sync::Barrier;
+use std::thread;
+
+use anyhow::{Result, anyhow, ensure};
+
+use crate::client::{Client, FrontDoor, Pull};
+use crate::image::{Format, Image, ImageSpec};
+use crate::origin::Origin;
+use crate::region::Region;
+use crate::stage::Stage;
+
+pub(super) fn once(stage: &Stage, client: Client, front_door: FrontDoor) -> Result<()> {
+    let mut origin = Origin::start(stage)?;
+    let image = ImageSpec::multi_layer(format_for(client)).build("team/app", 1);
+    origin.publish(&image)?;
+    let region = Region::up(stage, &origin, 3)?;
+    stage.assert_fenced()?;
+
+    // Slow enough that every pull begins before the first read has ended.
+    stage.slow_origin(8_000_000)?;
+    let pull = |label| PullByAll { stage, region: &region, client, front_door, image: &image, label }.run();
+    pull("cold")?;
+    origin.requests()?.assert_each_blob_read_once(&image)?;
+    assert_only_seeds_read(&region)?;
+
+    pull("warm")?;
+    origin.requests()?.assert_no_blob_read()?;
+    region.assert_no_error_logged()
+}
+
+/// One pull by each peer of a region, all beginning at one moment.
+struct PullByAll<'a> {
+    stage: &'a Stage,
+    region: &'a Region<'a>,
+    client: Client,
+    front_door: FrontDoor,
+    image: &'a Image,
+    label: &'a str,
+}
+
+impl PullByAll<'_> {
+    fn run(&self) -> Result<()> {
+        let reference = format!("{}:v1", self.image.repository);
+        let &Self { stage, client, front_door, label, .. } = self;
+        let pulls = self
+            .region
+            .peers()
+            .map(|peer| Pull { stage, client, front_door, peer, image: &reference, label }.start());
+        let pulls: Vec<_> = pulls.collect::<Result<_>>()?;
+        let start = Barrier::new(pulls.len());
+        let results: Vec<_> = thread::scope(|scope| {
+            let run = |pull| {
+                let start = &start;
+                scope.spawn(move || {
+                    start.wait();
+                    crate::client::Ready::run(pull)
+                })
+            };
+            let threads: Vec<_> = pulls.iter().map(run).collect();
+            threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a pull panicked"))).collect()
+        });
+        for result in results {
+            let held = result??;
+            ensure!(
+                held == self.image.digests(),
+                "the client holds {held:?}, the registry {:?}",
+                self.image.digests()
+            );
+        }
+        Ok(())
+    }
+}
+
+/// Peers that are no seeds state that they read nothing from the registry.
+fn assert_only_seeds_read(region: &Region<'_>) -> Result<()> {
+    for peer in region.peers() {
+        let bytes = peer.metrics()?.source_bytes();
+        ensure!(bytes == 0, "{} read {bytes} bytes from the registry itself", peer.name);
+    }
+    ensure!(region.seed()?.metrics()?.source_bytes() > 0, "the seed counts no read");
+    Ok(())
+}
+
+/// Each client gets the form its users have.
+fn format_for(client: Client) -> Format {
+    match client {
+        Client::Docker => Format::Docker,
+        Client::Ctr | Client::Skopeo | Client::Buildah | Client::Podman => Format::Oci,
+    }
+}
