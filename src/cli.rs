@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use flotilla_proto::PeerId;
+
+use flotilla_manager::cli::{ManagerArgs, RegionCommand, RegistryCommand, TokenCommand, TopologyCommand};
 
 use crate::documents::{CompletionsArgs, ManArgs};
 use crate::health::HealthArgs;
@@ -44,6 +47,24 @@ pub(crate) enum Command {
         after_help = "Examples:\n  flotilla peer --config /etc/flotilla/peer.toml\n  flotilla peer status"
     )]
     Peer(PeerArgs),
+
+    /// Regions: list, add, remove
+    #[command(after_help = "Example:\n  flotilla region add eu-west --description 'Dublin and Paris'")]
+    Region(Asked<RegionCommand>),
+
+    /// Registries whose images are carried: list, set, remove
+    #[command(
+        after_help = "Example:\n  flotilla registry set harbor.example.com --url https://10.0.0.9 --ca ca.pem"
+    )]
+    Registry(Asked<RegistryCommand>),
+
+    /// Join tokens: create, list, revoke
+    #[command(after_help = "Example:\n  flotilla token create --region eu-west --role peer --lifetime 1h")]
+    Token(Asked<TokenCommand>),
+
+    /// The whole topology at a glance
+    #[command(after_help = "Example:\n  flotilla topology show")]
+    Topology(Asked<TopologyCommand>),
 
     /// Run a whole region on this machine
     #[command(after_help = "Example: serve reg.test from a registry on this machine\n  \
@@ -95,12 +116,36 @@ pub(crate) struct PeerArgs {
     pub(crate) verb: Option<PeerVerb>,
 }
 
+/// A command to the manager: which one, and what.
+#[derive(Debug, Args)]
+pub(crate) struct Asked<C: Subcommand> {
+    #[command(flatten)]
+    pub(crate) manager: ManagerArgs,
+
+    #[command(subcommand)]
+    pub(crate) command: C,
+}
+
 /// Questions about peers.
 #[derive(Debug, Subcommand)]
 pub(crate) enum PeerVerb {
     /// Ask a running peer what it holds, whom it knows and what it does
     #[command(after_help = "Example:\n  flotilla peer status --output yaml")]
     Status(PeerStatusArgs),
+
+    /// List the daemons that have enrolled, as the manager knows them
+    #[command(after_help = "Example:\n  flotilla peer list --output yaml")]
+    List(ManagerArgs),
+
+    /// Remove a daemon: it gets no settings and no new certificate any more
+    #[command(after_help = "Example:\n  flotilla peer remove node-17")]
+    Remove {
+        #[command(flatten)]
+        manager: ManagerArgs,
+
+        /// Its name
+        id: PeerId,
+    },
 }
 
 #[cfg(test)]

@@ -1,22 +1,59 @@
-//! The contact point with the daemons' crates.
+//! `flotilla manager`, `scheduler` and `peer`: read the configuration, set up logs and
+//! signals, run.
+
+use std::path::Path;
+
+use flotilla_daemon::config::{self, LogConfig};
+use flotilla_daemon::{shutdown, telemetry};
+use flotilla_peer::PeerConfig;
+use flotilla_scheduler::SchedulerConfig;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio_util::sync::CancellationToken;
 
 use crate::cli::DaemonArgs;
+use crate::output;
 
 /// Runs the manager until it is told to stop.
 pub(crate) async fn manager(args: DaemonArgs) -> anyhow::Result<()> {
-    absent("manager", &args)
+    let config: flotilla_manager::Config = config::load(path(&args))?;
+    config.validate()?;
+    daemon(args, config, |config| &config.log, flotilla_manager::run).await
 }
 
 /// Runs a scheduler until it is told to stop.
 pub(crate) async fn scheduler(args: DaemonArgs) -> anyhow::Result<()> {
-    absent("scheduler", &args)
+    let config: SchedulerConfig = config::load(path(&args))?;
+    daemon(args, config, |config| &config.log, flotilla_scheduler::run).await
 }
 
 /// Runs a peer until it is told to stop.
 pub(crate) async fn peer(args: DaemonArgs) -> anyhow::Result<()> {
-    absent("peer", &args)
+    let config: PeerConfig = config::load(path(&args))?;
+    daemon(args, config, |config| &config.log, flotilla_peer::run).await
 }
 
-fn absent(daemon: &str, args: &DaemonArgs) -> anyhow::Result<()> {
-    anyhow::bail!("the {daemon} is not part of this build ({args:?})")
+fn path(args: &DaemonArgs) -> Option<&Path> {
+    args.config.as_deref()
+}
+
+async fn daemon<C, F>(
+    args: DaemonArgs,
+    config: C,
+    log: impl Fn(&C) -> &LogConfig,
+    run: impl FnOnce(C, CancellationToken) -> F,
+) -> anyhow::Result<()>
+where
+    C: Serialize + DeserializeOwned,
+    F: Future<Output = anyhow::Result<()>>,
+{
+    if args.check {
+        return output::print(config::effective(&config).trim_end());
+    }
+    telemetry::init_logs(log(&config))?;
+    let shutdown = shutdown::on_signal()?;
+    if args.stop_with_stdin {
+        shutdown::watch_stdin(shutdown.clone())?;
+    }
+    run(config, shutdown).await
 }

@@ -18,9 +18,10 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use flotilla_manager::cli::PeerCommand;
 use tokio::runtime::Runtime;
 
-use cli::{Cli, Command};
+use cli::{Cli, Command, PeerVerb};
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
@@ -45,14 +46,26 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Scheduler(args) => daemons::scheduler(args).await,
         Command::Peer(args) => match args.verb {
             None => daemons::peer(args.daemon).await,
-            Some(cli::PeerVerb::Status(args)) => peer_status::peer_status(args).await,
+            Some(PeerVerb::Status(args)) => peer_status::peer_status(args).await,
+            Some(PeerVerb::List(manager)) => print(&PeerCommand::List.execute(&manager).await?),
+            Some(PeerVerb::Remove { manager, id }) => {
+                print(&PeerCommand::Remove { id }.execute(&manager).await?)
+            }
         },
+        Command::Region(asked) => print(&asked.command.execute(&asked.manager).await?),
+        Command::Registry(asked) => print(&asked.command.execute(&asked.manager).await?),
+        Command::Token(asked) => print(&asked.command.execute(&asked.manager).await?),
+        Command::Topology(asked) => print(&asked.command.execute(&asked.manager).await?),
         Command::Up(args) => local::up::up(args).await,
         Command::Demo(args) => local::demo::demo(args).await,
         Command::Health(args) => health::health(args).await,
         Command::Completions(args) => documents::completions(&args),
         Command::Man(args) => documents::man(&args),
     }
+}
+
+fn print(text: &str) -> anyhow::Result<()> {
+    output::print(text.trim_end())
 }
 
 /// For a thread that is in the middle of a file when Ctrl-C comes: nobody wants its work.

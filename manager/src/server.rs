@@ -11,8 +11,7 @@ use flotilla_daemon::files::create_private_dir;
 use flotilla_daemon::identity::{ClientAuth, ManagerUrl, manager_id};
 use flotilla_daemon::rpc;
 use flotilla_daemon::shutdown::Tasks;
-use flotilla_daemon::telemetry::admin::{self, Admin};
-use flotilla_daemon::telemetry::{self, Readiness};
+use flotilla_daemon::telemetry::{self, Admin, AdminListeners, Readiness};
 use flotilla_proto::{Identity, Role};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -37,8 +36,7 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> anyhow::Result<
 /// A manager that listens and does not answer yet.
 pub struct Manager {
     listener: TcpListener,
-    admin: TcpListener,
-    metrics_listener: Option<TcpListener>,
+    admin: AdminListeners,
     own: OwnIdentities,
     ca: Arc<Ca>,
     topology: Topology,
@@ -60,11 +58,7 @@ impl Manager {
         create_private_dir(data_dir).with_context(|| format!("create data_dir {}", data_dir.display()))?;
         // First, so that a second manager on this directory stops before it touches it.
         let listener = bind_tcp("listen", config.listen).await?;
-        let admin = bind_tcp("admin.listen", config.admin.listen).await?;
-        let metrics_listener = match config.metrics.listen {
-            Some(address) => Some(bind_tcp("metrics.listen", address).await?),
-            None => None,
-        };
+        let admin = AdminListeners::bind(&config.admin, &config.metrics).await?;
         let url = config.manager_url(listener.local_addr()?)?;
         let store = Store::open(data_dir, &config.cluster).await?;
         let ca = Arc::new(Ca::open(data_dir, &config.cluster)?);
@@ -74,18 +68,7 @@ impl Manager {
         let enrolment = EnrolmentMetrics::register(&mut metrics);
         let topology = Topology::new(config.cluster.clone(), store, watchers);
         let certificate_lifetime = config.certificate_lifetime;
-        Ok(Self {
-            listener,
-            admin,
-            metrics_listener,
-            own,
-            ca,
-            topology,
-            url,
-            certificate_lifetime,
-            enrolment,
-            metrics,
-        })
+        Ok(Self { listener, admin, own, ca, topology, url, certificate_lifetime, enrolment, metrics })
     }
 
     /// Where daemons and the command line reach it.
@@ -103,7 +86,7 @@ impl Manager {
     ///
     /// If the system does not say.
     pub fn admin_address(&self) -> std::io::Result<SocketAddr> {
-        self.admin.local_addr()
+        self.admin.admin_address()
     }
 
     /// Answers until `shutdown`.
@@ -133,15 +116,14 @@ impl Manager {
             metrics: self.enrolment,
             shutdown: shutdown.clone(),
         };
-        let metrics = Arc::new(self.metrics);
-        let admin =
-            Admin { metrics: metrics.clone(), readiness: Readiness::new(), routes: axum::Router::new() };
+        let admin = Admin {
+            metrics: Arc::new(self.metrics),
+            readiness: Readiness::new(),
+            routes: axum::Router::new(),
+        };
         let grpc = rpc::serve(self.listener, tls, services.routes(), shutdown.clone());
         tasks.spawn_fallible("grpc", grpc);
-        tasks.spawn_fallible("admin", admin::serve(self.admin, admin, shutdown.clone()));
-        if let Some(listener) = self.metrics_listener {
-            tasks.spawn_fallible("metrics", admin::serve_metrics(listener, metrics, shutdown.clone()));
-        }
+        self.admin.serve(&mut tasks, admin);
         shutdown.cancelled().await;
         tasks.drain(DRAIN).await.context("stop the manager")
     }

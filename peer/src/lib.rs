@@ -29,7 +29,7 @@ use flotilla_daemon::identity::{NodeIdentity, renew_loop};
 use flotilla_daemon::net::{advertised, daemon_name};
 use flotilla_daemon::settings::{self, Receiver, RegionSettings};
 use flotilla_daemon::shutdown::Tasks;
-use flotilla_daemon::telemetry::{self, Admin, Readiness, serve_admin};
+use flotilla_daemon::telemetry::{self, Admin, AdminListeners, Readiness};
 use flotilla_proto::Role;
 use tokio_util::sync::CancellationToken;
 
@@ -56,7 +56,7 @@ use crate::transport::{Services, Transport};
 pub async fn run(config: PeerConfig, shutdown: CancellationToken) -> anyhow::Result<()> {
     let name = daemon_name(config.name.as_ref())?;
     let door_listener = bind_tcp("door.listen", config.door.listen).await?;
-    let admin_listener = bind_tcp("admin.listen", config.admin.listen).await?;
+    let admin_listeners = AdminListeners::bind(&config.admin, &config.metrics).await?;
     let socket = bind_udp("transport.listen", config.transport.listen)?;
     let address = advertised(config.transport.advertise, socket.local_addr()?)
         .context("find the address to advertise")?
@@ -118,7 +118,7 @@ pub async fn run(config: PeerConfig, shutdown: CancellationToken) -> anyhow::Res
 
     let mut tasks = Tasks::new(shutdown.clone());
     let admin = Admin { metrics: Arc::new(metrics), readiness: readiness.clone(), routes: status };
-    serve_admin(&mut tasks, admin_listener, &config.metrics, admin).await?;
+    admin_listeners.serve(&mut tasks, admin);
     readiness.missing(SETTINGS, "no settings from the manager yet");
     tasks.spawn_until_shutdown("settings", watch);
     tasks.spawn_until_shutdown("renewal", renew_loop(identity));

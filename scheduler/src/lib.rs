@@ -18,7 +18,7 @@ use flotilla_daemon::bind::bind_tcp;
 use flotilla_daemon::identity::{ClientAuth, NodeIdentity, renew_loop};
 use flotilla_daemon::net::{advertised, daemon_name};
 use flotilla_daemon::shutdown::Tasks;
-use flotilla_daemon::telemetry::{self, Admin, Readiness, serve_admin};
+use flotilla_daemon::telemetry::{self, Admin, AdminListeners, Readiness};
 use flotilla_daemon::{rpc, settings};
 use flotilla_proto::Role;
 use tokio::sync::mpsc;
@@ -39,7 +39,7 @@ use crate::metrics::Metrics;
 pub async fn run(config: SchedulerConfig, shutdown: CancellationToken) -> anyhow::Result<()> {
     let name = daemon_name(config.name.as_ref())?;
     let listener = bind_tcp("listen", config.listen).await?;
-    let admin_listener = bind_tcp("admin.listen", config.admin.listen).await?;
+    let admin_listeners = AdminListeners::bind(&config.admin, &config.metrics).await?;
     let advertise =
         advertised(config.advertise, listener.local_addr()?).context("find the address to advertise")?;
     let identity = NodeIdentity::open(&config.data_dir.join("identity"), &name, &config.manager).await?;
@@ -56,7 +56,7 @@ pub async fn run(config: SchedulerConfig, shutdown: CancellationToken) -> anyhow
     let mut tasks = Tasks::new(shutdown.clone());
     let admin =
         Admin { metrics: Arc::new(registry), readiness: Readiness::new(), routes: axum::Router::new() };
-    serve_admin(&mut tasks, admin_listener, &config.metrics, admin).await?;
+    admin_listeners.serve(&mut tasks, admin);
     tasks.spawn_until_shutdown("settings", watch);
     tasks.spawn_until_shutdown("renewal", renew_loop(identity));
     tasks.spawn("driver", Driver::new(name.clone(), metrics).run(waiting, shutdown.clone()));

@@ -1,5 +1,7 @@
 //! The admin address: `/metrics`, `/healthz`, `/readyz`, and what a daemon adds.
 
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -15,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Readiness;
 use crate::bind::{BindError, bind_tcp};
-use crate::config::MetricsConfig;
+use crate::config::{AdminConfig, MetricsConfig};
 use crate::shutdown::Tasks;
 
 /// What the admin address shows.
@@ -29,25 +31,44 @@ pub struct Admin {
     pub routes: Router,
 }
 
-/// Serves the admin address, and `/metrics` alone at `metrics.listen` where one is set, as
-/// tasks of the daemon.
-///
-/// # Errors
-///
-/// If `metrics.listen` cannot be bound.
-pub async fn serve_admin(
-    tasks: &mut Tasks,
-    listener: TcpListener,
-    metrics: &MetricsConfig,
-    admin: Admin,
-) -> Result<(), BindError> {
-    if let Some(address) = metrics.listen {
-        let listener = bind_tcp("metrics.listen", address).await?;
-        let router = metrics_router(admin.metrics.clone());
-        tasks.spawn("metrics", serve(listener, router, tasks.shutdown().clone()));
+/// The bound addresses of a daemon's admin pages.
+#[derive(Debug)]
+pub struct AdminListeners {
+    admin: TcpListener,
+    metrics: Option<TcpListener>,
+}
+
+impl AdminListeners {
+    /// Binds `admin.listen` and, where one is set, `metrics.listen`.
+    ///
+    /// # Errors
+    ///
+    /// Names the key.
+    pub async fn bind(admin: &AdminConfig, metrics: &MetricsConfig) -> Result<Self, BindError> {
+        let metrics = match metrics.listen {
+            Some(address) => Some(bind_tcp("metrics.listen", address).await?),
+            None => None,
+        };
+        Ok(Self { admin: bind_tcp("admin.listen", admin.listen).await?, metrics })
     }
-    tasks.spawn("admin", serve(listener, admin.router(), tasks.shutdown().clone()));
-    Ok(())
+
+    /// Where the admin pages are.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not say.
+    pub fn admin_address(&self) -> io::Result<SocketAddr> {
+        self.admin.local_addr()
+    }
+
+    /// Serves the pages, and `/metrics` alone at `metrics.listen`, as tasks of the daemon.
+    pub fn serve(self, tasks: &mut Tasks, admin: Admin) {
+        if let Some(listener) = self.metrics {
+            let router = metrics_router(admin.metrics.clone());
+            tasks.spawn_fallible("metrics", serve(listener, router, tasks.shutdown().clone()));
+        }
+        tasks.spawn_fallible("admin", serve(self.admin, admin.router(), tasks.shutdown().clone()));
+    }
 }
 
 impl Admin {
@@ -60,11 +81,8 @@ impl Admin {
     }
 }
 
-async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
-    let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
-    if let Err(error) = served {
-        tracing::error!(%error, "serve the admin address");
-    }
+async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) -> io::Result<()> {
+    axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
 }
 
 fn metrics_router(metrics: Arc<Registry>) -> Router {
@@ -120,7 +138,7 @@ mod tests {
         assert!(fetch(address, "/readyz").await.starts_with("HTTP/1.1 200"));
 
         shutdown.cancel();
-        server.await.unwrap();
+        server.await.unwrap().unwrap();
     }
 
     async fn fetch(address: std::net::SocketAddr, path: &str) -> String {
