@@ -83,6 +83,8 @@ impl Seed {
                 *refusal.headers_mut() = answer.headers.clone();
                 Ok(Offered::Refused(refusal))
             }
+            // A read that ended may have confirmed the place in the same moment.
+            None if self.confirmed.contains(upstream, repository, digest) => Ok(Offered::Confirmed),
             None => self.probe(digest, &credential).await,
         }
     }
