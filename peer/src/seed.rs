@@ -27,7 +27,7 @@ use crate::transport::Offered;
 pub(crate) struct Seed {
     source: Source,
     confirmed: Confirmed,
-    reading_by_digest: DashMap<Digest, Arc<Reading>>,
+    reading_by_digest: Arc<DashMap<Digest, Arc<Reading>>>,
 }
 
 /// The credentials gathered for one blob, and whether it is being read with them.
@@ -40,7 +40,7 @@ struct Reading {
 
 impl Seed {
     pub(crate) fn new(source: Source) -> Self {
-        Self { source, confirmed: Confirmed::new(), reading_by_digest: DashMap::new() }
+        Self { source, confirmed: Confirmed::new(), reading_by_digest: Arc::default() }
     }
 
     /// Sends a request to a registry as the client made it.
@@ -61,17 +61,17 @@ impl Seed {
         credential: ReadCredential,
     ) -> Result<Offered, ForwardError> {
         let (upstream, repository) = (&credential.upstream, &credential.repository);
+        let reading = self.reading(digest);
+        reading.offer(&credential);
+        self.forget_later(digest);
         if self.confirmed.contains(upstream, repository, digest) {
             return Ok(Offered::Confirmed);
         }
-        let reading = self.reading(digest);
-        reading.offer(&credential);
         let said = tokio::select! {
             verdict = reading.credentials.verdict(&credential) => verdict,
             () = self.confirmed.until(upstream, repository, digest) => return Ok(Offered::Confirmed),
             () = reading.until_hopeless(&credential) => None,
         };
-        self.forget_unless_active(digest);
         match said {
             Some(Verdict::Accepted) => {
                 self.confirmed.insert(upstream.clone(), repository.clone(), digest);
@@ -110,7 +110,7 @@ impl Seed {
             self.confirmed.insert(by.upstream.clone(), by.repository.clone(), digest);
         }
         reading.active.send_replace(false);
-        self.forget_unless_active(digest);
+        self.forget_later(digest);
         result
     }
 
@@ -139,10 +139,15 @@ impl Seed {
         self.reading_by_digest.entry(digest).or_insert_with(|| Arc::new(Reading::new())).clone()
     }
 
-    /// Credentials live as long as somebody waits for a word on them, or a read uses them.
-    fn forget_unless_active(&self, digest: Digest) {
-        let unused = |reading: &Arc<Reading>| !*reading.active.borrow() && Arc::strong_count(reading) <= 2;
-        self.reading_by_digest.remove_if(&digest, |_, reading| unused(reading));
+    /// Credentials live a little longer than somebody waits for a word on them or a read uses
+    /// them: the order to read, and the credential to read with, come by different ways.
+    fn forget_later(&self, digest: Digest) {
+        let readings = self.reading_by_digest.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(CREDENTIAL_WAIT).await;
+            let unused = |reading: &Arc<Reading>| Arc::strong_count(reading) == 1;
+            readings.remove_if(&digest, |_, reading| unused(reading));
+        });
     }
 }
 

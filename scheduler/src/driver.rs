@@ -199,7 +199,6 @@ impl Driver {
                 self.batch(seed)?.source_orders.push(translate::source_order(digest, size, &pieces));
                 self.metrics.source_orders.inc();
             }
-            Output::StopSource { seed, digest } => self.batch(seed)?.source_stops.push(digest.into()),
             Output::AskHashes { peer, digest } => self.batch(peer)?.hashes_wanted.push(digest.into()),
             Output::FailTask { peer, digest, failure } => {
                 self.batch(peer)?.tasks_failed.push(translate::task_failed(digest, failure));

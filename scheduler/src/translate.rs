@@ -23,6 +23,10 @@ pub(crate) fn inputs(
     names: &impl Names,
 ) -> Result<Vec<Input>, Malformed> {
     let mut inputs = Vec::new();
+    // A seed that read wrong bytes withdraws them too: why it does comes first.
+    for failed in batch.source_failed {
+        inputs.push(source_failed(peer, failed)?);
+    }
     for digest in &batch.withdrawals {
         inputs.push(Input::Withdrawn { peer, digest: parse_digest(digest)? });
     }
@@ -44,9 +48,6 @@ pub(crate) fn inputs(
     }
     for reader in batch.readers {
         inputs.push(Input::ReaderMoved { peer, digest: parse_digest(&reader.digest)?, piece: reader.piece });
-    }
-    for failed in batch.source_failed {
-        inputs.push(source_failed(peer, failed)?);
     }
     Ok(inputs)
 }
@@ -174,6 +175,19 @@ mod tests {
             refused(wire::FromPeer { unwants: vec![digest], ..Default::default() }),
             Malformed::Digest
         );
+    }
+
+    #[test]
+    fn why_a_seed_withdraws_comes_before_its_withdrawal() {
+        let digest = Digest::of(b"x");
+        let failed = wire::SourceFailed { digest: digest.into(), poisoned: true, ..Default::default() };
+        let batch = wire::FromPeer {
+            source_failed: vec![failed],
+            withdrawals: vec![digest.into()],
+            ..Default::default()
+        };
+        let inputs = inputs(PeerKey(1), batch, &Nobody).unwrap();
+        assert!(matches!(inputs[..], [Input::SourceFailed { .. }, Input::Withdrawn { .. }]));
     }
 
     #[test]

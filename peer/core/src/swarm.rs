@@ -66,7 +66,6 @@ impl Swarm {
             Input::SeedNamed { digest, seed } => self.seed_named(digest, seed),
             Input::HashesWanted { digest } => self.hashes_wanted(digest),
             Input::ReadOrdered { digest, layout, pieces } => self.read_ordered(digest, layout, &pieces),
-            Input::ReadStopped { digest } => self.stop_reading(digest),
             Input::Fetched { digest, piece } => self.fetched(digest, piece),
             Input::FetchFailed { digest, piece, error } => self.fetch_failed(digest, piece, error),
             Input::SourceRead { digest, piece, hash } => self.source_read(digest, piece, hash),

@@ -294,7 +294,6 @@ fn step() -> impl Strategy<Value = Input> {
         2 => Just(read_ordered(0..6)),
         4 => piece.clone().prop_map(move |piece| Input::SourceRead { digest, piece, hash: hash(piece) }),
         1 => any::<bool>().prop_map(move |ok| Input::SourceEnded { digest, result: if ok { Ok(true) } else { Err(failure(false)) } }),
-        1 => Just(Input::ReadStopped { digest }),
         2 => any::<bool>().prop_map(move |matches| Input::Hashed { digest, matches }),
         1 => any::<bool>().prop_map(move |poisoned| Input::TaskFailed { digest, failure: failure(poisoned) }),
         1 => piece.prop_map(move |piece| Input::Damaged { digest, piece }),

@@ -144,9 +144,6 @@ pub(super) fn heard(message: wire::ToPeer) -> (Vec<Named>, Vec<Input>) {
     });
     let named = named.collect();
     let mut inputs = Vec::new();
-    for digest in message.source_stops {
-        inputs.extend(Digest::try_from(&digest).ok().map(|digest| Input::ReadStopped { digest }));
-    }
     inputs.extend(message.cancels.iter().filter_map(|cancel| {
         Some(Input::Cancelled { digest: Digest::try_from(&cancel.digest).ok()?, piece: cancel.piece })
     }));

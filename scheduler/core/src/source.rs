@@ -32,10 +32,13 @@ pub(crate) enum Source {
 impl Scheduler {
     /// Orders from the registry what is wanted and held by nobody. Costs a pass over the
     /// task's members.
+    ///
+    /// A read that is under way is never stopped for want of demand: bytes on their way would
+    /// be read again for the client that comes back.
     pub(crate) fn ensure_source(&mut self, now: Instant, digest: Digest) {
         let Some(task) = self.tasks.get_mut(&digest) else { return };
         if !task.is_wanted() {
-            return self.stop_source(digest);
+            return;
         }
         let missing = task.held_by_nobody();
         match &mut task.source {
@@ -126,14 +129,6 @@ impl Scheduler {
         let named: Vec<(&str, PeerKey)> = seeds.map(|(key, peer)| (peer.facts.id.as_str(), *key)).collect();
         let first = *rendezvous_order(digest.as_bytes(), named.iter().map(|(name, _)| *name)).first()?;
         named.iter().find(|(name, _)| *name == first).map(|(_, key)| *key)
-    }
-
-    fn stop_source(&mut self, digest: Digest) {
-        let source = std::mem::replace(&mut self.task_mut(digest).source, Source::Idle);
-        if let Source::Reading { seed, .. } = source {
-            self.outputs.push_back(Output::StopSource { seed, digest });
-            self.forget_if_unused(seed, digest);
-        }
     }
 }
 

@@ -134,9 +134,6 @@ impl Swarm {
                 assert_eq!(*reader, seed, "invariant 3: one reader");
                 ordered.extend(pieces.iter());
             }
-            Output::StopSource { digest, .. } => {
-                self.reads.remove(&digest);
-            }
             Output::FailTask { peer, digest, failure } => {
                 self.wants.remove(&(peer, digest));
                 self.transfers.retain(|t| (t.child, t.digest) != (peer, digest));
@@ -363,6 +360,19 @@ fn a_dead_seed_is_followed_only_after_its_lease_and_for_missing_pieces_only() {
     let (successor, ordered) = &swarm.reads[&digest(0)];
     assert_ne!(*successor, dead);
     assert_eq!(*ordered, (1..12).collect(), "piece 0 is held by the child");
+    swarm.settle();
+}
+
+#[test]
+fn a_read_goes_on_when_its_only_client_leaves_and_serves_the_one_that_comes_back() {
+    let mut swarm = Swarm::new(1);
+    swarm.step(&Step::Want(1, 0));
+    swarm.seed_reads(0);
+    swarm.leave(1);
+    assert_eq!(swarm.reads[&digest(0)].1.len(), 11, "the order stands");
+    swarm.join(false);
+    swarm.step(&Step::Want(1, 0));
+    assert_eq!(swarm.reads[&digest(0)].1.len(), 11, "nothing is ordered again");
     swarm.settle();
 }
 
