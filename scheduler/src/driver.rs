@@ -104,7 +104,11 @@ impl Driver {
                 self.take(event);
             }
             self.drain();
-            self.flush();
+            // A peer that is let go while flushing leaves work to others.
+            while !self.pending.is_empty() {
+                self.flush();
+                self.drain();
+            }
         }
     }
 
@@ -250,3 +254,54 @@ pub(crate) const EVENTS_WAITING: usize = 8192;
 
 /// Events taken in before anything is flushed.
 const EVENTS_AT_ONCE: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use flotilla_proto::Digest;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    type Inbox = mpsc::Receiver<Result<wire::ToPeer, Status>>;
+
+    /// Attaches a peer that reads no more than `capacity` batches by itself.
+    async fn attach(
+        events: &mpsc::Sender<Event>,
+        name: &str,
+        seed: bool,
+        capacity: usize,
+    ) -> (PeerKey, Inbox) {
+        let (outbox, inbox) = mpsc::channel(capacity);
+        let (key, attached) = oneshot::channel();
+        let (id, address) = (name.parse().unwrap(), "127.0.0.1:9".to_owned());
+        let attachment = Attachment { id, seed, zone: String::new(), address, outbox, key };
+        events.send(Event::Attached(attachment)).await.unwrap();
+        (attached.await.unwrap(), inbox)
+    }
+
+    #[tokio::test]
+    async fn what_a_peer_let_go_leaves_to_others_is_told_them_at_once() {
+        let (events, waiting) = mpsc::channel(EVENTS_WAITING);
+        let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
+        let driver = Driver::new("planner".parse().unwrap(), metrics);
+        tokio::spawn(driver.run(waiting, CancellationToken::new()));
+        // Its welcome fills the outbox: what it is asked next finds no room.
+        let (holder, _deaf) = attach(&events, "node-1", false, 1).await;
+        let (_, mut seed) = attach(&events, "seed-0", true, 8).await;
+        let (child, _inbox) = attach(&events, "node-2", false, 8).await;
+
+        let (digest, size) = (Digest::of(b"blob"), 7);
+        let runs = vec![wire::Run { first: 0, count: 1 }];
+        let announce = wire::Announce { digest: digest.into(), size, runs, hashes: [][..].into() };
+        let held = wire::FromPeer { announces: vec![announce], ..Default::default() };
+        events.send(Event::Said(holder, Box::new(held))).await.unwrap();
+        let want = wire::Want { digest: digest.into(), size, reader: true };
+        let wanted = wire::FromPeer { wants: vec![want], ..Default::default() };
+        events.send(Event::Said(child, Box::new(wanted))).await.unwrap();
+
+        let ordered = async { while seed.recv().await.unwrap().unwrap().source_orders.is_empty() {} };
+        timeout(Duration::from_secs(10), ordered).await.expect("the seed is to read what only it held");
+    }
+}

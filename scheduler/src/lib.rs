@@ -28,7 +28,7 @@ use tonic::service::Routes;
 pub use config::SchedulerConfig;
 
 use crate::driver::{Driver, EVENTS_WAITING};
-use crate::link::Link;
+use crate::link::{Link, MAX_MESSAGE};
 use crate::metrics::Metrics;
 
 /// Runs a scheduler until `shutdown` is cancelled.
@@ -50,7 +50,8 @@ pub async fn run(config: SchedulerConfig, shutdown: CancellationToken) -> anyhow
     let mut registry = telemetry::registry();
     let metrics = Metrics::register(&mut registry);
     let (events, waiting) = mpsc::channel(EVENTS_WAITING);
-    let service = rpc::SchedulerServer::new(Link::new(region.clone(), events));
+    let service =
+        rpc::SchedulerServer::new(Link::new(region.clone(), events)).max_decoding_message_size(MAX_MESSAGE);
     let tls = identity.server_config(&[rpc::ALPN_GRPC], ClientAuth::Required);
 
     let mut tasks = Tasks::new(shutdown.clone());
