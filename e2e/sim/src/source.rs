@@ -1,0 +1,190 @@
+//! Reads from the registry: pieces in order, one request to each run of them.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use flotilla_peer_core::{Failure, Input as PeerInput};
+use flotilla_proto::{Digest, Layout, PieceSet, Run};
+
+use crate::event::{Event, NodeIndex};
+use crate::fair::LinkId;
+use crate::network::FlowId;
+use crate::node::{Follower, SHA256_BYTES_PER_S};
+use crate::violation::Violation;
+use crate::world::{Cargo, World};
+
+/// A read, never used again once it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ReadId(pub(crate) u64);
+
+/// One order to read that a seed carries out.
+#[derive(Debug)]
+pub(crate) struct Read {
+    pub(crate) seed: NodeIndex,
+    pub(crate) digest: Digest,
+    layout: Layout,
+    /// What is still to be asked for.
+    runs: VecDeque<Run>,
+    /// The registry's limit on this read.
+    limit: LinkId,
+    stage: Stage,
+    /// Hashes along where the whole blob is read; its last piece waits for the result.
+    hasher: Option<Follower>,
+    read: PieceSet,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Stage {
+    /// No client's credential came yet.
+    Unauthorised,
+    /// A run is asked for.
+    Asked(Run),
+    /// Its pieces from `piece` to before `end` come.
+    Reading { flow: FlowId, piece: u32, end: u32 },
+    /// A run came; another is to be asked for, if there is one.
+    RunEnded,
+    /// Everything came.
+    Hashing,
+}
+
+impl World<'_> {
+    pub(crate) fn start_read(&mut self, seed: NodeIndex, digest: Digest, layout: Layout, pieces: &PieceSet) {
+        let id = ReadId(self.next_id());
+        let hasher = pieces.is_full().then(|| Follower::new(self.now, SHA256_BYTES_PER_S));
+        let read = Read {
+            seed,
+            digest,
+            layout,
+            runs: pieces.runs().into(),
+            limit: self.network.add_link(self.scenario.registry.bytes_per_s),
+            stage: Stage::Unauthorised,
+            hasher,
+            read: PieceSet::new(layout.piece_count()),
+        };
+        self.reads.insert(id, read);
+        if self.nodes[seed.0].credentials.contains(&digest) {
+            self.ask_registry(id);
+        } else {
+            self.queue.push(self.now + CREDENTIAL_WAIT, Event::CredentialMissing(id));
+        }
+    }
+
+    pub(crate) fn credential_offered(&mut self, seed: NodeIndex, digest: Digest) {
+        if !self.nodes[seed.0].is_alive || !self.nodes[seed.0].credentials.insert(digest) {
+            return;
+        }
+        let waits = |read: &Read| (read.seed, read.digest) == (seed, digest);
+        let waiting: Vec<ReadId> =
+            self.reads.iter().filter(|(_, read)| waits(read)).map(|(id, _)| *id).collect();
+        for id in waiting {
+            self.ask_registry(id);
+        }
+    }
+
+    pub(crate) fn credential_missing(&mut self, id: ReadId) {
+        let unauthorised = |read: &&Read| matches!(read.stage, Stage::Unauthorised);
+        let Some(Read { seed, digest, .. }) = self.reads.get(&id).filter(unauthorised) else { return };
+        let (seed, digest) = (*seed, *digest);
+        self.reads.remove(&id);
+        let message = "no client's credential reached the seed".to_owned();
+        let failure = Failure { status: 502, code: "UNAVAILABLE".to_owned(), message, poisoned: false };
+        self.tell_peer(seed, PeerInput::SourceEnded { digest, result: Err(failure) });
+    }
+
+    /// Asks for the next run; where there is none, the read is at its end.
+    fn ask_registry(&mut self, id: ReadId) {
+        let read = self.reads.get_mut(&id).expect("the caller found it");
+        if let Some(run) = read.runs.pop_front() {
+            read.stage = Stage::Asked(run);
+            self.tally.registry_requests += 1;
+            self.queue.push(self.now + self.scenario.registry.first_byte, Event::RegistryAnswers(id));
+        } else if let Some(hasher) = &read.hasher {
+            read.stage = Stage::Hashing;
+            self.queue.push(hasher.free_at, Event::ReadHashed(id));
+        } else {
+            let (seed, digest) = (read.seed, read.digest);
+            self.reads.remove(&id);
+            self.tell_peer(seed, PeerInput::SourceEnded { digest, result: Ok(false) });
+        }
+    }
+
+    pub(crate) fn registry_answers(&mut self, id: ReadId) {
+        let Some(Read { stage: Stage::Asked(run), seed, digest, layout, limit, .. }) = self.reads.get(&id)
+        else {
+            return;
+        };
+        let (piece, end) = (run.first, run.first + run.count);
+        let path = [*limit, self.nodes[seed.0].down].into();
+        let bytes = layout.piece_size(piece).into();
+        let digest = *digest;
+        let flow = self.network.start(self.now, path, bytes, Cargo::Read(id));
+        self.reads.get_mut(&id).expect("found above").stage = Stage::Reading { flow, piece, end };
+        self.check_once(digest, piece);
+    }
+
+    /// A piece came whole: it is written and told, unless the blob's hash must be known first.
+    pub(crate) fn read_arrived(&mut self, id: ReadId) {
+        let read = self.reads.get_mut(&id).expect("a flow's read is there");
+        let Stage::Reading { flow, piece, end } = read.stage else {
+            unreachable!("a read flows while it reads");
+        };
+        let Read { seed, digest, layout, .. } = *read;
+        self.tally.registry_bytes += u64::from(layout.piece_size(piece));
+        read.read.insert(piece);
+        let hashed_at = read.hasher.as_mut().and_then(|hasher| hasher.follow(self.now, &read.read, &layout));
+        let next = piece + 1;
+        if next < end {
+            read.stage = Stage::Reading { flow, piece: next, end };
+            self.network.extend(self.now, flow, layout.piece_size(next).into());
+            self.check_once(digest, next);
+        } else {
+            read.stage = Stage::RunEnded;
+            self.network.stop(self.now, flow);
+        }
+        if hashed_at.is_none() {
+            self.source_read(seed, digest, layout, piece);
+        }
+        if next == end && self.reads.contains_key(&id) {
+            self.ask_registry(id);
+        }
+    }
+
+    /// The SHA-256 of a blob read in one go is right.
+    pub(crate) fn read_hashed(&mut self, id: ReadId) {
+        let Some(Read { seed, digest, layout, .. }) = self.reads.remove(&id) else { return };
+        self.nodes[seed.0].blob(digest, layout).is_hashed = true;
+        if let Some(last) = layout.last_piece() {
+            self.source_read(seed, digest, layout, last);
+        }
+        self.tell_peer(seed, PeerInput::SourceEnded { digest, result: Ok(true) });
+    }
+
+    fn source_read(&mut self, seed: NodeIndex, digest: Digest, layout: Layout, piece: u32) {
+        self.hold(seed, digest, layout, piece);
+        let hash = self.piece_hash(digest, piece);
+        self.tell_peer(seed, PeerInput::SourceRead { digest, piece, hash });
+    }
+
+    /// Ends a seed's reads, those of one blob or all.
+    pub(crate) fn stop_reads(&mut self, seed: NodeIndex, only: Option<Digest>) {
+        let stops = |read: &Read| read.seed == seed && only.is_none_or(|digest| digest == read.digest);
+        let ids: Vec<ReadId> = self.reads.iter().filter(|(_, read)| stops(read)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let read = self.reads.remove(&id).expect("listed above");
+            if let Stage::Reading { flow, .. } = read.stage {
+                self.tally.registry_bytes += self.network.stop(self.now, flow);
+            }
+        }
+    }
+
+    /// Invariant 1 of DESIGN.md §2: nobody reads from the registry what a living node holds.
+    fn check_once(&mut self, digest: Digest, piece: u32) {
+        let holder = self.nodes.iter().find(|node| node.is_alive && node.holds(digest, piece));
+        if let Some(holder) = holder.map(|node| node.id.clone()) {
+            self.break_off(Violation::ReadThoughHeld { digest, piece, holder });
+        }
+    }
+}
+
+/// How long a read waits for the first client's credential (`peer/src/seed.rs`).
+const CREDENTIAL_WAIT: Duration = Duration::from_secs(5);
