@@ -27,6 +27,8 @@ pub(crate) enum Event {
     Said(PeerKey, Box<wire::FromPeer>),
     /// A peer's stream ended.
     Detached(PeerKey),
+    /// The region's seeds, as the settings have them.
+    SeedsConfigured(Vec<PeerId>),
 }
 
 /// A peer's stream, as it begins.
@@ -117,6 +119,7 @@ impl Driver {
             Event::Attached(attachment) => self.attach(attachment),
             Event::Said(peer, batch) => self.hear(peer, *batch),
             Event::Detached(peer) => self.detach(peer),
+            Event::SeedsConfigured(seeds) => self.input(Input::SeedsConfigured { seeds }),
         }
     }
 

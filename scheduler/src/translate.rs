@@ -36,6 +36,9 @@ pub(crate) fn inputs(
     for told in batch.hashes {
         inputs.push(hashes_told(peer, &told)?);
     }
+    for reading in &batch.reading {
+        inputs.push(source_reading(peer, reading)?);
+    }
     for want in batch.wants {
         let digest = parse_digest(&want.digest)?;
         inputs.push(Input::Wanted { peer, digest, size: want.size, reader: want.reader });
@@ -49,7 +52,17 @@ pub(crate) fn inputs(
     for reader in batch.readers {
         inputs.push(Input::ReaderMoved { peer, digest: parse_digest(&reader.digest)?, piece: reader.piece });
     }
+    if batch.inventory_told {
+        inputs.push(Input::InventoryTold { peer });
+    }
     Ok(inputs)
+}
+
+fn source_reading(seed: PeerKey, reading: &wire::SourceOrder) -> Result<Input, Malformed> {
+    let digest = parse_digest(&reading.digest)?;
+    let layout = Layout::of(reading.size).ok_or(Malformed::Size(reading.size))?;
+    let pieces = pieces_from(layout.piece_count(), &reading.runs).ok_or(Malformed::Runs)?;
+    Ok(Input::SourceReading { seed, digest, size: reading.size, pieces })
 }
 
 fn announced(peer: PeerKey, announce: &wire::Announce) -> Result<Input, Malformed> {

@@ -143,12 +143,17 @@ impl Swarm {
         for digest in digests {
             self.announce_all(digest);
             let blob = &self.blobs[&digest];
-            if blob.wanted {
-                let (size, piece) = (blob.layout.size(), blob.reader);
+            let (size, piece, wanted) = (blob.layout.size(), blob.reader, blob.wanted);
+            if !blob.reading.is_empty() {
+                let pieces = blob.reading.clone();
+                self.tell(Report::Reading { digest, size, pieces });
+            }
+            if wanted {
                 self.tell(Report::Want { digest, size });
                 self.tell(Report::Reader { digest, piece });
             }
         }
+        self.tell(Report::InventoryTold);
     }
 
     fn scheduler_down(&mut self, now: Instant) {

@@ -53,6 +53,14 @@ impl Outbox {
             Report::Reader { digest, piece } => {
                 message.readers.push(wire::Reader { digest: digest.into(), piece });
             }
+            Report::Reading { digest, size, pieces } => {
+                message.reading.push(wire::SourceOrder {
+                    digest: digest.into(),
+                    size,
+                    runs: runs_of(&pieces),
+                });
+            }
+            Report::InventoryTold => message.inventory_told = true,
             Report::SourceFailed { digest, failure } => message.source_failed.push(wire::SourceFailed {
                 digest: digest.into(),
                 status: failure.status.into(),
