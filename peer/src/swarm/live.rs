@@ -76,6 +76,12 @@ impl Live {
         self.wait(|state| state.held.contains(piece)).await
     }
 
+    /// Waits until the blob is complete or its download has failed.
+    pub(super) async fn ended(&self) {
+        // A failure ends it as well as any.
+        let _ = self.wait(|state| state.complete).await;
+    }
+
     async fn wait(&self, ready: impl Fn(&State) -> bool) -> Result<(), Failure> {
         let mut changes = self.state.subscribe();
         let state = changes.wait_for(|state| ready(state) || state.failure.is_some()).await;
