@@ -5,12 +5,12 @@
 //! in one's own project must not open another's layer. A read confirms by itself; only
 //! where none runs does a confirmation cost the registry a probe.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use flotilla_proto::{Digest, Layout, PieceSet, RegistryHost, RepositoryName};
-use http::{Method, Request, Response, header};
+use http::{Method, Request, Response, StatusCode, header};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::body;
 use crate::confirmed::Confirmed;
 use crate::source::{
-    BodyStream, Credentials, ForwardError, Purpose, ReadCredential, ReadError, ReadOrder, ReadSummary,
-    Source, SourcePiece, Verdict,
+    BodyStream, Credentials, EndpointFailure, ForwardError, Purpose, ReadCredential, ReadError, ReadOrder,
+    ReadSummary, Source, SourcePiece, Verdict,
 };
 use crate::transport::Offered;
 
@@ -36,6 +36,8 @@ struct Reading {
     /// Where the first credential asks for the blob; a read asks there first.
     first_place: watch::Sender<Option<(RegistryHost, RepositoryName)>>,
     active: watch::Sender<bool>,
+    /// How the registry let the last read down, if it did. Held for one operation.
+    let_down: Mutex<Option<(RegistryHost, String, EndpointFailure)>>,
 }
 
 impl Seed {
@@ -56,16 +58,17 @@ impl Seed {
     /// Whether the registry holds the blob in the credential's repository. The credential
     /// serves a read of the blob meanwhile.
     pub(crate) async fn confirm(
-        &self,
+        self: &Arc<Self>,
         digest: Digest,
         credential: ReadCredential,
     ) -> Result<Offered, ForwardError> {
         let (upstream, repository) = (&credential.upstream, &credential.repository);
-        if self.confirmed.contains(upstream, repository, digest) {
-            return Ok(Offered::Confirmed);
-        }
         let reading = self.reading(digest);
         reading.offer(&credential);
+        if self.confirmed.contains(upstream, repository, digest) {
+            self.keep_for_a_read(digest, reading);
+            return Ok(Offered::Confirmed);
+        }
         let said = tokio::select! {
             verdict = reading.credentials.verdict(&credential) => verdict,
             () = self.confirmed.until(upstream, repository, digest) => return Ok(Offered::Confirmed),
@@ -85,8 +88,24 @@ impl Seed {
             }
             // A read that ended may have confirmed the place in the same moment.
             None if self.confirmed.contains(upstream, repository, digest) => Ok(Offered::Confirmed),
-            None => self.probe(digest, &credential).await,
+            // The client has waited for the read already: a probe would find no other registry.
+            None => match reading.let_down_by(upstream) {
+                Some(error) => Err(error),
+                None => self.probe(digest, &credential).await,
+            },
         }
+    }
+
+    /// What is confirmed may have been evicted since: a read that is on its way then needs
+    /// the credential, though whoever offered it does not wait for a word.
+    fn keep_for_a_read(self: &Arc<Self>, digest: Digest, reading: Arc<Reading>) {
+        let seed = Arc::clone(self);
+        tokio::spawn(async move {
+            let mut active = reading.active.subscribe();
+            // Without a read in time there is none.
+            let _ = tokio::time::timeout(CREDENTIAL_WAIT, active.wait_for(|active| *active)).await;
+            seed.forget_unless_active(digest);
+        });
     }
 
     /// Reads pieces of a blob from the registry, with the credentials that are and will be
@@ -106,8 +125,14 @@ impl Seed {
         let _ = tokio::time::timeout(CREDENTIAL_WAIT, place.wait_for(Option::is_some)).await;
         let order = ReadOrder { digest, layout, wanted, credentials: reading.credentials.clone() };
         let result = self.source.read_blob(order, sink, cancel).await;
-        if let Ok(ReadSummary { read_by: Some(by), .. }) = &result {
-            self.confirmed.insert(by.upstream.clone(), by.repository.clone(), digest);
+        match &result {
+            Ok(ReadSummary { read_by: Some(by), .. }) => {
+                self.confirmed.insert(by.upstream.clone(), by.repository.clone(), digest);
+            }
+            Err(ReadError::Endpoint { upstream, endpoint, cause }) => {
+                *reading.let_down() = Some((upstream.clone(), endpoint.clone(), cause.clone()));
+            }
+            Ok(_) | Err(_) => {}
         }
         reading.active.send_replace(false);
         self.forget_unless_active(digest);
@@ -126,7 +151,9 @@ impl Seed {
             }
         }
         let answer = self.source.forward(upstream, request, Purpose::Probe).await?;
-        if answer.status().is_success() || answer.status().is_redirection() {
+        // An empty blob has no first byte to give.
+        let is_empty = answer.status() == StatusCode::RANGE_NOT_SATISFIABLE;
+        if answer.status().is_success() || answer.status().is_redirection() || is_empty {
             self.confirmed.insert(upstream.clone(), repository.clone(), digest);
             return Ok(Offered::Confirmed);
         }
@@ -152,7 +179,18 @@ impl Reading {
             credentials: Credentials::new(),
             first_place: watch::Sender::new(None),
             active: watch::Sender::new(false),
+            let_down: Mutex::new(None),
         }
+    }
+
+    fn let_down(&self) -> MutexGuard<'_, Option<(RegistryHost, String, EndpointFailure)>> {
+        self.let_down.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why this registry gave a read no answer, if that is how it ended.
+    fn let_down_by(&self, registry: &RegistryHost) -> Option<ForwardError> {
+        let (upstream, endpoint, cause) = self.let_down().clone().filter(|(host, ..)| host == registry)?;
+        Some(ForwardError::Endpoint { upstream, endpoint, cause })
     }
 
     fn offer(&self, credential: &ReadCredential) {
