@@ -16,7 +16,9 @@ pub(crate) trait Names {
 }
 
 /// The inputs that a peer's batch amounts to, in the order in which they hold: what it has
-/// comes before what it wants.
+/// comes before what it wants, and before why it can read no more. But that the bytes were
+/// wrong comes first: the seed that says so withdraws them in the same breath, and is heard
+/// only while it is known to read.
 pub(crate) fn inputs(
     peer: PeerKey,
     batch: wire::FromPeer,
@@ -24,7 +26,9 @@ pub(crate) fn inputs(
 ) -> Result<Vec<Input>, Malformed> {
     let mut inputs = Vec::new();
     // A seed that read wrong bytes withdraws them too: why it does comes first.
-    for failed in batch.source_failed {
+    let (poisoned, failed_reads): (Vec<_>, Vec<_>) =
+        batch.source_failed.into_iter().partition(|failed| failed.poisoned);
+    for failed in poisoned {
         inputs.push(source_failed(peer, failed)?);
     }
     for digest in &batch.withdrawals {
@@ -51,6 +55,9 @@ pub(crate) fn inputs(
     }
     for reader in batch.readers {
         inputs.push(Input::ReaderMoved { peer, digest: parse_digest(&reader.digest)?, piece: reader.piece });
+    }
+    for failed in failed_reads {
+        inputs.push(source_failed(peer, failed)?);
     }
     if batch.inventory_told {
         inputs.push(Input::InventoryTold { peer });
@@ -191,16 +198,20 @@ mod tests {
     }
 
     #[test]
-    fn why_a_seed_withdraws_comes_before_its_withdrawal() {
-        let digest = Digest::of(b"x");
-        let failed = wire::SourceFailed { digest: digest.into(), poisoned: true, ..Default::default() };
-        let batch = wire::FromPeer {
-            source_failed: vec![failed],
-            withdrawals: vec![digest.into()],
-            ..Default::default()
-        };
+    fn wrong_bytes_are_heard_of_before_they_are_withdrawn_and_other_failures_last() {
+        let failed =
+            |poisoned| wire::SourceFailed { digest: Digest::of(b"x").into(), poisoned, ..Default::default() };
+        let mut batch = announce(vec![wire::Run { first: 0, count: 8 }], &[]);
+        batch.withdrawals.push(Digest::of(b"x").into());
+        batch.source_failed = vec![failed(false), failed(true)];
         let inputs = inputs(PeerKey(1), batch, &Nobody).unwrap();
-        assert!(matches!(inputs[..], [Input::SourceFailed { .. }, Input::Withdrawn { .. }]));
+        let [Input::SourceFailed { failure: first, .. }, .., Input::SourceFailed { failure: last, .. }] =
+            &inputs[..]
+        else {
+            panic!("{inputs:?}");
+        };
+        assert!(first.poisoned && !last.poisoned);
+        assert!(matches!(inputs[1..3], [Input::Withdrawn { .. }, Input::Announced { .. }]));
     }
 
     #[test]

@@ -144,7 +144,8 @@ impl Driver {
     fn wanted(&mut self, want: Want) {
         let Want { digest, layout, file, credential, live } = want;
         let credentials = self.credentials.entry(digest).or_default();
-        if credentials.len() < MAX_CREDENTIALS {
+        let known = credentials.iter().any(|other| is_same(other, &credential));
+        if !known && credentials.len() < MAX_CREDENTIALS {
             credentials.push(credential);
         }
         let known = self.open_live(digest, layout, &file);
@@ -188,8 +189,7 @@ impl Driver {
     /// The download goes on while any client's credential is not refused.
     fn refused(&mut self, digest: Digest, credential: &ReadCredential, failure: flotilla_peer_core::Failure) {
         let Some(credentials) = self.credentials.get_mut(&digest) else { return };
-        let (repository, hash) = (&credential.repository, credential.authorization.hash());
-        credentials.retain(|other| other.repository != *repository || other.authorization.hash() != hash);
+        credentials.retain(|other| !is_same(other, credential));
         if credentials.is_empty() {
             self.input(Input::GivenUp { digest, failure });
         }
@@ -278,6 +278,12 @@ impl Driver {
             self.drain();
         }
     }
+}
+
+/// Whether the registry would judge both alike.
+fn is_same(one: &ReadCredential, other: &ReadCredential) -> bool {
+    let place = |credential: &ReadCredential| (credential.upstream.clone(), credential.repository.clone());
+    place(one) == place(other) && one.authorization.hash() == other.authorization.hash()
 }
 
 /// Events taken in before anything is flushed.

@@ -320,10 +320,14 @@ impl Scheduler {
             }
             self.set_wish(peer, digest, None);
         }
-        for peer in concerned {
-            if failure.poisoned {
+        if failure.poisoned {
+            for peer in concerned {
                 self.task_mut(digest).drop_all(peer);
             }
+        }
+        // The seeds that were to read, too: who has no part keeps no task, nor its size.
+        let members: Vec<PeerKey> = self.tasks[&digest].members.keys().copied().collect();
+        for peer in members {
             self.forget_if_unused(peer, digest);
         }
     }
