@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use flotilla_peer_core::{Failure, Input};
+use flotilla_peer_core::Failure;
 use flotilla_proto::{Digest, Layout, ParseDigestError, RepositoryName};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -246,7 +246,7 @@ impl BlobBody {
 
     /// A damaged piece is fetched anew while the client waits.
     async fn repair(&mut self, digest: Digest, piece: u32) -> Result<(), BoxError> {
-        self.swarm.tell(Input::Damaged { digest, piece }).await;
+        self.swarm.damaged(digest, piece).await;
         let layout = self.reading.live().layout();
         let wanted = self.swarm.want(digest, layout, self.credential.clone()).await;
         let live: Arc<Live> = wanted.map_err(|failure: Failure| failure.message)?;

@@ -32,6 +32,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::error::refusal;
+use self::proxy::Upgrade;
 use self::route::{FrontDoor, Target, route};
 use crate::body;
 use crate::source::{BodyStream, BoxError};
@@ -76,15 +77,21 @@ impl Door {
             let door = self.clone();
             connections.spawn(async move {
                 let _permit = permit;
-                serve_http(stream, |request| door.clone().outer(request)).await;
+                let upgrade = Upgrade::default();
+                serve_http(stream, |request| door.clone().outer(request, upgrade.clone())).await;
+                upgrade.run().await;
             });
         }
     }
 
     /// A request as it comes over the port itself.
-    async fn outer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<BodyStream>, Infallible> {
+    async fn outer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        upgrade: Upgrade,
+    ) -> Result<Response<BodyStream>, Infallible> {
         if request.method() == Method::CONNECT {
-            return Ok(proxy::connect(self, request).await);
+            return Ok(proxy::connect(self, request, &upgrade).await);
         }
         if let Some(authority) = request.uri().authority() {
             return Ok(self.absolute(authority.clone(), request).await);

@@ -131,9 +131,6 @@ impl Driver {
             Input::SourceEnded { digest, .. } => drop(self.reads.remove(digest)),
             Input::Damaged { digest, piece } => {
                 tracing::warn!(task = %digest.short(), piece, "a piece on disk is damaged; it is dropped");
-                if let Some(live) = self.lives.get(digest) {
-                    live.lose(*piece);
-                }
             }
             Input::Evicted { digest } => drop(self.lives.remove(digest)),
             _ => {}

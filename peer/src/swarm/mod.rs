@@ -80,6 +80,15 @@ impl Swarm {
         self.send(Event::Input(input)).await;
     }
 
+    /// A piece on disk is not what it was. From here on nobody is told that it can be read,
+    /// nor that the blob is complete: whoever wants it next starts to fetch it.
+    pub(crate) async fn damaged(&self, digest: Digest, piece: u32) {
+        if let Some(live) = self.live(digest) {
+            live.lose(piece);
+        }
+        self.tell(Input::Damaged { digest, piece }).await;
+    }
+
     pub(crate) async fn send(&self, event: Event) {
         // Without a driver the daemon is stopping.
         let _ = self.events.send(event).await;

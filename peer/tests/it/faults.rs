@@ -84,6 +84,28 @@ async fn a_blob_that_fits_no_store_is_a_clear_error_and_others_are_still_served(
 }
 
 #[tokio::test]
+async fn a_piece_that_is_damaged_on_disk_is_fetched_anew_while_the_client_waits() {
+    let region = Region::start().await;
+    let blob = noise(1, 600_000);
+    region.registry.push("app", "v1", &[&blob]);
+    let path = blob_path("app", &blob);
+    for node in [&region.one, &region.two] {
+        node.client.mirror("/v2/app/manifests/v1").await;
+        assert_eq!(node.client.mirror(&path).await.body, blob);
+    }
+    let digest = Digest::of(&blob).to_string();
+    for node in [&region.one, &region.two] {
+        let file = node.data_dir.join("store/blobs").join(digest.replace(':', "/"));
+        let mut bytes = std::fs::read(&file).unwrap();
+        bytes[300_000] ^= 1;
+        std::fs::write(&file, bytes).unwrap();
+        let answer = node.client.mirror(&path).await;
+        assert!(answer.is_complete && answer.body == blob, "{} {:?}", node.name, answer.status);
+    }
+    assert_eq!(region.registry.reads_of(&blob), (1, 600_000));
+}
+
+#[tokio::test]
 async fn a_manifest_that_lies_about_a_size_spoils_the_blob_for_nobody_else() {
     let region = Region::start().await;
     let blob = noise(1, 300_000);

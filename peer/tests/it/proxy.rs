@@ -53,6 +53,24 @@ async fn a_configured_registry_is_played_with_a_certificate_that_only_this_node_
 }
 
 #[tokio::test]
+async fn tunnels_and_opened_tls_end_with_the_daemon() {
+    let region = Region::start().await;
+    let door = region.one.client.door;
+    let mut opened = tls_through(door, HOST, 443, &roots_of(&region.one.bundle())).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap();
+    let mut tunnel = TcpStream::connect(door).await.unwrap();
+    tunnel.write_all(format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\nhi").as_bytes()).await.unwrap();
+    let (mut far, _) = listener.accept().await.unwrap();
+    assert_eq!(within(far.read_u16()).await.unwrap(), u16::from_be_bytes(*b"hi"));
+
+    region.cluster.shutdown.cancel();
+    within(far.read_u8()).await.unwrap_err();
+    // Cut rather than closed: an end without TLS's own goodbye is an error too.
+    within(opened.read_u8()).await.unwrap_err();
+}
+
+#[tokio::test]
 async fn a_tunnel_to_nowhere_is_refused_with_the_reason() {
     let region = Region::start().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
