@@ -440,6 +440,26 @@ fn what_only_a_corrupt_parent_has_leaves_the_seed_anew_as_if_nobody_had_it() {
     assert_eq!(planner.announce(corrupt, 1..2), [(child, seed, 0)]);
 }
 
+#[test]
+fn whoever_loses_its_last_partner_is_served_by_the_next() {
+    let limits = Limits { partners_drawn: 1, partners_max: 1, partners_min: 1, ..Limits::default() };
+    for seed in 0..8 {
+        let mut planner = Planner::new(limits, seed);
+        let (holder, between, child) = (PeerKey(0), PeerKey(1), PeerKey(2));
+        planner.join(holder, false);
+        planner.join(between, false);
+        planner.join(child, false);
+        planner.announce(holder, 0..12);
+        for (_, parent, piece) in planner.want(between) {
+            let (digest, reason) = (digest(0), FailureReason::TimedOut);
+            planner.input(Input::Failed { child: between, parent, digest, piece, reason });
+        }
+        let mut planned = planner.want(child);
+        planned.extend(planner.input(Input::PeerLeft { peer: between }));
+        assert!(!planned.is_empty(), "seed {seed}: the child waits for ever beside the holder");
+    }
+}
+
 /// The planner alone, with blob 0; what an input makes it assign, as (child, parent, piece).
 struct Planner {
     scheduler: Scheduler,
