@@ -27,8 +27,7 @@ impl World<'_> {
     pub(crate) fn peer_is_due(&mut self, index: NodeIndex) {
         let now = self.instant();
         let node = &mut self.nodes[index.0];
-        node.due = None;
-        if node.is_alive {
+        if node.due.take_if(|due| *due <= self.now).is_some() && node.is_alive {
             node.core.handle_timeout(now);
             self.drain_peer(index);
         }
@@ -177,9 +176,10 @@ impl World<'_> {
     }
 
     pub(crate) fn scheduler_is_due(&mut self) {
-        self.scheduler_due = None;
-        self.scheduler.handle_timeout(self.instant());
-        self.drain_scheduler();
+        if self.scheduler_due.take_if(|due| *due <= self.now).is_some() {
+            self.scheduler.handle_timeout(self.instant());
+            self.drain_scheduler();
+        }
     }
 
     fn drain_scheduler(&mut self) {

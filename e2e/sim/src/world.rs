@@ -223,7 +223,9 @@ impl<'a> World<'a> {
     }
 
     fn network_is_due(&mut self) {
-        self.network_due = None;
+        if self.network_due.take_if(|due| *due <= self.now).is_none() {
+            return;
+        }
         while let Some(cargo) = self.network.advance(self.now) {
             match cargo {
                 Cargo::Fetch(fetch) => self.fetch_arrived(fetch),

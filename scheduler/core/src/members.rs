@@ -82,6 +82,7 @@ impl Scheduler {
                 .is_some_and(|task| partners::is_lonely(task, partner, &self.limits))
             {
                 self.draw_partners(partner, gap.digest);
+                self.feed_child(now, partner, gap.digest);
             }
         }
         self.ensure_source(now, gap.digest);

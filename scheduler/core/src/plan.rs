@@ -139,7 +139,7 @@ impl Scheduler {
 /// The best piece that `parent` can give `child`, with its score.
 fn best_piece(task: &Task, parent: &Member, child: &Member) -> Option<(PieceScore, u32)> {
     let reader = child.reader();
-    let score = |piece| PieceScore::new(piece, task.copies(piece), reader, parent.seed);
+    let score = |piece| PieceScore::new(piece, task.copies_for(child, piece), reader, parent.seed);
     task.helpful_pieces(parent, child).map(|piece| (score(piece), piece)).min()
 }
 

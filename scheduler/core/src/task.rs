@@ -218,8 +218,12 @@ impl Task {
         })
     }
 
-    pub(crate) fn copies(&self, piece: u32) -> u16 {
-        self.copies[piece as usize]
+    /// How many members other than seeds hold or receive the piece, those aside whom `child`
+    /// takes nothing from: what only they have is as rare to it as what nobody has.
+    pub(crate) fn copies_for(&self, child: &Member, piece: u32) -> u16 {
+        let barred = child.banned.iter().filter_map(|parent| self.members.get(parent));
+        let barred = barred.filter(|parent| !parent.seed && parent.taken.contains(piece)).count();
+        self.copies[piece as usize] - u16::try_from(barred).expect("no more than there are copies")
     }
 
     fn helpful_words<'a>(

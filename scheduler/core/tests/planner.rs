@@ -473,3 +473,81 @@ fn two_manifests_that_disagree_on_a_size_do_not_share_a_task() {
     let (peer, _, failure) = &swarm.failures[0];
     assert_eq!((*peer, failure.code.as_str()), (PeerKey(2), "SIZE_INVALID"));
 }
+
+#[test]
+fn what_only_a_corrupt_parent_has_leaves_the_seed_anew_as_if_nobody_had_it() {
+    let limits = Limits { queue_start: 2, queue_max: 2, window_max: 2, ..Limits::default() };
+    let mut planner = Planner::new(limits, 1);
+    let (seed, corrupt, child) = (PeerKey(0), PeerKey(1), PeerKey(2));
+    planner.join(seed, true);
+    planner.join(corrupt, false);
+    planner.join(child, false);
+    planner.announce(seed, 0..12);
+    planner.want(corrupt);
+    planner.announce(corrupt, 0..1);
+    assert_eq!(planner.want(child), [(child, corrupt, 0)], "the seed's slots are taken");
+    let (digest, reason) = (digest(0), FailureReason::Corrupt);
+    planner.input(Input::Failed { child, parent: corrupt, digest, piece: 0, reason });
+    assert_eq!(planner.announce(corrupt, 1..2), [(child, seed, 0)]);
+}
+
+#[test]
+fn whoever_loses_its_last_partner_is_served_by_the_next() {
+    let limits = Limits { partners_drawn: 1, partners_max: 1, partners_min: 1, ..Limits::default() };
+    for seed in 0..8 {
+        let mut planner = Planner::new(limits, seed);
+        let (holder, between, child) = (PeerKey(0), PeerKey(1), PeerKey(2));
+        planner.join(holder, false);
+        planner.join(between, false);
+        planner.join(child, false);
+        planner.announce(holder, 0..12);
+        for (_, parent, piece) in planner.want(between) {
+            let (digest, reason) = (digest(0), FailureReason::TimedOut);
+            planner.input(Input::Failed { child: between, parent, digest, piece, reason });
+        }
+        let mut planned = planner.want(child);
+        planned.extend(planner.input(Input::PeerLeft { peer: between }));
+        assert!(!planned.is_empty(), "seed {seed}: the child waits for ever beside the holder");
+    }
+}
+
+/// The planner alone, with blob 0; what an input makes it assign, as (child, parent, piece).
+struct Planner {
+    scheduler: Scheduler,
+    now: Instant,
+}
+
+impl Planner {
+    fn new(limits: Limits, seed: u64) -> Self {
+        Self { scheduler: Scheduler::new(limits, seed), now: Instant::now() }
+    }
+
+    fn join(&mut self, peer: PeerKey, seed: bool) {
+        let id = format!("p{}", peer.0).parse().unwrap();
+        self.input(Input::PeerJoined { peer, facts: PeerFacts { id, seed, zone: Zone(0) } });
+    }
+
+    fn want(&mut self, peer: PeerKey) -> Vec<(PeerKey, PeerKey, u32)> {
+        self.input(Input::Wanted { peer, digest: digest(0), size: SIZE, reader: true })
+    }
+
+    fn announce(&mut self, peer: PeerKey, indices: std::ops::Range<u32>) -> Vec<(PeerKey, PeerKey, u32)> {
+        let mut pieces = PieceSet::new(Layout::of(SIZE).unwrap().piece_count());
+        let hashes = indices.clone().map(|piece| piece_hash(digest(0), piece)).collect();
+        for piece in indices {
+            pieces.insert(piece);
+        }
+        self.input(Input::Announced { peer, digest: digest(0), size: SIZE, pieces, hashes })
+    }
+
+    fn input(&mut self, input: Input) -> Vec<(PeerKey, PeerKey, u32)> {
+        self.scheduler.handle(self.now, input);
+        let outputs = std::iter::from_fn(|| self.scheduler.poll_output());
+        outputs
+            .filter_map(|output| match output {
+                Output::Assign { child, parent, piece, .. } => Some((child, parent, piece)),
+                _ => None,
+            })
+            .collect()
+    }
+}
