@@ -50,7 +50,7 @@ pub enum BeginError {
         /// The store's quota in bytes.
         quota: u64,
     },
-    /// The blob is held with another size. One of the two speakers is wrong.
+    /// Pieces of the blob are held that fit another size. One of the two speakers is wrong.
     #[error("blob {} has {held_size} bytes here, not {size}", digest.short())]
     SizeDiffers {
         /// The blob.

@@ -246,14 +246,10 @@ impl Scheduler {
         self.ensure_source(now, digest);
     }
 
+    /// A peer whose download ends with this knows it itself; one that goes on wants it anew.
     fn withdrawn(&mut self, now: Instant, peer: PeerKey, digest: Digest) {
-        let wish =
-            self.tasks.get(&digest).and_then(|task| task.members.get(&peer)).and_then(|member| member.wish);
         if let Some(gap) = self.detach(now, peer, digest) {
             self.mend(now, &gap);
-        }
-        if wish.is_some() {
-            self.outputs.push_back(Output::FailTask { peer, digest, failure: withdrawn_while_wanted() });
         }
     }
 
@@ -330,14 +326,5 @@ impl Scheduler {
         for peer in members {
             self.forget_if_unused(peer, digest);
         }
-    }
-}
-
-fn withdrawn_while_wanted() -> TaskFailure {
-    TaskFailure {
-        status: 503,
-        code: "UNAVAILABLE".into(),
-        message: "the store withdrew the blob while it was downloading".into(),
-        poisoned: false,
     }
 }

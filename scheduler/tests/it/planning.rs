@@ -110,6 +110,30 @@ async fn a_scheduler_that_forgot_the_hashes_asks_a_holder() {
     assert_eq!((assignment.parent.as_str(), assignment.first), ("node-1", 0));
 }
 
+#[tokio::test]
+async fn a_peer_that_withdraws_and_wants_in_one_breath_is_planned_for() {
+    let region = Region::start().await;
+    let mut seed = region.attach("seed-0", "seed").await;
+    let mut peer = region.attach("node-1", "peer").await;
+    let digest = Digest::of(b"blob");
+    want(&peer, digest).await;
+    seed.hear(|batch| batch.source_orders.into_iter().next()).await;
+    // As it says that a piece on its disk is damaged.
+    let wanted = Want { digest: digest.into(), size: SIZE, reader: true };
+    let damaged = FromPeer {
+        withdrawals: vec![digest.into()],
+        wants: vec![wanted.clone(), Want { digest: Digest::of(b"heard").into(), ..wanted }],
+        ..Default::default()
+    };
+    peer.say(damaged).await;
+    orders_until(&mut seed, Digest::of(b"heard")).await;
+    announce(&seed, digest, 2, &[PieceHash::of(b"the third piece")]).await;
+    let batch = peer
+        .hear(|batch| (!(batch.assignments.is_empty() && batch.tasks_failed.is_empty())).then_some(batch));
+    let batch = batch.await;
+    assert_eq!((batch.assignments.len(), batch.tasks_failed), (1, vec![]));
+}
+
 /// The most blobs that a store holds, with half the pieces of each.
 #[tokio::test]
 async fn a_peer_with_a_full_store_says_so_in_its_first_words() {

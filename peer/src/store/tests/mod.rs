@@ -164,6 +164,19 @@ async fn of_many_writers_of_one_piece_one_content_wins_and_the_others_are_told()
 }
 
 #[tokio::test]
+async fn a_size_that_no_piece_bears_out_makes_way_for_another() {
+    let dir = TempDir::new().unwrap();
+    let (store, _evicted) = open(dir.path(), 1 << 20);
+    let blob = TestBlob::new(1, 300 * KIB);
+    let lie = store.begin(blob.digest, Layout::of(7).unwrap()).await.unwrap();
+    let file = store.begin(blob.digest, blob.layout).await.unwrap();
+    blob.write(&store, &file, 0).await.unwrap();
+    let late = Bytes::from_static(b"7 bytes");
+    store.write(&lie, 0, PieceHash::of(&late), late).await.unwrap_err();
+    assert_eq!(store.read(&file, 0).await.unwrap(), blob.piece(0));
+}
+
+#[tokio::test]
 async fn what_does_not_fit_the_blob_is_refused_by_name() {
     let dir = TempDir::new().unwrap();
     let (store, _evicted) = open(dir.path(), 1 << 20);
@@ -172,8 +185,7 @@ async fn what_does_not_fit_the_blob_is_refused_by_name() {
     assert!(matches!(empty, Err(BeginError::Empty)));
 
     let file = store.begin(blob.digest, blob.layout).await.unwrap();
-    let first = blob.piece(0);
-    store.write(&file, 0, PieceHash::of(&first), first).await.unwrap();
+    blob.write(&store, &file, 0).await.unwrap();
     let other_size = store.begin(blob.digest, Layout::of(7).unwrap()).await.unwrap_err().to_string();
     assert_eq!(other_size, format!("blob {} has 307200 bytes here, not 7", blob.digest.short()));
     let bytes = blob.piece(2);
