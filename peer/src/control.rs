@@ -44,7 +44,12 @@ impl SchedulerLink {
                     reason
                 }
             };
-            tracing::warn!(scheduler = %scheduler.id, address = %scheduler.address, reason, "scheduler not connected");
+            // News once; that it is still so is no news.
+            if attempt <= 1 {
+                tracing::warn!(scheduler = %scheduler.id, address = %scheduler.address, reason, "scheduler not connected");
+            } else {
+                tracing::debug!(scheduler = %scheduler.id, reason, "scheduler still not connected");
+            }
             tokio::time::sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
             pause = (pause * 2).min(MAX_PAUSE);
         }

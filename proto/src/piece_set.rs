@@ -125,16 +125,14 @@ impl PieceSet {
         runs
     }
 
-    /// The set over `len` pieces that these runs make up; `None` if one leaves the blob.
+    /// The set over `len` pieces that these runs make up; `None` if one leaves the blob, or
+    /// two overlap: what is said costs no more than what it says.
     pub fn from_runs(len: u32, runs: impl IntoIterator<Item = Run>) -> Option<Self> {
         let mut set = Self::new(len);
         for run in runs {
             let end = run.first.checked_add(run.count)?;
-            if end > len {
+            if end > len || !(run.first..end).all(|piece| set.insert(piece)) {
                 return None;
-            }
-            for piece in run.first..end {
-                set.insert(piece);
             }
         }
         Some(set)
@@ -187,6 +185,7 @@ mod tests {
         assert!(!set.contains(3) && !set.contains(u32::MAX));
         assert_eq!(PieceSet::from_runs(3, [Run { first: 2, count: 2 }]), None);
         assert_eq!(PieceSet::from_runs(3, [Run { first: u32::MAX, count: 2 }]), None);
+        assert_eq!(PieceSet::from_runs(3, [Run { first: 0, count: 2 }, Run { first: 1, count: 1 }]), None);
     }
 
     proptest! {

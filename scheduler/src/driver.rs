@@ -131,8 +131,7 @@ impl Driver {
         }
         let peer = PeerKey(self.next_key);
         self.next_key = self.next_key.checked_add(1).expect("four billion streams outlast a scheduler");
-        let zones = self.zone_by_name.len();
-        let zone = *self.zone_by_name.entry(zone).or_insert(Zone(u32::try_from(zones).expect("few zones")));
+        let zone = self.zone(zone);
         let welcome = wire::Welcome { protocol: flotilla_proto::PROTOCOL, scheduler: self.name.to_string() };
         tracing::info!(peer = %id, seed, %address, "peer attached");
         self.key_by_id.insert(id.clone(), peer);
@@ -143,6 +142,16 @@ impl Driver {
         self.input(Input::PeerJoined { peer, facts: PeerFacts { id, seed, zone } });
         // A stream that ended meanwhile detaches by itself.
         let _ = key.send(peer);
+    }
+
+    /// The zone of that name. Beyond [`MAX_ZONES`] the further ones count as one.
+    fn zone(&mut self, name: String) -> Zone {
+        let known = self.zone_by_name.len();
+        if known >= MAX_ZONES && !self.zone_by_name.contains_key(&name) {
+            return Zone(u32::MAX);
+        }
+        let next = Zone(u32::try_from(known).expect("bounded by MAX_ZONES"));
+        *self.zone_by_name.entry(name).or_insert(next)
     }
 
     fn hear(&mut self, peer: PeerKey, batch: wire::FromPeer) {
@@ -254,6 +263,9 @@ pub(crate) const OUTBOX_BATCHES: usize = 256;
 
 /// Events that may wait for the driver; beyond, the streams wait.
 pub(crate) const EVENTS_WAITING: usize = 8192;
+
+/// Zones told apart; a region has some dozen.
+const MAX_ZONES: usize = 4096;
 
 /// Events taken in before anything is flushed.
 const EVENTS_AT_ONCE: usize = 1024;

@@ -1,6 +1,7 @@
 //! Peers' streams: who may attach, and the pumps between a stream and the driver.
 
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use flotilla_daemon::rpc;
 use flotilla_proto::wire::scheduler::{FromPeer, Hello, ToPeer};
@@ -43,8 +44,9 @@ impl rpc::Scheduler for Link {
     ) -> Result<Response<Self::AttachStream>, Status> {
         let caller = self.admit(&request)?;
         let mut stream = request.into_inner();
-        let mut first =
-            stream.message().await?.ok_or_else(|| Status::invalid_argument("the stream is empty"))?;
+        let first = tokio::time::timeout(HELLO_PATIENCE, stream.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded("the first batch did not come in time"))??;
+        let mut first = first.ok_or_else(|| Status::invalid_argument("the stream is empty"))?;
         let hello =
             first.hello.take().ok_or_else(|| Status::invalid_argument("the first batch says hello"))?;
         check_hello(&hello)?;
@@ -96,6 +98,9 @@ fn check_hello(hello: &Hello) -> Result<(), Status> {
 
 /// Bytes of one batch. A peer's first names all it holds, up to 65 536 blobs.
 pub(crate) const MAX_MESSAGE: usize = 16 << 20;
+
+/// A peer says hello as it calls.
+const HELLO_PATIENCE: Duration = Duration::from_secs(10);
 
 /// As long as a DNS label, so that it fits a metric label.
 const MAX_ZONE_LEN: usize = 63;

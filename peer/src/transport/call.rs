@@ -7,9 +7,9 @@ use flotilla_peer_core::FetchError;
 use flotilla_proto::wire::peer as wire;
 use flotilla_proto::wire::peer::response::Status;
 use flotilla_proto::wire::peer::{PieceRun, Request, Response, request};
-use flotilla_proto::{Digest, Layout, PROTOCOL, PeerId, frame};
+use flotilla_proto::{Digest, Layout, PROTOCOL, PeerId, Role, frame};
 use http_body_util::BodyExt as _;
-use quinn::SendStream;
+use quinn::{Connection, SendStream};
 use tokio::time::timeout;
 
 use super::stream::{HeaderError, Incoming, cut};
@@ -83,7 +83,7 @@ impl Transport {
                 Purpose::Probe => wire::forward::Purpose::Probe.into(),
             },
         };
-        let (send, mut answer) = self.open(seed, request::Kind::Forward(header)).await?;
+        let (send, mut answer) = self.open_seed(seed, request::Kind::Forward(header)).await?;
         // A push's body goes out while the answer is awaited: a registry may refuse early.
         let upload = tokio::spawn(upload(send, body));
         let header = answer.header::<Response>(patience).await;
@@ -106,7 +106,7 @@ impl Transport {
         credential: wire::Credential,
         patience: Duration,
     ) -> Result<Offered, CallError> {
-        let (mut send, mut answer) = self.open(seed, request::Kind::Credential(credential)).await?;
+        let (mut send, mut answer) = self.open_seed(seed, request::Kind::Credential(credential)).await?;
         // A stream that is gone shows on its other half.
         let _ = send.finish();
         let header = check(answer.header::<Response>(patience).await?)?;
@@ -116,13 +116,32 @@ impl Transport {
         }
     }
 
+    /// As [`Self::open`], to a peer whose certificate says that it is a seed: nobody else is
+    /// shown a client's credential, whatever the scheduler says.
+    async fn open_seed(&self, seed: &PeerId, kind: request::Kind) -> Result<(SendStream, Incoming), CallError> {
+        let connection = self.pool.connection(seed).await?;
+        match self.pool.admit(&connection) {
+            Ok(identity) if identity.role == Role::Seed => open_on(&connection, seed, kind).await,
+            Ok(identity) => Err(CallError::Refused(format!("{identity} is no seed"))),
+            Err(reason) => Err(CallError::Refused(reason)),
+        }
+    }
+
     async fn open(&self, peer: &PeerId, kind: request::Kind) -> Result<(SendStream, Incoming), CallError> {
         let connection = self.pool.connection(peer).await?;
-        let (mut send, receive) = connection.open_bi().await.map_err(|error| lost(peer, &error))?;
-        let request = Request { protocol: PROTOCOL, kind: Some(kind) };
-        send.write_chunk(frame::encode(&request)).await.map_err(|error| lost(peer, &error))?;
-        Ok((send, Incoming::new(receive)))
+        open_on(&connection, peer, kind).await
     }
+}
+
+async fn open_on(
+    connection: &Connection,
+    peer: &PeerId,
+    kind: request::Kind,
+) -> Result<(SendStream, Incoming), CallError> {
+    let (mut send, receive) = connection.open_bi().await.map_err(|error| lost(peer, &error))?;
+    let request = Request { protocol: PROTOCOL, kind: Some(kind) };
+    send.write_chunk(frame::encode(&request)).await.map_err(|error| lost(peer, &error))?;
+    Ok((send, Incoming::new(receive)))
 }
 
 /// The piece's bytes, copied once from packets into one buffer: hashing it whole costs a

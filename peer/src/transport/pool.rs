@@ -22,8 +22,8 @@ pub(super) struct Pool {
     pub(super) identity: Identity,
     peers: DashMap<PeerId, Arc<Peer>>,
     /// Connections that were dialled from here, for `serve` to answer requests on.
-    dialled: mpsc::UnboundedSender<(Identity, Connection)>,
-    pub(super) to_serve: Mutex<Option<mpsc::UnboundedReceiver<(Identity, Connection)>>>,
+    dialled: mpsc::Sender<(Identity, Connection)>,
+    pub(super) to_serve: Mutex<Option<mpsc::Receiver<(Identity, Connection)>>>,
     connections: Gauge<i64, AtomicI64>,
 }
 
@@ -44,7 +44,7 @@ impl Pool {
     pub(super) fn new(endpoint: Endpoint, identity: Identity, metrics: &mut Registry) -> Self {
         let connections = Gauge::default();
         metrics.register("flotilla_peer_connections", "Connections to other peers", connections.clone());
-        let (dialled, to_serve) = mpsc::unbounded_channel();
+        let (dialled, to_serve) = mpsc::channel(DIALLED_WAITING);
         let to_serve = Mutex::new(Some(to_serve));
         Self { endpoint, identity, peers: DashMap::new(), dialled, to_serve, connections }
     }
@@ -77,7 +77,7 @@ impl Pool {
         *link = Some(Link { connection: connection.clone(), used_at: Instant::now() });
         drop(link);
         // The receiver goes with the process.
-        let _ = self.dialled.send((identity, connection.clone()));
+        let _ = self.dialled.send((identity, connection.clone())).await;
         self.close_idle().await;
         Ok(connection)
     }
@@ -147,6 +147,9 @@ impl Pool {
 
 /// Connections kept at a time (DESIGN.md §6); beyond, the one used longest ago is closed.
 const MAX_CONNECTIONS: usize = 128;
+
+/// Fresh connections that may wait to be answered on; beyond, whoever dialled waits.
+const DIALLED_WAITING: usize = 64;
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
 const NOT_ADMITTED: VarInt = VarInt::from_u32(2);
