@@ -110,7 +110,7 @@ fn a_far_and_batching_scheduler_still_completes_every_download() {
 }
 
 fn scenario(name: &str) -> Scenario {
-    catalogue::find(name).unwrap()
+    catalogue::find(name).expect("a scenario of the catalogue")
 }
 
 /// One history's figures, after it was lived twice.
