@@ -38,9 +38,9 @@ fn help_shows_examples() {
 }
 
 fn sim(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_flotilla-e2e-sim")).args(args).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_flotilla-e2e-sim")).args(args).output().expect("the binary runs")
 }
 
 fn text(bytes: &[u8]) -> &str {
-    std::str::from_utf8(bytes).unwrap()
+    std::str::from_utf8(bytes).expect("text")
 }
