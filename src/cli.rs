@@ -53,9 +53,8 @@ pub(crate) enum Command {
     Region(Asked<RegionCommand>),
 
     /// Registries whose images are carried: list, set, remove
-    #[command(
-        after_help = "Example:\n  flotilla registry set harbor.example.com --url https://10.0.0.9 --ca ca.pem"
-    )]
+    #[command(after_help = "Example:\n  flotilla registry set harbor.example.com \
+                      --url https://harbor.example.com --ca ca.pem")]
     Registry(Asked<RegistryCommand>),
 
     /// Join tokens: create, list, revoke
@@ -74,7 +73,7 @@ pub(crate) enum Command {
     /// Run a whole region on this machine and pull an image through it
     #[command(after_help = "Examples:\n  flotilla demo --peers 4 --clients 3 --size '1 GiB'\n  \
                             flotilla demo --image reg.test/app/web:v7 \
-                            --registry reg.test=https://10.0.0.1,ca=ca.pem")]
+                            --registry reg.test=https://reg.test:5000,ca=ca.pem")]
     Demo(DemoArgs),
 
     /// Ask a daemon whether it is well; for health checks of containers

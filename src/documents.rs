@@ -1,6 +1,5 @@
 //! Completions and manual pages, from the same description that reads the command line.
 
-use std::io::{self, Write as _};
 use std::path::PathBuf;
 
 use anyhow::Context as _;
@@ -8,6 +7,7 @@ use clap::CommandFactory as _;
 use clap_complete::Shell;
 
 use crate::cli::Cli;
+use crate::output;
 
 /// What `flotilla completions` takes.
 #[derive(Debug, clap::Args)]
@@ -28,7 +28,7 @@ pub(crate) struct ManArgs {
 pub(crate) fn completions(args: &CompletionsArgs) -> anyhow::Result<()> {
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "flotilla", &mut script);
-    io::stdout().write_all(&script).context("print the completions")
+    output::write(&script)
 }
 
 /// Prints the manual page, or writes all of them.
@@ -36,7 +36,7 @@ pub(crate) fn man(args: &ManArgs) -> anyhow::Result<()> {
     let Some(directory) = &args.dir else {
         let mut page = Vec::new();
         clap_mangen::Man::new(Cli::command()).render(&mut page).context("render the manual page")?;
-        return io::stdout().write_all(&page).context("print the manual page");
+        return output::write(&page);
     };
     let write = || {
         std::fs::create_dir_all(directory)?;

@@ -19,7 +19,27 @@ pub(crate) enum OutputFormat {
 
 /// Prints one line, or several, to the standard output.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
-    writeln!(io::stdout(), "{text}").context("write to the standard output")
+    write(format!("{text}\n").as_bytes())
+}
+
+/// Writes to the standard output. Who reads it may have seen enough, as `head` has.
+pub(crate) fn write(bytes: &[u8]) -> anyhow::Result<()> {
+    match io::stdout().write_all(bytes) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => written.context("write to the standard output"),
+    }
+}
+
+/// An error with its causes. Many errors end with their cause by themselves: it is not said twice.
+pub(crate) fn explain(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |said, cause| {
+        let cause = cause.to_string();
+        match said {
+            said if said.is_empty() => cause,
+            said if said.contains(&cause) => said,
+            said => format!("{said}: {cause}"),
+        }
+    })
 }
 
 /// A JSON object of a daemon in the wished format.
@@ -98,6 +118,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn a_cause_that_an_error_names_itself_is_not_said_twice() {
+        let refused = || anyhow::anyhow!("connection refused");
+        let again = refused().context("ask a.test: connection refused").context("pull");
+        assert_eq!(explain(&again), "pull: ask a.test: connection refused");
+        assert_eq!(explain(&refused().context("ask a.test")), "ask a.test: connection refused");
+    }
 
     #[test]
     fn a_status_becomes_tables_whatever_its_fields_are() {

@@ -84,9 +84,10 @@ fn parse_advertise(address: &str) -> Result<ManagerUrl, InvalidConfigError> {
 /// Where a manager keeps its state unless told otherwise.
 pub(crate) const DEFAULT_DATA_DIR: &str = "/var/lib/flotilla/manager";
 
-/// Short enough that a stolen key is of little use, long enough to be issued at all.
+/// Short enough that a stolen key is of little use; long enough that certificates, which
+/// count in whole seconds, can be renewed in time.
 const LIFETIMES: std::ops::RangeInclusive<Duration> =
-    Duration::from_secs(1)..=Duration::from_secs(366 * 24 * 60 * 60);
+    Duration::from_secs(2)..=Duration::from_secs(366 * 24 * 60 * 60);
 
 /// A value that no manager can work with.
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +96,7 @@ pub enum InvalidConfigError {
     #[error("advertise: {0}")]
     Advertise(ParseManagerUrlError),
     /// Too short or too long.
-    #[error("certificate_lifetime: give between 1s and 366days")]
+    #[error("certificate_lifetime: give between 2s and 366days")]
     CertificateLifetime,
 }
 

@@ -27,7 +27,7 @@ impl Watchers {
     pub(crate) fn new(metrics: &mut Registry) -> Self {
         let connected = Gauge::default();
         metrics.register(
-            "manager_daemons_connected",
+            "flotilla_manager_daemons_connected",
             "Daemons that watch their settings at this moment",
             connected.clone(),
         );

@@ -97,3 +97,50 @@ impl Drop for AbortOnDrop {
         self.0.abort();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::oneshot;
+
+    use super::*;
+
+    fn chunks(chunks: Vec<Result<Bytes, BoxError>>) -> BodyStream {
+        from_task(|sender| async move {
+            for chunk in chunks {
+                if sender.send(chunk).await.is_err() {
+                    return;
+                }
+            }
+        })
+    }
+
+    fn chunk(text: &'static str) -> Result<Bytes, BoxError> {
+        Ok(Bytes::from_static(text.as_bytes()))
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_whole_up_to_its_limit() {
+        let body = || chunks(vec![chunk("ab"), chunk("cde")]);
+        assert_eq!(read_whole(body(), 5).await.unwrap(), "abcde");
+        assert_eq!(read_whole(body(), 4).await, None);
+        assert_eq!(read_whole(empty(), 0).await.unwrap(), "");
+    }
+
+    #[tokio::test]
+    async fn a_cut_body_is_no_whole_one() {
+        assert_eq!(read_whole(chunks(vec![chunk("ab"), Err("cut".into())]), 5).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_body_that_nobody_reads_on_ends_its_task() {
+        let (ends_with_the_task, ended) = oneshot::channel::<()>();
+        let mut body = from_task(|sender| async move {
+            let _held = ends_with_the_task;
+            let _ = sender.send(chunk("ab")).await;
+            std::future::pending::<()>().await;
+        });
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "ab");
+        drop(body);
+        ended.await.unwrap_err();
+    }
+}

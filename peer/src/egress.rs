@@ -1,7 +1,9 @@
 //! How a request reaches a registry: through a seed. A seed's own go straight out.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use dashmap::DashMap;
 use flotilla_daemon::settings::Receiver;
 use flotilla_proto::wire::peer::Credential;
 use flotilla_proto::{Digest, PeerId, RegistryHost, rendezvous_order};
@@ -18,11 +20,13 @@ pub(crate) struct Egress {
     transport: Transport,
     settings: Receiver,
     seed: Option<Arc<Seed>>,
+    /// Seeds that lately gave no answer come last, until then.
+    resting_until: DashMap<PeerId, Instant>,
 }
 
 impl Egress {
     pub(crate) fn new(me: PeerId, transport: Transport, settings: Receiver, seed: Option<Arc<Seed>>) -> Self {
-        Self { me, transport, settings, seed }
+        Self { me, transport, settings, seed, resting_until: DashMap::new() }
     }
 
     /// Sends a client's request to a registry. `key` picks the seed, so that what belongs
@@ -48,13 +52,16 @@ impl Egress {
         let repeatable = matches!(head.method, Method::GET | Method::HEAD);
         let mut body = Some(body);
         let mut failure = EgressError::NoSeed;
-        for seed in self.seeds(key.as_bytes()) {
+        let seeds = self.seeds(key.as_bytes());
+        let patience = patience(seeds.len());
+        for seed in seeds {
             let body = if repeatable { body::empty() } else { body.take().expect("sent once") };
             let request = Request::from_parts(head.clone(), body);
-            match self.transport.forward(&seed, request, upstream.as_str(), purpose).await {
+            match self.transport.forward(&seed, request, upstream.as_str(), purpose, patience).await {
                 Ok(answer) => return Ok(answer),
                 Err(error) if error.is_seeds_own() && repeatable => {
-                    failure = EgressError::Seed { seed, error }
+                    self.rest(&seed);
+                    failure = EgressError::Seed { seed, error };
                 }
                 Err(error) => return Err(EgressError::Seed { seed, error }),
             }
@@ -74,9 +81,12 @@ impl Egress {
         credential: &ReadCredential,
     ) -> Result<Offered, EgressError> {
         let mut failure = EgressError::NoSeed;
-        for seed in self.seeds(digest.as_bytes()) {
-            match self.offer(&seed, digest, credential).await {
+        let seeds = self.seeds(digest.as_bytes());
+        let patience = patience(seeds.len());
+        for seed in seeds {
+            match self.offer_within(&seed, digest, credential, patience).await {
                 Err(EgressError::Seed { seed, error }) if error.is_seeds_own() => {
+                    self.rest(&seed);
                     failure = EgressError::Seed { seed, error };
                 }
                 said => return said,
@@ -96,6 +106,16 @@ impl Egress {
         digest: Digest,
         credential: &ReadCredential,
     ) -> Result<Offered, EgressError> {
+        self.offer_within(seed, digest, credential, PATIENCE).await
+    }
+
+    async fn offer_within(
+        &self,
+        seed: &PeerId,
+        digest: Digest,
+        credential: &ReadCredential,
+        patience: Duration,
+    ) -> Result<Offered, EgressError> {
         if let Some(local) = self.seed.as_ref().filter(|_| *seed == self.me) {
             return Ok(local.confirm(digest, credential.clone()).await?);
         }
@@ -105,11 +125,15 @@ impl Egress {
             repository: credential.repository.to_string(),
             authorization: credential.authorization.expose().clone(),
         };
-        let said = self.transport.offer(seed, message).await;
+        let said = self.transport.offer(seed, message, patience).await;
         said.map_err(|error| EgressError::Seed { seed: seed.clone(), error })
     }
 
-    /// The region's seeds, the home seed of `key` first.
+    fn rest(&self, seed: &PeerId) {
+        self.resting_until.insert(seed.clone(), Instant::now() + REST);
+    }
+
+    /// The region's seeds, the home seed of `key` first, but for those that rest.
     fn seeds(&self, key: &[u8]) -> Vec<PeerId> {
         let settings = self.settings.borrow().clone();
         for seed in &settings.seeds {
@@ -117,9 +141,29 @@ impl Egress {
         }
         let names = settings.seeds.iter().map(|seed| seed.id.as_str());
         let order = rendezvous_order(key, names);
-        order.into_iter().map(|name| name.parse().expect("the name of a seed")).collect()
+        let mut seeds: Vec<PeerId> =
+            order.into_iter().map(|name| name.parse().expect("the name of a seed")).collect();
+        let now = Instant::now();
+        seeds.sort_by_key(|seed| self.resting_until.get(seed).is_some_and(|until| now < *until));
+        seeds
     }
 }
+
+/// How long one of several seeds may take to begin its answer: together they stay within
+/// the time a client waits.
+fn patience(seeds: usize) -> Duration {
+    (PATIENCE / u32::try_from(seeds).unwrap_or(u32::MAX).max(1)).max(MIN_PATIENCE)
+}
+
+/// A seed has limits of its own, and says before what a registry did not; this one notices
+/// a seed that hangs, just before the door's own limit.
+const PATIENCE: Duration = Duration::from_millis(9_300);
+
+/// A slow registry's answer is worth that much, even where there are many seeds.
+const MIN_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long a seed that gave no answer comes last.
+const REST: Duration = Duration::from_secs(15);
 
 /// Why no answer of a registry was had.
 #[derive(Debug, thiserror::Error)]

@@ -51,3 +51,63 @@ fn headers_from_wire(headers: &[Header]) -> Result<HeaderMap, BadHead> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a malformed HTTP head between peers")]
 pub(crate) struct BadHead;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header(name: &str, value: &'static [u8]) -> Header {
+        Header { name: name.into(), value: bytes::Bytes::from_static(value) }
+    }
+
+    #[test]
+    fn a_head_comes_out_as_it_went_in() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("link", "<a>"), ("x-odd", "caf\u{e9}"), ("link", "<b>")] {
+            let value = HeaderValue::from_bytes(value.as_bytes()).unwrap();
+            headers.append(HeaderName::from_static(name), value);
+        }
+        let wire = head_to_wire(StatusCode::IM_A_TEAPOT, &headers);
+        let head = head_from_wire(Some(&wire)).unwrap();
+        assert_eq!(head.status(), StatusCode::IM_A_TEAPOT);
+        assert_eq!(*head.headers(), headers);
+        assert_eq!(head.headers().get_all("link").iter().collect::<Vec<_>>(), ["<a>", "<b>"]);
+    }
+
+    #[test]
+    fn a_credential_stays_out_of_debug_output() {
+        let forward = Forward {
+            method: "GET".into(),
+            target: "/v2/app/tags/list?n=1".into(),
+            headers: vec![header("Authorization", b"Basic s3cret")],
+            ..Default::default()
+        };
+        let request = request_from_wire(&forward).unwrap();
+        assert_eq!(request.uri(), "/v2/app/tags/list?n=1");
+        assert_eq!(request.headers()["authorization"], "Basic s3cret");
+        assert!(!format!("{request:?} {forward:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn a_head_that_is_none_is_refused() {
+        let head = |status, headers| HttpHead { status, headers };
+        for malformed in [
+            None,
+            Some(head(99, vec![])),
+            Some(head(1000, vec![])),
+            Some(head(u32::MAX, vec![])),
+            Some(head(200, vec![header("no name", b"x")])),
+            Some(head(200, vec![header("x", b"two\r\nlines")])),
+        ] {
+            assert!(head_from_wire(malformed.as_ref()).is_err(), "{malformed:?}");
+        }
+        let forward = |method: &str, target: &str| Forward {
+            method: method.into(),
+            target: target.into(),
+            ..Default::default()
+        };
+        for malformed in [forward("GET IT", "/"), forward("", "/"), forward("GET", "no path")] {
+            assert!(request_from_wire(&malformed).is_err(), "{malformed:?}");
+        }
+    }
+}

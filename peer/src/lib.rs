@@ -20,6 +20,7 @@ pub mod store;
 mod swarm;
 mod transport;
 
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,7 +31,8 @@ use flotilla_daemon::net::{advertised, daemon_name};
 use flotilla_daemon::settings::{self, Receiver, RegionSettings};
 use flotilla_daemon::shutdown::Tasks;
 use flotilla_daemon::telemetry::{self, Admin, AdminListeners, Readiness};
-use flotilla_proto::Role;
+use flotilla_proto::{PeerId, Role};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{DoorConfig, PeerConfig, TransportConfig};
@@ -54,82 +56,140 @@ use crate::transport::{Services, Transport};
 ///
 /// If it cannot enrol, open its store or bind an address; the message names what.
 pub async fn run(config: PeerConfig, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let name = daemon_name(config.name.as_ref())?;
-    let door_listener = bind_tcp("door.listen", config.door.listen).await?;
-    let admin_listeners = AdminListeners::bind(&config.admin, &config.metrics).await?;
-    let socket = bind_udp("transport.listen", config.transport.listen)?;
-    let address = advertised(config.transport.advertise, socket.local_addr()?)
-        .context("find the address to advertise")?
-        .to_string();
-    let identity = NodeIdentity::open(&config.data_dir.join("identity"), &name, &config.manager).await?;
-    let role = identity.identity().role;
-    anyhow::ensure!(matches!(role, Role::Peer | Role::Seed), "{} is no peer", identity.identity());
+    Peer::start(config).await?.serve(shutdown).await
+}
 
-    let mut metrics = telemetry::registry();
-    let (store, evicted) = Store::open(&config.data_dir.join("store"), &config.store, &mut metrics)?;
-    let transport = Transport::new(socket, &identity, &mut metrics).context("open the piece port")?;
-    let (settings, watch) = settings::watch(identity.clone(), &config.data_dir, address.clone())?;
-    let source = Source::new(config.source.clone(), &mut metrics);
-    let seed = (role == Role::Seed).then(|| Arc::new(Seed::new(source.clone())));
-    let egress = Arc::new(Egress::new(name.clone(), transport.clone(), settings.clone(), seed.clone()));
-    let (swarm, events) = Swarm::new(store.clone());
-    let piece_bytes = PieceBytes::register(&mut metrics);
-    let services = Arc::new(Services::new(store.clone(), swarm.clone(), seed.clone(), &mut metrics));
-    let readiness = Readiness::new();
+/// A peer that is enrolled and bound, and answers nobody yet.
+pub struct Peer {
+    config: PeerConfig,
+    name: PeerId,
+    identity: NodeIdentity,
+    door: TcpListener,
+    admin: AdminListeners,
+    pieces: UdpSocket,
+    /// Where other peers reach `pieces`.
+    address: SocketAddr,
+}
 
-    let driver = Driver::new(DriverParts {
-        swarm: swarm.clone(),
-        store: store.clone(),
-        transport: transport.clone(),
-        egress: egress.clone(),
-        seed,
-        piece_bytes: piece_bytes.clone(),
-        readiness: readiness.clone(),
-    });
-    let door = Arc::new(Door {
-        answerer: Answerer {
-            store,
+impl Peer {
+    /// Binds every address and, the first time, enrols.
+    ///
+    /// # Errors
+    ///
+    /// If an address is taken or it cannot enrol; the message names what.
+    pub async fn start(config: PeerConfig) -> anyhow::Result<Self> {
+        let name = daemon_name(config.name.as_ref())?;
+        let door = bind_tcp("door.listen", config.door.listen).await?;
+        let admin = AdminListeners::bind(&config.admin, &config.metrics).await?;
+        let pieces = bind_udp("transport.listen", config.transport.listen)?;
+        let address = advertised(config.transport.advertise, pieces.local_addr()?)
+            .context("find the address to advertise")?;
+        let identity = NodeIdentity::open(&config.data_dir.join("identity"), &name, &config.manager).await?;
+        let role = identity.identity().role;
+        anyhow::ensure!(matches!(role, Role::Peer | Role::Seed), "{} is no peer", identity.identity());
+        Ok(Self { config, name, identity, door, admin, pieces, address })
+    }
+
+    /// Where clients of this node connect.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not say.
+    pub fn door_address(&self) -> std::io::Result<SocketAddr> {
+        self.door.local_addr()
+    }
+
+    /// Where health, status and metrics are.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not say.
+    pub fn admin_address(&self) -> std::io::Result<SocketAddr> {
+        self.admin.admin_address()
+    }
+
+    /// Where other peers reach this one.
+    pub fn piece_address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until `shutdown` is cancelled.
+    ///
+    /// # Errors
+    ///
+    /// If its store cannot be opened or its parts do not end in time.
+    pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
+        let Self { config, name, identity, door: door_listener, admin: admin_listeners, pieces, address } =
+            self;
+        let (role, address) = (identity.identity().role, address.to_string());
+        let door_address = door_listener.local_addr()?.to_string();
+
+        let mut metrics = telemetry::registry();
+        let (store, evicted) = Store::open(&config.data_dir.join("store"), &config.store, &mut metrics)?;
+        let transport = Transport::new(pieces, &identity, &mut metrics).context("open the piece port")?;
+        let (settings, watch) = settings::watch(identity.clone(), &config.data_dir, address.clone())?;
+        let source = Source::new(config.source.clone(), &mut metrics);
+        let seed = (role == Role::Seed).then(|| Arc::new(Seed::new(source.clone())));
+        let egress = Arc::new(Egress::new(name.clone(), transport.clone(), settings.clone(), seed.clone()));
+        let (swarm, events) = Swarm::new(store.clone());
+        let piece_bytes = PieceBytes::register(&mut metrics);
+        let services = Arc::new(Services::new(store.clone(), swarm.clone(), seed.clone(), &mut metrics));
+        let readiness = Readiness::new();
+
+        let driver = Driver::new(DriverParts {
             swarm: swarm.clone(),
-            egress,
-            grants: Grants::default(),
-            confirmed: Confirmed::new(),
-            piece_bytes,
-        },
-        authorities: Authorities::open(&config.data_dir),
-        settings: settings.clone(),
-        default_upstream: config.door.default_upstream.clone(),
-    });
-    let link = SchedulerLink {
-        identity: identity.clone(),
-        settings: settings.clone(),
-        address: address.clone(),
-        zone: config.zone.clone(),
-        swarm: swarm.clone(),
-    };
-    let status = status::routes(StatusParts {
-        identity: identity.identity().clone(),
-        door: door_listener.local_addr()?.to_string(),
-        address: address.clone(),
-        swarm,
-        transport: transport.clone(),
-        settings: settings.clone(),
-        readiness: readiness.clone(),
-    });
+            store: store.clone(),
+            transport: transport.clone(),
+            egress: egress.clone(),
+            seed,
+            piece_bytes: piece_bytes.clone(),
+            readiness: readiness.clone(),
+        });
+        let door = Arc::new(Door {
+            answerer: Answerer {
+                store,
+                swarm: swarm.clone(),
+                egress,
+                grants: Grants::default(),
+                confirmed: Confirmed::new(),
+                piece_bytes,
+            },
+            authorities: Authorities::open(&config.data_dir),
+            settings: settings.clone(),
+            default_upstream: config.door.default_upstream.clone(),
+        });
+        let link = SchedulerLink {
+            identity: identity.clone(),
+            settings: settings.clone(),
+            address: address.clone(),
+            zone: config.zone.clone(),
+            swarm: swarm.clone(),
+        };
+        let status = status::routes(StatusParts {
+            identity: identity.identity().clone(),
+            door: door_address.clone(),
+            address: address.clone(),
+            swarm,
+            transport: transport.clone(),
+            settings: settings.clone(),
+            readiness: readiness.clone(),
+        });
 
-    let mut tasks = Tasks::new(shutdown.clone());
-    let admin = Admin { metrics: Arc::new(metrics), readiness: readiness.clone(), routes: status };
-    admin_listeners.serve(&mut tasks, admin);
-    readiness.missing(SETTINGS, "no settings from the manager yet");
-    tasks.spawn_until_shutdown("settings", watch);
-    tasks.spawn_until_shutdown("renewal", renew_loop(identity));
-    tasks.spawn_until_shutdown("registries", follow_settings(settings, source, door.clone(), readiness));
-    tasks.spawn_until_shutdown("scheduler", link.run());
-    tasks.spawn("driver", driver.run(events, evicted, shutdown.clone()));
-    tasks.spawn("transport", transport.serve(services, shutdown.clone()));
-    tasks.spawn("door", door.serve(door_listener, shutdown.clone()));
-    tracing::info!(%name, %role, door = %config.door.listen, pieces = address, "peer started");
-    shutdown.cancelled().await;
-    Ok(tasks.drain(DRAIN).await?)
+        let mut tasks = Tasks::new(shutdown.clone());
+        let admin = Admin { metrics: Arc::new(metrics), readiness: readiness.clone(), routes: status };
+        admin_listeners.serve(&mut tasks, admin);
+        readiness.missing(SETTINGS, "no settings from the manager yet");
+        tasks.spawn_until_shutdown("settings", watch);
+        tasks.spawn_until_shutdown("renewal", renew_loop(identity));
+        tasks.spawn_until_shutdown("registries", follow_settings(settings, source, door.clone(), readiness));
+        tasks.spawn_until_shutdown("scheduler", link.run());
+        tasks.spawn("driver", driver.run(events, evicted, shutdown.clone()));
+        tasks.spawn("transport", transport.serve(services, shutdown.clone()));
+        tasks.spawn("door", door.serve(door_listener, shutdown.clone()));
+        tracing::info!(%name, %role, door = door_address, pieces = address, "peer started");
+        shutdown.cancelled().await;
+        Ok(tasks.drain(DRAIN).await?)
+    }
 }
 
 /// Hands every change of the settings to the source and the doors.

@@ -5,12 +5,12 @@
 //! in one's own project must not open another's layer. A read confirms by itself; only
 //! where none runs does a confirmation cost the registry a probe.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
 use flotilla_proto::{Digest, Layout, PieceSet, RegistryHost, RepositoryName};
-use http::{Method, Request, Response, header};
+use http::{Method, Request, Response, StatusCode, header};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::body;
 use crate::confirmed::Confirmed;
 use crate::source::{
-    BodyStream, Credentials, ForwardError, Purpose, ReadCredential, ReadError, ReadOrder, ReadSummary,
-    Source, SourcePiece, Verdict,
+    BodyStream, Credentials, EndpointFailure, ForwardError, Purpose, ReadCredential, ReadError, ReadOrder,
+    ReadSummary, Source, SourcePiece, Verdict,
 };
 use crate::transport::Offered;
 
@@ -27,7 +27,7 @@ use crate::transport::Offered;
 pub(crate) struct Seed {
     source: Source,
     confirmed: Confirmed,
-    reading_by_digest: DashMap<Digest, Arc<Reading>>,
+    reading_by_digest: Arc<DashMap<Digest, Arc<Reading>>>,
 }
 
 /// The credentials gathered for one blob, and whether it is being read with them.
@@ -36,11 +36,15 @@ struct Reading {
     /// Where the first credential asks for the blob; a read asks there first.
     first_place: watch::Sender<Option<(RegistryHost, RepositoryName)>>,
     active: watch::Sender<bool>,
+    /// When a credential was last offered. Held for a read or a write.
+    offered_at: Mutex<Instant>,
+    /// How the registry let the last read down, if it did. Held for one operation.
+    let_down: Mutex<Option<(RegistryHost, String, EndpointFailure)>>,
 }
 
 impl Seed {
     pub(crate) fn new(source: Source) -> Self {
-        Self { source, confirmed: Confirmed::new(), reading_by_digest: DashMap::new() }
+        Self { source, confirmed: Confirmed::new(), reading_by_digest: Arc::default() }
     }
 
     /// Sends a request to a registry as the client made it.
@@ -56,22 +60,22 @@ impl Seed {
     /// Whether the registry holds the blob in the credential's repository. The credential
     /// serves a read of the blob meanwhile.
     pub(crate) async fn confirm(
-        &self,
+        self: &Arc<Self>,
         digest: Digest,
         credential: ReadCredential,
     ) -> Result<Offered, ForwardError> {
         let (upstream, repository) = (&credential.upstream, &credential.repository);
+        let reading = self.reading(digest);
+        reading.offer(&credential);
+        self.forget_later(digest);
         if self.confirmed.contains(upstream, repository, digest) {
             return Ok(Offered::Confirmed);
         }
-        let reading = self.reading(digest);
-        reading.offer(&credential);
         let said = tokio::select! {
             verdict = reading.credentials.verdict(&credential) => verdict,
             () = self.confirmed.until(upstream, repository, digest) => return Ok(Offered::Confirmed),
             () = reading.until_hopeless(&credential) => None,
         };
-        self.forget_unless_active(digest);
         match said {
             Some(Verdict::Accepted) => {
                 self.confirmed.insert(upstream.clone(), repository.clone(), digest);
@@ -85,7 +89,11 @@ impl Seed {
             }
             // A read that ended may have confirmed the place in the same moment.
             None if self.confirmed.contains(upstream, repository, digest) => Ok(Offered::Confirmed),
-            None => self.probe(digest, &credential).await,
+            // The client has waited for the read already: a probe would find no other registry.
+            None => match reading.let_down_by(upstream) {
+                Some(error) => Err(error),
+                None => self.probe(digest, &credential).await,
+            },
         }
     }
 
@@ -106,11 +114,17 @@ impl Seed {
         let _ = tokio::time::timeout(CREDENTIAL_WAIT, place.wait_for(Option::is_some)).await;
         let order = ReadOrder { digest, layout, wanted, credentials: reading.credentials.clone() };
         let result = self.source.read_blob(order, sink, cancel).await;
-        if let Ok(ReadSummary { read_by: Some(by), .. }) = &result {
-            self.confirmed.insert(by.upstream.clone(), by.repository.clone(), digest);
+        match &result {
+            Ok(ReadSummary { read_by: Some(by), .. }) => {
+                self.confirmed.insert(by.upstream.clone(), by.repository.clone(), digest);
+            }
+            Err(ReadError::Endpoint { upstream, endpoint, cause }) => {
+                *reading.let_down() = Some((upstream.clone(), endpoint.clone(), cause.clone()));
+            }
+            Ok(_) | Err(_) => {}
         }
         reading.active.send_replace(false);
-        self.forget_unless_active(digest);
+        self.forget_later(digest);
         result
     }
 
@@ -126,7 +140,9 @@ impl Seed {
             }
         }
         let answer = self.source.forward(upstream, request, Purpose::Probe).await?;
-        if answer.status().is_success() || answer.status().is_redirection() {
+        // An empty blob has no first byte to give.
+        let is_empty = answer.status() == StatusCode::RANGE_NOT_SATISFIABLE;
+        if answer.status().is_success() || answer.status().is_redirection() || is_empty {
             self.confirmed.insert(upstream.clone(), repository.clone(), digest);
             return Ok(Offered::Confirmed);
         }
@@ -139,10 +155,15 @@ impl Seed {
         self.reading_by_digest.entry(digest).or_insert_with(|| Arc::new(Reading::new())).clone()
     }
 
-    /// Credentials live as long as somebody waits for a word on them, or a read uses them.
-    fn forget_unless_active(&self, digest: Digest) {
-        let unused = |reading: &Arc<Reading>| !*reading.active.borrow() && Arc::strong_count(reading) <= 2;
-        self.reading_by_digest.remove_if(&digest, |_, reading| unused(reading));
+    /// Credentials live a little longer than somebody waits for a word on them or a read uses
+    /// them: the order to read, and the credential to read with, come by different ways.
+    fn forget_later(&self, digest: Digest) {
+        let readings = self.reading_by_digest.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(CREDENTIAL_WAIT).await;
+            let unused = |reading: &Arc<Reading>| Arc::strong_count(reading) == 1 && reading.is_stale();
+            readings.remove_if(&digest, |_, reading| unused(reading));
+        });
     }
 }
 
@@ -152,11 +173,29 @@ impl Reading {
             credentials: Credentials::new(),
             first_place: watch::Sender::new(None),
             active: watch::Sender::new(false),
+            offered_at: Mutex::new(Instant::now()),
+            let_down: Mutex::new(None),
         }
+    }
+
+    fn let_down(&self) -> MutexGuard<'_, Option<(RegistryHost, String, EndpointFailure)>> {
+        self.let_down.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Why this registry gave a read no answer, if that is how it ended.
+    fn let_down_by(&self, registry: &RegistryHost) -> Option<ForwardError> {
+        let (upstream, endpoint, cause) = self.let_down().clone().filter(|(host, ..)| host == registry)?;
+        Some(ForwardError::Endpoint { upstream, endpoint, cause })
+    }
+
+    /// Whether nobody offered a credential for so long that no read will ask for it.
+    fn is_stale(&self) -> bool {
+        self.offered_at.lock().unwrap_or_else(PoisonError::into_inner).elapsed() >= CREDENTIAL_WAIT
     }
 
     fn offer(&self, credential: &ReadCredential) {
         self.credentials.offer(credential.clone());
+        *self.offered_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
         self.first_place.send_if_modified(|place| {
             let first = place.is_none();
             if first {

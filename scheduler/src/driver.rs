@@ -27,6 +27,8 @@ pub(crate) enum Event {
     Said(PeerKey, Box<wire::FromPeer>),
     /// A peer's stream ended.
     Detached(PeerKey),
+    /// The region's seeds, as the settings have them.
+    SeedsConfigured(Vec<PeerId>),
 }
 
 /// A peer's stream, as it begins.
@@ -104,7 +106,11 @@ impl Driver {
                 self.take(event);
             }
             self.drain();
-            self.flush();
+            // A peer that is let go while flushing leaves work to others.
+            while !self.pending.is_empty() {
+                self.flush();
+                self.drain();
+            }
         }
     }
 
@@ -113,6 +119,7 @@ impl Driver {
             Event::Attached(attachment) => self.attach(attachment),
             Event::Said(peer, batch) => self.hear(peer, *batch),
             Event::Detached(peer) => self.detach(peer),
+            Event::SeedsConfigured(seeds) => self.input(Input::SeedsConfigured { seeds }),
         }
     }
 
@@ -199,7 +206,6 @@ impl Driver {
                 self.batch(seed)?.source_orders.push(translate::source_order(digest, size, &pieces));
                 self.metrics.source_orders.inc();
             }
-            Output::StopSource { seed, digest } => self.batch(seed)?.source_stops.push(digest.into()),
             Output::AskHashes { peer, digest } => self.batch(peer)?.hashes_wanted.push(digest.into()),
             Output::FailTask { peer, digest, failure } => {
                 self.batch(peer)?.tasks_failed.push(translate::task_failed(digest, failure));
@@ -251,3 +257,54 @@ pub(crate) const EVENTS_WAITING: usize = 8192;
 
 /// Events taken in before anything is flushed.
 const EVENTS_AT_ONCE: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use flotilla_proto::Digest;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    type Inbox = mpsc::Receiver<Result<wire::ToPeer, Status>>;
+
+    /// Attaches a peer that reads no more than `capacity` batches by itself.
+    async fn attach(
+        events: &mpsc::Sender<Event>,
+        name: &str,
+        seed: bool,
+        capacity: usize,
+    ) -> (PeerKey, Inbox) {
+        let (outbox, inbox) = mpsc::channel(capacity);
+        let (key, attached) = oneshot::channel();
+        let (id, address) = (name.parse().unwrap(), "127.0.0.1:9".to_owned());
+        let attachment = Attachment { id, seed, zone: String::new(), address, outbox, key };
+        events.send(Event::Attached(attachment)).await.unwrap();
+        (attached.await.unwrap(), inbox)
+    }
+
+    #[tokio::test]
+    async fn what_a_peer_let_go_leaves_to_others_is_told_them_at_once() {
+        let (events, waiting) = mpsc::channel(EVENTS_WAITING);
+        let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
+        let driver = Driver::new("planner".parse().unwrap(), metrics);
+        tokio::spawn(driver.run(waiting, CancellationToken::new()));
+        // Its welcome fills the outbox: what it is asked next finds no room.
+        let (holder, _deaf) = attach(&events, "node-1", false, 1).await;
+        let (_, mut seed) = attach(&events, "seed-0", true, 8).await;
+        let (child, _inbox) = attach(&events, "node-2", false, 8).await;
+
+        let (digest, size) = (Digest::of(b"blob"), 7);
+        let runs = vec![wire::Run { first: 0, count: 1 }];
+        let announce = wire::Announce { digest: digest.into(), size, runs, hashes: [][..].into() };
+        let held = wire::FromPeer { announces: vec![announce], ..Default::default() };
+        events.send(Event::Said(holder, Box::new(held))).await.unwrap();
+        let want = wire::Want { digest: digest.into(), size, reader: true };
+        let wanted = wire::FromPeer { wants: vec![want], ..Default::default() };
+        events.send(Event::Said(child, Box::new(wanted))).await.unwrap();
+
+        let ordered = async { while seed.recv().await.unwrap().unwrap().source_orders.is_empty() {} };
+        timeout(Duration::from_secs(10), ordered).await.expect("the seed is to read what only it held");
+    }
+}

@@ -17,6 +17,7 @@ use anyhow::Context as _;
 use flotilla_daemon::bind::bind_tcp;
 use flotilla_daemon::identity::{ClientAuth, NodeIdentity, renew_loop};
 use flotilla_daemon::net::{advertised, daemon_name};
+use flotilla_daemon::settings::Receiver;
 use flotilla_daemon::shutdown::Tasks;
 use flotilla_daemon::telemetry::{self, Admin, AdminListeners, Readiness};
 use flotilla_daemon::{rpc, settings};
@@ -27,8 +28,8 @@ use tonic::service::Routes;
 
 pub use config::SchedulerConfig;
 
-use crate::driver::{Driver, EVENTS_WAITING};
-use crate::link::Link;
+use crate::driver::{Driver, EVENTS_WAITING, Event};
+use crate::link::{Link, MAX_MESSAGE};
 use crate::metrics::Metrics;
 
 /// Runs a scheduler until `shutdown` is cancelled.
@@ -45,12 +46,13 @@ pub async fn run(config: SchedulerConfig, shutdown: CancellationToken) -> anyhow
     let identity = NodeIdentity::open(&config.data_dir.join("identity"), &name, &config.manager).await?;
     anyhow::ensure!(identity.identity().role == Role::Scheduler, "{} is no scheduler", identity.identity());
     let region = identity.identity().region.clone().context("a scheduler belongs to a region")?;
-    let (_settings, watch) = settings::watch(identity.clone(), &config.data_dir, advertise.to_string())?;
+    let (settings, watch) = settings::watch(identity.clone(), &config.data_dir, advertise.to_string())?;
 
     let mut registry = telemetry::registry();
     let metrics = Metrics::register(&mut registry);
     let (events, waiting) = mpsc::channel(EVENTS_WAITING);
-    let service = rpc::SchedulerServer::new(Link::new(region.clone(), events));
+    let service = rpc::SchedulerServer::new(Link::new(region.clone(), events.clone()))
+        .max_decoding_message_size(MAX_MESSAGE);
     let tls = identity.server_config(&[rpc::ALPN_GRPC], ClientAuth::Required);
 
     let mut tasks = Tasks::new(shutdown.clone());
@@ -58,12 +60,23 @@ pub async fn run(config: SchedulerConfig, shutdown: CancellationToken) -> anyhow
         Admin { metrics: Arc::new(registry), readiness: Readiness::new(), routes: axum::Router::new() };
     admin_listeners.serve(&mut tasks, admin);
     tasks.spawn_until_shutdown("settings", watch);
+    tasks.spawn_until_shutdown("seeds", follow_seeds(settings, events));
     tasks.spawn_until_shutdown("renewal", renew_loop(identity));
     tasks.spawn("driver", Driver::new(name.clone(), metrics).run(waiting, shutdown.clone()));
     tracing::info!(%name, %region, listen = %config.listen, %advertise, "scheduler ready");
     rpc::serve(listener, tls, Routes::new(service), shutdown.clone()).await.context("serve gRPC")?;
     shutdown.cancel();
     Ok(tasks.drain(DRAIN).await?)
+}
+
+/// Tells the driver of the configured seeds, those kept on disk first.
+async fn follow_seeds(mut settings: Receiver, events: mpsc::Sender<Event>) {
+    loop {
+        let seeds = settings.borrow_and_update().seeds.iter().map(|seed| seed.id.clone()).collect();
+        if events.send(Event::SeedsConfigured(seeds)).await.is_err() || settings.changed().await.is_err() {
+            return;
+        }
+    }
 }
 
 /// How long the daemon's tasks have to end.

@@ -51,7 +51,7 @@ impl rpc::Scheduler for Link {
         let (outbox, inbox) = mpsc::channel(OUTBOX_BATCHES);
         let (key, answered) = oneshot::channel();
         let attachment = Attachment {
-            id: caller.id,
+            id: caller.id.clone(),
             seed: caller.role == Role::Seed,
             zone: hello.zone,
             address: hello.address,
@@ -68,7 +68,10 @@ impl rpc::Scheduler for Link {
                 if events.send(Event::Said(key, Box::new(batch))).await.is_err() {
                     return;
                 }
-                next = stream.message().await.ok().flatten();
+                next = stream.message().await.unwrap_or_else(|status| {
+                    tracing::info!(peer = %caller.id, reason = rpc::reason(&status), "a peer's stream broke off");
+                    None
+                });
             }
             // The driver may be gone already.
             let _ = events.send(Event::Detached(key)).await;
@@ -90,6 +93,9 @@ fn check_hello(hello: &Hello) -> Result<(), Status> {
     }
     Ok(())
 }
+
+/// Bytes of one batch. A peer's first names all it holds, up to 65 536 blobs.
+pub(crate) const MAX_MESSAGE: usize = 16 << 20;
 
 /// As long as a DNS label, so that it fits a metric label.
 const MAX_ZONE_LEN: usize = 63;

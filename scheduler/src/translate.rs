@@ -16,13 +16,21 @@ pub(crate) trait Names {
 }
 
 /// The inputs that a peer's batch amounts to, in the order in which they hold: what it has
-/// comes before what it wants.
+/// comes before what it wants, and before why it can read no more. But that the bytes were
+/// wrong comes first: the seed that says so withdraws them in the same breath, and is heard
+/// only while it is known to read.
 pub(crate) fn inputs(
     peer: PeerKey,
     batch: wire::FromPeer,
     names: &impl Names,
 ) -> Result<Vec<Input>, Malformed> {
     let mut inputs = Vec::new();
+    // A seed that read wrong bytes withdraws them too: why it does comes first.
+    let (poisoned, failed_reads): (Vec<_>, Vec<_>) =
+        batch.source_failed.into_iter().partition(|failed| failed.poisoned);
+    for failed in poisoned {
+        inputs.push(source_failed(peer, failed)?);
+    }
     for digest in &batch.withdrawals {
         inputs.push(Input::Withdrawn { peer, digest: parse_digest(digest)? });
     }
@@ -31,6 +39,9 @@ pub(crate) fn inputs(
     }
     for told in batch.hashes {
         inputs.push(hashes_told(peer, &told)?);
+    }
+    for reading in &batch.reading {
+        inputs.push(source_reading(peer, reading)?);
     }
     for want in batch.wants {
         let digest = parse_digest(&want.digest)?;
@@ -45,10 +56,20 @@ pub(crate) fn inputs(
     for reader in batch.readers {
         inputs.push(Input::ReaderMoved { peer, digest: parse_digest(&reader.digest)?, piece: reader.piece });
     }
-    for failed in batch.source_failed {
+    for failed in failed_reads {
         inputs.push(source_failed(peer, failed)?);
     }
+    if batch.inventory_told {
+        inputs.push(Input::InventoryTold { peer });
+    }
     Ok(inputs)
+}
+
+fn source_reading(seed: PeerKey, reading: &wire::SourceOrder) -> Result<Input, Malformed> {
+    let digest = parse_digest(&reading.digest)?;
+    let layout = Layout::of(reading.size).ok_or(Malformed::Size(reading.size))?;
+    let pieces = pieces_from(layout.piece_count(), &reading.runs).ok_or(Malformed::Runs)?;
+    Ok(Input::SourceReading { seed, digest, size: reading.size, pieces })
 }
 
 fn announced(peer: PeerKey, announce: &wire::Announce) -> Result<Input, Malformed> {
@@ -174,6 +195,23 @@ mod tests {
             refused(wire::FromPeer { unwants: vec![digest], ..Default::default() }),
             Malformed::Digest
         );
+    }
+
+    #[test]
+    fn wrong_bytes_are_heard_of_before_they_are_withdrawn_and_other_failures_last() {
+        let failed =
+            |poisoned| wire::SourceFailed { digest: Digest::of(b"x").into(), poisoned, ..Default::default() };
+        let mut batch = announce(vec![wire::Run { first: 0, count: 8 }], &[]);
+        batch.withdrawals.push(Digest::of(b"x").into());
+        batch.source_failed = vec![failed(false), failed(true)];
+        let inputs = inputs(PeerKey(1), batch, &Nobody).unwrap();
+        let [Input::SourceFailed { failure: first, .. }, .., Input::SourceFailed { failure: last, .. }] =
+            &inputs[..]
+        else {
+            panic!("{inputs:?}");
+        };
+        assert!(first.poisoned && !last.poisoned);
+        assert!(matches!(inputs[1..3], [Input::Withdrawn { .. }, Input::Announced { .. }]));
     }
 
     #[test]

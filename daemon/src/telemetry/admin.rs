@@ -141,7 +141,7 @@ mod tests {
         server.await.unwrap().unwrap();
     }
 
-    async fn fetch(address: std::net::SocketAddr, path: &str) -> String {
+    async fn fetch(address: SocketAddr, path: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();

@@ -94,7 +94,11 @@ impl Audit {
             Input::Failed { child, parent, digest, piece, reason } => {
                 self.failed(*child, *parent, *digest, *piece, *reason);
             }
-            Input::ReaderMoved { .. } | Input::SourceFailed { .. } => {}
+            Input::ReaderMoved { .. }
+            | Input::SourceFailed { .. }
+            | Input::SeedsConfigured { .. }
+            | Input::InventoryTold { .. }
+            | Input::SourceReading { .. } => {}
         }
     }
 
@@ -115,7 +119,7 @@ impl Audit {
                 }
             }
             Output::FailTask { peer, digest, .. } => self.give_up(*peer, *digest),
-            Output::UseSeed { .. } | Output::StopSource { .. } | Output::AskHashes { .. } => {}
+            Output::UseSeed { .. } | Output::AskHashes { .. } => {}
         }
         Ok(())
     }

@@ -77,27 +77,28 @@ impl Announced {
 /// The order in which the scheduler takes a batch: what a peer has before what it wants.
 fn upward_rank(report: &Report) -> u8 {
     match report {
-        Report::Withdraw { .. } => 0,
-        Report::Announce { .. } => 1,
-        Report::Hashes { .. } => 2,
-        Report::Want { .. } => 3,
-        Report::Unwant { .. } => 4,
-        Report::FetchFailed { .. } => 5,
-        Report::Reader { .. } => 6,
-        Report::SourceFailed { .. } => 7,
+        Report::SourceFailed { .. } => 0,
+        Report::Withdraw { .. } => 1,
+        Report::Announce { .. } => 2,
+        Report::Hashes { .. } => 3,
+        Report::Reading { .. } => 4,
+        Report::Want { .. } => 5,
+        Report::Unwant { .. } => 6,
+        Report::FetchFailed { .. } => 7,
+        Report::Reader { .. } => 8,
+        Report::InventoryTold => 9,
     }
 }
 
 /// The order in which a peer takes a batch.
 pub(crate) fn downward_rank(input: &PeerInput) -> u8 {
     match input {
-        PeerInput::ReadStopped { .. } => 0,
-        PeerInput::Cancelled { .. } => 1,
-        PeerInput::ReadOrdered { .. } => 2,
-        PeerInput::SeedNamed { .. } => 3,
-        PeerInput::Assigned { .. } => 4,
-        PeerInput::TaskFailed { .. } => 5,
-        PeerInput::HashesWanted { .. } => 6,
+        PeerInput::Cancelled { .. } => 0,
+        PeerInput::ReadOrdered { .. } => 1,
+        PeerInput::SeedNamed { .. } => 2,
+        PeerInput::Assigned { .. } => 3,
+        PeerInput::TaskFailed { .. } => 4,
+        PeerInput::HashesWanted { .. } => 5,
         _ => unreachable!("{input:?} is not the scheduler's to say"),
     }
 }
@@ -125,6 +126,10 @@ pub(crate) fn to_scheduler(
             reason: failure_reason(error),
         },
         Report::Reader { digest, piece } => SchedulerInput::ReaderMoved { peer, digest, piece },
+        Report::Reading { digest, size, pieces } => {
+            SchedulerInput::SourceReading { seed: peer, digest, size, pieces }
+        }
+        Report::InventoryTold => SchedulerInput::InventoryTold { peer },
         Report::SourceFailed { digest, failure } => SchedulerInput::SourceFailed {
             seed: peer,
             digest,
@@ -160,7 +165,6 @@ pub(crate) fn to_peer(output: Output, id: impl Fn(PeerKey) -> PeerId) -> (PeerKe
             let layout = Layout::of(size).expect("the planner opens no task that has no layout");
             (seed, PeerInput::ReadOrdered { digest, layout, pieces })
         }
-        Output::StopSource { seed, digest } => (seed, PeerInput::ReadStopped { digest }),
         Output::AskHashes { peer, digest } => (peer, PeerInput::HashesWanted { digest }),
         Output::FailTask { peer, digest, failure } => {
             let TaskFailure { status, code, message, poisoned } = failure;

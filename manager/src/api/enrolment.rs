@@ -28,7 +28,9 @@ impl Services {
         // Everything that can be wrong with the request comes before a use is spent.
         let id: PeerId = parse("daemon name", &request.id)?;
         if id == manager_id() || id.as_str() == ADMIN_ID {
-            return Err(Status::invalid_argument(format!("the name `{id}` is reserved")));
+            return Err(Status::invalid_argument(format!(
+                "the name `{id}` is reserved; set another `name` in the daemon's configuration"
+            )));
         }
         let signing_request = SigningRequest::parse(&request.csr_der)?;
         let secret = JoinSecret::presented(request.secret);

@@ -50,12 +50,12 @@ impl EnrolmentMetrics {
     pub(crate) fn register(metrics: &mut Registry) -> Self {
         let this = Self::default();
         metrics.register(
-            "manager_certificates_issued",
+            "flotilla_manager_certificates_issued",
             "Certificates issued to daemons, at enrolment and renewal",
             this.issued.clone(),
         );
         metrics.register(
-            "manager_enrolments_refused",
+            "flotilla_manager_enrolments_refused",
             "Enrolments and renewals that were refused",
             this.refused.clone(),
         );

@@ -24,7 +24,7 @@ pub enum RegistryCommand {
     Set {
         /// The host that image names carry
         host: RegistryHost,
-        /// An endpoint that serves it, https://host[:port]; several in order of preference
+        /// An endpoint that serves it, as in https://host:port; several in order of preference
         #[arg(long = "url", value_name = "URL", required = true)]
         urls: Vec<EndpointUrl>,
         /// CA certificates in PEM that its endpoints' certificates may come from, beside

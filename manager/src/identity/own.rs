@@ -57,10 +57,14 @@ async fn renew_each_time(own: &NodeIdentity, ca: &Ca, lifetime: Duration) {
         let renewed = issued
             .map_err(anyhow::Error::from)
             .and_then(|certificate| Ok(own.replace_certificate(&[certificate])?));
-        if let Err(error) = renewed {
-            tracing::warn!(identity = %own.identity(), %error, "own certificate not renewed");
-            tokio::time::sleep(RETRY_PAUSE).await;
-        }
+        let pause = match renewed {
+            Ok(()) => PAUSE,
+            Err(error) => {
+                tracing::warn!(identity = %own.identity(), %error, "own certificate not renewed");
+                RETRY_PAUSE
+            }
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -92,6 +96,8 @@ fn open_or_make(
     Ok(NodeIdentity::create(dir, &bundle)?)
 }
 
+/// A clock that is set back and forth must not make this loop spin.
+const PAUSE: Duration = Duration::from_secs(1);
 const RETRY_PAUSE: Duration = Duration::from_secs(60);
 
 /// Why the manager has no identity of its own.

@@ -233,7 +233,8 @@ pub(crate) enum EnrolmentRefused {
     #[error("the join token {id} is used up")]
     UsedUpToken { id: String },
     #[error(
-        "the name `{id}` is taken by a {role} of region `{region}`; remove that first (`flotilla peer remove {id}`)"
+        "the name `{id}` is taken by a {role} of region `{region}`; set another `name` in the daemon's \
+         configuration, or remove that one first (`flotilla peer remove {id}`)"
     )]
     Taken { id: PeerId, role: String, region: String },
     #[error(transparent)]

@@ -84,11 +84,6 @@ pub enum Input {
         /// The pieces.
         pieces: PieceSet,
     },
-    /// The scheduler says: nobody wants what you read.
-    ReadStopped {
-        /// Which blob.
-        digest: Digest,
-    },
     /// A fetched piece was verified and is on disk.
     Fetched {
         /// Which blob.

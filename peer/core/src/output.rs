@@ -142,6 +142,17 @@ pub enum Report {
         /// The piece.
         piece: u32,
     },
+    /// This seed reads these pieces from the registry already, by an earlier order.
+    Reading {
+        /// Which blob.
+        digest: Digest,
+        /// Its size in bytes.
+        size: u64,
+        /// The pieces that are still to come.
+        pieces: PieceSet,
+    },
+    /// Everything held and read when the scheduler came has been told.
+    InventoryTold,
     /// The registry did not deliver.
     SourceFailed {
         /// Which blob.

@@ -66,7 +66,6 @@ impl Swarm {
             Input::SeedNamed { digest, seed } => self.seed_named(digest, seed),
             Input::HashesWanted { digest } => self.hashes_wanted(digest),
             Input::ReadOrdered { digest, layout, pieces } => self.read_ordered(digest, layout, &pieces),
-            Input::ReadStopped { digest } => self.stop_reading(digest),
             Input::Fetched { digest, piece } => self.fetched(digest, piece),
             Input::FetchFailed { digest, piece, error } => self.fetch_failed(digest, piece, error),
             Input::SourceRead { digest, piece, hash } => self.source_read(digest, piece, hash),
@@ -144,12 +143,17 @@ impl Swarm {
         for digest in digests {
             self.announce_all(digest);
             let blob = &self.blobs[&digest];
-            if blob.wanted {
-                let (size, piece) = (blob.layout.size(), blob.reader);
+            let (size, piece, wanted) = (blob.layout.size(), blob.reader, blob.wanted);
+            if !blob.reading.is_empty() {
+                let pieces = blob.reading.clone();
+                self.tell(Report::Reading { digest, size, pieces });
+            }
+            if wanted {
                 self.tell(Report::Want { digest, size });
                 self.tell(Report::Reader { digest, piece });
             }
         }
+        self.tell(Report::InventoryTold);
     }
 
     fn scheduler_down(&mut self, now: Instant) {

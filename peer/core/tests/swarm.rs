@@ -223,6 +223,7 @@ fn a_scheduler_that_comes_back_hears_of_everything() {
         Output::Tell(Report::Announce { digest: digest(), size: SIZE, pieces, hashes: vec![] })
     );
     assert_eq!(outputs[1], Output::Tell(Report::Want { digest: digest(), size: SIZE }));
+    assert_eq!(outputs.last(), Some(&Output::Tell(Report::InventoryTold)));
 }
 
 #[test]
@@ -234,6 +235,17 @@ fn a_failed_fetch_is_reported_with_its_parent() {
     let outputs = peer.input(Input::FetchFailed { digest: digest(), piece: 3, error });
     let parent = peer_id("slow");
     assert_eq!(outputs, [Output::Tell(Report::FetchFailed { digest: digest(), piece: 3, parent, error })]);
+}
+
+#[test]
+fn a_scheduler_that_comes_back_hears_what_is_being_read() {
+    let mut peer = Peer::attached();
+    peer.input(read_ordered(0..6));
+    peer.input(Input::SourceRead { digest: digest(), piece: 0, hash: hash(0) });
+    peer.input(Input::SchedulerDown);
+    let outputs = peer.input(Input::SchedulerUp);
+    let rest = PieceSet::from_runs(6, [flotilla_proto::Run { first: 1, count: 5 }]).unwrap();
+    assert!(outputs.contains(&Output::Tell(Report::Reading { digest: digest(), size: SIZE, pieces: rest })));
 }
 
 #[test]
@@ -294,7 +306,6 @@ fn step() -> impl Strategy<Value = Input> {
         2 => Just(read_ordered(0..6)),
         4 => piece.clone().prop_map(move |piece| Input::SourceRead { digest, piece, hash: hash(piece) }),
         1 => any::<bool>().prop_map(move |ok| Input::SourceEnded { digest, result: if ok { Ok(true) } else { Err(failure(false)) } }),
-        1 => Just(Input::ReadStopped { digest }),
         2 => any::<bool>().prop_map(move |matches| Input::Hashed { digest, matches }),
         1 => any::<bool>().prop_map(move |poisoned| Input::TaskFailed { digest, failure: failure(poisoned) }),
         1 => piece.prop_map(move |piece| Input::Damaged { digest, piece }),

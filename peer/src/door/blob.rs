@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use flotilla_peer_core::{Failure, Input};
+use flotilla_peer_core::Failure;
 use flotilla_proto::{Digest, Layout, ParseDigestError, RepositoryName};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -68,7 +68,9 @@ impl BlobRequest<'_> {
         let header = |name| request.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         let etag = format!("\"{}\"", self.digest);
         let current = header(header::IF_RANGE).is_none_or(|tag| tag == etag);
-        let asked = range::parse(header(header::RANGE).filter(|_| current), size);
+        // Only a GET has parts (RFC 9110 §14.2).
+        let in_parts = current && request.method == Method::GET;
+        let asked = range::parse(header(header::RANGE).filter(|_| in_parts), size);
         let bytes = match &asked {
             Asked::Whole => 0..size,
             Asked::Part(bytes) => bytes.clone(),
@@ -123,7 +125,7 @@ impl BlobRequest<'_> {
         if refused {
             self.door.grants.revoke(&self.holder);
         }
-        if !answer.status().is_success() {
+        if !answer.status().is_success() && answer.status() != StatusCode::RANGE_NOT_SATISFIABLE {
             return Err(answer);
         }
         let size = size_of(&answer).ok_or_else(|| {
@@ -244,7 +246,7 @@ impl BlobBody {
 
     /// A damaged piece is fetched anew while the client waits.
     async fn repair(&mut self, digest: Digest, piece: u32) -> Result<(), BoxError> {
-        self.swarm.tell(Input::Damaged { digest, piece }).await;
+        self.swarm.damaged(digest, piece).await;
         let layout = self.reading.live().layout();
         let wanted = self.swarm.want(digest, layout, self.credential.clone()).await;
         let live: Arc<Live> = wanted.map_err(|failure: Failure| failure.message)?;
@@ -253,10 +255,12 @@ impl BlobBody {
     }
 }
 
-/// The whole length, from a probe's answer: behind the range, or of the whole body.
+/// The whole length, from a probe's answer: behind the range, or of the whole body. A blob
+/// without a first byte is empty.
 fn size_of(answer: &Response<BodyStream>) -> Option<u64> {
     let header = |name| answer.headers().get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     match answer.status() {
+        StatusCode::RANGE_NOT_SATISFIABLE => Some(0),
         StatusCode::PARTIAL_CONTENT => header(header::CONTENT_RANGE)?.rsplit_once('/')?.1.parse().ok(),
         _ => header(header::CONTENT_LENGTH)?.parse().ok(),
     }

@@ -224,3 +224,118 @@ impl CaError {
         Self::File { file: path.to_owned(), error }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use rustls::client::WebPkiServerVerifier;
+    use rustls::client::danger::ServerCertVerifier as _;
+    use rustls::pki_types::{ServerName, UnixTime};
+    use rustls::{CertificateError, RootCertStore};
+
+    use super::*;
+
+    fn host(name: &str) -> RegistryHost {
+        name.parse().unwrap()
+    }
+
+    fn ca_pem(dir: &Path, name: &str) -> String {
+        std::fs::read_to_string(dir.join("ca").join(format!("{name}.pem"))).unwrap()
+    }
+
+    /// Whether a client that trusts what `pem` holds takes `leaf` for `name`.
+    fn verify(pem: &str, leaf: &CertificateDer<'_>, name: &str) -> Result<(), rustls::Error> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+            roots.add(certificate.unwrap()).unwrap();
+        }
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+        let name = ServerName::try_from(name.to_owned()).unwrap();
+        verifier.verify_server_cert(leaf, &[], &name, &[], UnixTime::now()).map(drop)
+    }
+
+    /// A leaf with these names, signed by whoever holds the registry's key.
+    fn leaf(authority: &Authority, names: &[&str]) -> CertificateDer<'static> {
+        let issuer = Issuer::from_ca_cert_pem(&authority.pem, &authority.key).unwrap();
+        let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        validate_for(&mut params, LEAF_LIFE);
+        params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap().der().clone()
+    }
+
+    #[test]
+    fn an_authority_is_made_once_and_outlives_the_daemon() {
+        let dir = tempfile::tempdir().unwrap();
+        let registry = host("registry.test");
+        Authorities::open(dir.path()).prepare([&registry]).unwrap();
+        let before = ca_pem(dir.path(), "registry.test");
+        let reopened = Authorities::open(dir.path());
+        reopened.prepare([&registry]).unwrap();
+        reopened.server(&registry).unwrap();
+        assert_eq!(ca_pem(dir.path(), "registry.test"), before);
+        let key = std::fs::metadata(dir.path().join("ca/registry.test.key")).unwrap();
+        assert_eq!(key.permissions().mode() & 0o077, 0, "the key is its owner's alone");
+    }
+
+    #[test]
+    fn each_registry_has_its_own_authority_and_the_bundle_has_them_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let authorities = Authorities::open(dir.path());
+        let hosts = [host("one.test"), host("two.test:5000")];
+        authorities.prepare(&hosts).unwrap();
+        let bundle = std::fs::read_to_string(dir.path().join("ca-bundle.pem")).unwrap();
+        let pems = ["one.test", "two.test_5000"].map(|name| ca_pem(dir.path(), name));
+        assert_eq!(bundle, pems.concat());
+        assert_ne!(pems[0], pems[1]);
+        authorities.prepare(&hosts[1..]).unwrap();
+        assert_eq!(std::fs::read_to_string(dir.path().join("ca-bundle.pem")).unwrap(), pems[1]);
+    }
+
+    #[test]
+    fn an_authority_vouches_for_its_registry_and_for_nothing_else() {
+        let authority = Authority::make(&host("registry.test:5000")).unwrap();
+        verify(&authority.pem, &leaf(&authority, &["registry.test"]), "registry.test").unwrap();
+        for name in ["other.test", "test", "notregistry.test", "10.0.0.1", "::1"] {
+            refused(&authority, &[name], name);
+        }
+        // Nor does a name that it may vouch for let another pass.
+        refused(&authority, &["registry.test", "other.test"], "other.test");
+        refused(&authority, &["registry.test", "10.0.0.1"], "10.0.0.1");
+    }
+
+    #[test]
+    fn an_authority_of_an_address_vouches_for_that_address_alone() {
+        for (registry, address, other) in
+            [("10.0.0.1:5000", "10.0.0.1", "10.0.0.2"), ("[fd00::1]:5000", "fd00::1", "fd00::2")]
+        {
+            let authority = Authority::make(&host(registry)).unwrap();
+            verify(&authority.pem, &leaf(&authority, &[address]), address).unwrap();
+            refused(&authority, &[other], other);
+            refused(&authority, &["registry.test"], "registry.test");
+        }
+    }
+
+    fn refused(authority: &Authority, names: &[&str], name: &str) {
+        let error = verify(&authority.pem, &leaf(authority, names), name).unwrap_err();
+        let by_constraint = matches!(&error, rustls::Error::InvalidCertificate(CertificateError::Other(other))
+            if other.to_string().contains("NameConstraintViolation"));
+        assert!(by_constraint, "{name}: {error:?}");
+    }
+
+    #[test]
+    fn a_damaged_authority_is_named_and_takes_no_other_away() {
+        let dir = tempfile::tempdir().unwrap();
+        let authorities = Authorities::open(dir.path());
+        let (good, bad) = (host("good.test"), host("bad.test"));
+        authorities.prepare([&good, &bad]).unwrap();
+        std::fs::write(dir.path().join("ca/bad.test.key"), "no key").unwrap();
+        let error = authorities.prepare([&bad, &good]).unwrap_err().to_string();
+        assert!(error.contains("bad.test.key is damaged"), "{error}");
+        let bundle = std::fs::read_to_string(dir.path().join("ca-bundle.pem")).unwrap();
+        assert_eq!(bundle, ca_pem(dir.path(), "good.test"));
+    }
+}

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use flotilla_daemon::settings::Receiver;
 use flotilla_proto::RegistryHost;
-use http::{Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -32,7 +32,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::error::refusal;
+use self::proxy::Upgrade;
 use self::route::{FrontDoor, Target, route};
+use crate::body;
 use crate::source::{BodyStream, BoxError};
 
 pub(crate) use answer::Answerer;
@@ -75,15 +77,21 @@ impl Door {
             let door = self.clone();
             connections.spawn(async move {
                 let _permit = permit;
-                serve_http(stream, |request| door.clone().outer(request)).await;
+                let upgrade = Upgrade::default();
+                serve_http(stream, |request| door.clone().outer(request, upgrade.clone())).await;
+                upgrade.run().await;
             });
         }
     }
 
     /// A request as it comes over the port itself.
-    async fn outer(self: Arc<Self>, request: Request<Incoming>) -> Result<Response<BodyStream>, Infallible> {
+    async fn outer(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        upgrade: Upgrade,
+    ) -> Result<Response<BodyStream>, Infallible> {
         if request.method() == Method::CONNECT {
-            return Ok(proxy::connect(self, request).await);
+            return Ok(proxy::connect(self, request, &upgrade).await);
         }
         if let Some(authority) = request.uri().authority() {
             return Ok(self.absolute(authority.clone(), request).await);
@@ -93,6 +101,8 @@ impl Door {
         };
         match route(path, &self.configured(), self.default_upstream.as_ref()) {
             Ok(target) => Ok(self.answer(target, request).await),
+            // The base of several registries: none is asked, and clients go on to a repository.
+            Err(_) if path.path() == "/v2/" && path.query().is_none() => Ok(base()),
             Err(refused) => Ok(refusal(refused.status, refused.code, &refused.message)),
         }
     }
@@ -131,6 +141,15 @@ impl Door {
     fn configured(&self) -> Vec<RegistryHost> {
         self.settings.borrow().registries.iter().map(|upstream| upstream.host.clone()).collect()
     }
+}
+
+/// What `/v2/` says where no registry is meant: this is one, and needs no credential.
+fn base() -> Response<BodyStream> {
+    let mut response = Response::new(body::full("{}"));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(error::API_VERSION, HeaderValue::from_static("registry/2.0"));
+    response
 }
 
 /// Serves HTTP/1.1 on a client's stream until it ends. A client that goes away is no error.

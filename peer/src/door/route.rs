@@ -83,13 +83,13 @@ fn prefixed(
     path: &PathAndQuery,
     configured: &[RegistryHost],
 ) -> Result<Option<(RegistryHost, PathAndQuery)>, NoRoute> {
-    let text = path.as_str();
-    let Some((first, rest)) = text.strip_prefix("/v2/").and_then(|text| text.split_once('/')) else {
+    let Some((first, rest)) = path.path().strip_prefix("/v2/").and_then(|path| path.split_once('/')) else {
         return Ok(None);
     };
     match lookup(first, configured) {
         Some(upstream) => {
-            let path = format!("/v2/{rest}").parse().expect("a part of a valid path and query");
+            let query = path.query().map(|query| format!("?{query}")).unwrap_or_default();
+            let path = format!("/v2/{rest}{query}").parse().expect("a part of a valid path and query");
             Ok(Some((upstream, path)))
         }
         // As in image names: a first component with a dot or colon is a registry.
@@ -185,6 +185,18 @@ mod tests {
         assert_eq!(
             routed("/v2/harbor.test/app/web/blobs/sha256:0", &["harbor.test", "other.test"]),
             expect(FrontDoor::Prefix, "harbor.test", "/v2/app/web/blobs/sha256:0")
+        );
+        assert_eq!(
+            routed("/v2/harbor.test/app/tags/list?n=1&last=a/b", &["harbor.test"]),
+            expect(FrontDoor::Prefix, "harbor.test", "/v2/app/tags/list?n=1&last=a/b")
+        );
+    }
+
+    #[test]
+    fn a_query_names_no_registry() {
+        assert_eq!(
+            routed("/v2/_catalog?last=my.team/app", &["harbor.test"]),
+            expect(FrontDoor::Mirror, "harbor.test", "/v2/_catalog?last=my.team/app")
         );
     }
 

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::StatusCode;
@@ -10,7 +11,7 @@ use super::body::BoxError;
 use super::metrics::FailureReason;
 
 /// Why an endpoint gave no usable answer. Never a verdict on a credential.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum EndpointFailure {
     /// No connection stands: name, address or TCP.
     #[error("cannot connect: {0}")]
@@ -159,12 +160,12 @@ fn is_of_tls(error: &(dyn Error + 'static)) -> bool {
 
 /// An error shown with all its causes on one line: the HTTP client hides the useful part
 /// ("unknown issuer", "connection refused") three levels down.
-#[derive(Debug)]
-pub struct Causes(BoxError);
+#[derive(Debug, Clone)]
+pub struct Causes(Arc<dyn Error + Send + Sync>);
 
 impl Causes {
     pub(super) fn of(error: impl Into<BoxError>) -> Self {
-        Self(error.into())
+        Self(Arc::from(error.into()))
     }
 }
 

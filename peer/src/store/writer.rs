@@ -145,12 +145,15 @@ impl Writer {
         let io = |cause| BeginError::Io { digest, cause };
         if let Some(file) = self.shared.open_file(digest).map_err(io)? {
             self.shared.catalog().touch(digest);
-            let held_size = file.layout().size();
-            return if file.layout() == layout {
-                Ok(file)
-            } else {
-                Err(BeginError::SizeDiffers { digest, held_size, size: layout.size() })
-            };
+            if file.layout() == layout {
+                return Ok(file);
+            }
+            // A size that no piece bears out is somebody's mere word, and so is this one.
+            if !file.pieces().is_empty() {
+                let held_size = file.layout().size();
+                return Err(BeginError::SizeDiffers { digest, held_size, size: layout.size() });
+            }
+            self.purge(digest);
         }
         self.make_room(layout.size())?;
         // After the evictions, which may have made the room that this takes on a full disk.

@@ -131,9 +131,6 @@ impl Driver {
             Input::SourceEnded { digest, .. } => drop(self.reads.remove(digest)),
             Input::Damaged { digest, piece } => {
                 tracing::warn!(task = %digest.short(), piece, "a piece on disk is damaged; it is dropped");
-                if let Some(live) = self.lives.get(digest) {
-                    live.lose(*piece);
-                }
             }
             Input::Evicted { digest } => drop(self.lives.remove(digest)),
             _ => {}
@@ -144,7 +141,8 @@ impl Driver {
     fn wanted(&mut self, want: Want) {
         let Want { digest, layout, file, credential, live } = want;
         let credentials = self.credentials.entry(digest).or_default();
-        if credentials.len() < MAX_CREDENTIALS {
+        let known = credentials.iter().any(|other| is_same(other, &credential));
+        if !known && credentials.len() < MAX_CREDENTIALS {
             credentials.push(credential);
         }
         let known = self.open_live(digest, layout, &file);
@@ -188,8 +186,7 @@ impl Driver {
     /// The download goes on while any client's credential is not refused.
     fn refused(&mut self, digest: Digest, credential: &ReadCredential, failure: flotilla_peer_core::Failure) {
         let Some(credentials) = self.credentials.get_mut(&digest) else { return };
-        let (repository, hash) = (&credential.repository, credential.authorization.hash());
-        credentials.retain(|other| other.repository != *repository || other.authorization.hash() != hash);
+        credentials.retain(|other| !is_same(other, credential));
         if credentials.is_empty() {
             self.input(Input::GivenUp { digest, failure });
         }
@@ -278,6 +275,12 @@ impl Driver {
             self.drain();
         }
     }
+}
+
+/// Whether the registry would judge both alike.
+fn is_same(one: &ReadCredential, other: &ReadCredential) -> bool {
+    let place = |credential: &ReadCredential| (credential.upstream.clone(), credential.repository.clone());
+    place(one) == place(other) && one.authorization.hash() == other.authorization.hash()
 }
 
 /// Events taken in before anything is flushed.

@@ -76,6 +76,12 @@ impl Live {
         self.wait(|state| state.held.contains(piece)).await
     }
 
+    /// Waits until the blob is complete or its download has failed.
+    pub(super) async fn ended(&self) {
+        // A failure ends it as well as any.
+        let _ = self.wait(|state| state.complete).await;
+    }
+
     async fn wait(&self, ready: impl Fn(&State) -> bool) -> Result<(), Failure> {
         let mut changes = self.state.subscribe();
         let state = changes.wait_for(|state| ready(state) || state.failure.is_some()).await;
@@ -133,5 +139,91 @@ impl Live {
         change(&mut readers);
         let after = readers.values().min().copied();
         after.filter(|_| after != before)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    /// Three pieces.
+    fn layout() -> Layout {
+        Layout::of(3 * 128 * 1024).unwrap()
+    }
+
+    fn live(held: &[u32], complete: bool) -> Live {
+        let mut pieces = PieceSet::new(3);
+        for piece in held {
+            pieces.insert(*piece);
+        }
+        Live::new(Digest::of(b"blob"), layout(), pieces, complete)
+    }
+
+    fn failure(message: &str) -> Failure {
+        Failure { status: 502, code: "UNAVAILABLE".into(), message: message.into(), poisoned: false }
+    }
+
+    #[test]
+    fn the_last_piece_is_kept_back_until_the_whole_is_right() {
+        let live = live(&[0, 1, 2], false);
+        assert!(live.released(1).now_or_never().is_some());
+        assert!(live.held(2).now_or_never().is_some());
+        assert!(live.released(2).now_or_never().is_none());
+        live.complete();
+        assert_eq!(live.released(2).now_or_never(), Some(Ok(())));
+        assert!(live.is_complete());
+    }
+
+    #[tokio::test]
+    async fn readers_wake_as_their_piece_is_released() {
+        let live = live(&[], false);
+        let release = async {
+            live.hold(1);
+            live.release(1);
+        };
+        let (read, ()) = tokio::join!(live.released(1), release);
+        assert_eq!(read, Ok(()));
+        assert!(live.released(0).now_or_never().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_failure_ends_every_wait_with_its_first_reason_but_takes_nothing_back() {
+        let live = live(&[0], false);
+        let fail = async {
+            live.fail(failure("first"));
+            live.fail(failure("second"));
+        };
+        let (read, (), ()) = tokio::join!(live.released(1), live.ended(), fail);
+        assert_eq!(read.unwrap_err().message, "first");
+        assert_eq!(live.released(0).await, Ok(()));
+    }
+
+    #[test]
+    fn a_piece_that_is_lost_is_waited_for_again() {
+        let live = live(&[0, 1, 2], true);
+        live.lose(1);
+        assert!(!live.is_complete());
+        assert!(live.released(1).now_or_never().is_none());
+        assert!(live.held(1).now_or_never().is_none());
+    }
+
+    #[test]
+    fn only_the_foremost_reader_counts() {
+        let live = live(&[], false);
+        assert_eq!(live.join_reader(1, 2), Some(2));
+        assert_eq!(live.join_reader(2, 1), Some(1));
+        assert_eq!(live.join_reader(3, 2), None);
+        assert_eq!(live.leave_reader(3), None);
+        assert_eq!(live.leave_reader(2), Some(2));
+        assert_eq!(live.leave_reader(1), None);
+    }
+
+    #[test]
+    fn what_was_found_is_claimed_once() {
+        let live = live(&[0, 2], false);
+        assert_eq!(live.claim_found(), 2 * 128 * 1024);
+        assert_eq!(live.claim_found(), 0);
     }
 }

@@ -11,12 +11,14 @@ mod work;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use dashmap::DashMap;
 use flotilla_peer_core::{Failure, Input};
 use flotilla_proto::wire::scheduler::{FromPeer, ToPeer};
 use flotilla_proto::{Digest, Layout};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use crate::source::ReadCredential;
 use crate::store::{BlobFile, Store};
@@ -78,6 +80,15 @@ impl Swarm {
         self.send(Event::Input(input)).await;
     }
 
+    /// A piece on disk is not what it was. From here on nobody is told that it can be read,
+    /// nor that the blob is complete: whoever wants it next starts to fetch it.
+    pub(crate) async fn damaged(&self, digest: Digest, piece: u32) {
+        if let Some(live) = self.live(digest) {
+            live.lose(piece);
+        }
+        self.tell(Input::Damaged { digest, piece }).await;
+    }
+
     pub(crate) async fn send(&self, event: Event) {
         // Without a driver the daemon is stopping.
         let _ = self.events.send(event).await;
@@ -105,12 +116,17 @@ impl Swarm {
         layout: Layout,
         credential: ReadCredential,
     ) -> Result<Arc<Live>, Failure> {
-        if let Some(live) = self.live(digest) {
-            if live.layout() != layout {
-                return Err(size_differs(digest, live.layout(), layout));
+        while let Some(live) = self.live(digest) {
+            if live.layout() == layout {
+                if live.is_complete() {
+                    return Ok(live);
+                }
+                break;
             }
-            if live.is_complete() {
-                return Ok(live);
+            // Whether that size is right shows when the other download ends.
+            let ended = timeout(SIZE_WAIT, live.ended()).await;
+            if ended.is_err() || live.is_complete() {
+                return Err(size_differs(digest, live.layout(), layout));
             }
         }
         let file = self.store.begin(digest, layout).await.map_err(|error| no_room(&error))?;
@@ -154,6 +170,9 @@ impl Drop for Reading {
 
 /// Events that may wait for the driver; beyond, whoever tells waits.
 const EVENTS_WAITING: usize = 4096;
+
+/// How long a client waits for the end of a download that takes the blob for another size.
+const SIZE_WAIT: Duration = Duration::from_secs(5);
 
 fn size_differs(digest: Digest, known: Layout, asked: Layout) -> Failure {
     Failure {

@@ -53,6 +53,14 @@ impl Outbox {
             Report::Reader { digest, piece } => {
                 message.readers.push(wire::Reader { digest: digest.into(), piece });
             }
+            Report::Reading { digest, size, pieces } => {
+                message.reading.push(wire::SourceOrder {
+                    digest: digest.into(),
+                    size,
+                    runs: runs_of(&pieces),
+                });
+            }
+            Report::InventoryTold => message.inventory_told = true,
             Report::SourceFailed { digest, failure } => message.source_failed.push(wire::SourceFailed {
                 digest: digest.into(),
                 status: failure.status.into(),
@@ -69,7 +77,9 @@ impl Outbox {
             .entry(digest)
             .or_insert_with(|| Announced { size, hash_by_piece: BTreeMap::new() });
         for (index, piece) in pieces.iter().enumerate() {
-            announced.hash_by_piece.insert(piece, hashes.get(index).copied());
+            let hash = announced.hash_by_piece.entry(piece).or_default();
+            // Only the seed that read a piece says its hash, and only once.
+            *hash = hashes.get(index).copied().or(*hash);
         }
     }
 
@@ -144,9 +154,6 @@ pub(super) fn heard(message: wire::ToPeer) -> (Vec<Named>, Vec<Input>) {
     });
     let named = named.collect();
     let mut inputs = Vec::new();
-    for digest in message.source_stops {
-        inputs.extend(Digest::try_from(&digest).ok().map(|digest| Input::ReadStopped { digest }));
-    }
     inputs.extend(message.cancels.iter().filter_map(|cancel| {
         Some(Input::Cancelled { digest: Digest::try_from(&cancel.digest).ok()?, piece: cancel.piece })
     }));
@@ -189,4 +196,120 @@ fn task_failed(failed: wire::TaskFailed) -> Option<Input> {
         poisoned: failed.poisoned,
     };
     Some(Input::TaskFailed { digest, failure })
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_proto::wire::scheduler::Run;
+
+    use super::*;
+    use crate::store::StoreConfig;
+
+    /// Four pieces.
+    const SIZE: u64 = 4 * 128 * 1024;
+
+    /// The batch that these reports make.
+    fn told(reports: impl IntoIterator<Item = Report>) -> Option<wire::FromPeer> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut metrics = prometheus_client::registry::Registry::default();
+        let (store, _evicted) = Store::open(dir.path(), &StoreConfig::default(), &mut metrics).unwrap();
+        let mut outbox = Outbox::default();
+        for report in reports {
+            outbox.add(report, &store);
+        }
+        let message = outbox.take();
+        assert_eq!(outbox.take(), None, "what is taken is gone");
+        message
+    }
+
+    fn digest() -> Digest {
+        Digest::of(b"blob")
+    }
+
+    fn hash(piece: u32) -> PieceHash {
+        PieceHash::of(&piece.to_be_bytes())
+    }
+
+    fn announce(pieces: &[u32], hashes: &[PieceHash]) -> Report {
+        let mut set = PieceSet::new(4);
+        for piece in pieces {
+            set.insert(*piece);
+        }
+        Report::Announce { digest: digest(), size: SIZE, pieces: set, hashes: hashes.to_vec() }
+    }
+
+    #[test]
+    fn nothing_to_say_is_no_message() {
+        assert_eq!(told([]), None);
+    }
+
+    #[test]
+    fn pieces_announced_one_by_one_go_out_as_runs() {
+        let message = told([announce(&[0], &[hash(0)]), announce(&[2], &[]), announce(&[1], &[hash(1)])]);
+        let [hashed, bare] = &message.unwrap().announces[..] else { panic!("with hashes, and without") };
+        assert_eq!(hashed.runs, [Run { first: 0, count: 2 }]);
+        assert_eq!(hashed.hashes, join_hashes(&[hash(0), hash(1)]));
+        assert_eq!((&bare.runs[..], bare.hashes.len()), (&[Run { first: 2, count: 1 }][..], 0));
+    }
+
+    #[test]
+    fn a_hash_once_said_is_not_taken_back_by_a_bare_announcement() {
+        let message = told([announce(&[3], &[hash(3)]), announce(&[2, 3], &[])]).unwrap();
+        let hashed = message.announces.iter().find(|announce| !announce.hashes.is_empty()).unwrap();
+        assert_eq!(
+            (&hashed.runs[..], &hashed.hashes),
+            (&[Run { first: 3, count: 1 }][..], &join_hashes(&[hash(3)]))
+        );
+    }
+
+    #[test]
+    fn a_withdrawal_strikes_what_was_announced_before_it_and_nothing_after() {
+        let withdraw = || Report::Withdraw { digest: digest() };
+        let message = told([announce(&[0, 1], &[]), withdraw()]).unwrap();
+        assert_eq!((message.announces.len(), message.withdrawals.len()), (0, 1));
+        let message = told([announce(&[0], &[]), withdraw(), announce(&[1], &[])]).unwrap();
+        assert_eq!(message.announces[0].runs, [Run { first: 1, count: 1 }]);
+    }
+
+    #[test]
+    fn a_want_strikes_an_unwant_before_it_and_no_other() {
+        let (want, unwant) =
+            (|| Report::Want { digest: digest(), size: SIZE }, || Report::Unwant { digest: digest() });
+        let other = Report::Unwant { digest: Digest::of(b"other") };
+        let message = told([unwant(), other, want()]).unwrap();
+        assert_eq!(message.unwants, [bytes::Bytes::from(Digest::of(b"other"))]);
+        let message = told([want(), unwant()]).unwrap();
+        assert_eq!((message.wants.len(), message.unwants.len()), (1, 1));
+    }
+
+    #[test]
+    fn what_a_scheduler_says_that_makes_no_sense_is_left_out_and_the_rest_counts() {
+        let good: bytes::Bytes = digest().into();
+        let short = good.slice(1..);
+        let cancel = |digest: &bytes::Bytes| wire::Cancel { digest: digest.clone(), piece: 1 };
+        let assignment = |first, hashes: bytes::Bytes| {
+            let (digest, parent) = (good.clone(), "node-1".to_owned());
+            wire::Assignment { digest, parent, first, hashes }
+        };
+        let named = |peer: &str, address: &str| {
+            let (peer, address) = (peer.to_owned(), address.to_owned());
+            wire::PeerAddress { peer, address, seed: false }
+        };
+        let hashes = join_hashes(&[hash(0), hash(1)]);
+        let (peers, inputs) = heard(wire::ToPeer {
+            peers: vec![
+                named("No Name", "10.0.0.1:1"),
+                named("node-1", "nowhere"),
+                named("node-2", "10.0.0.1:1"),
+            ],
+            cancels: vec![cancel(&short), cancel(&good)],
+            assignments: vec![assignment(0, hashes.slice(1..)), assignment(u32::MAX, hashes)],
+            ..Default::default()
+        });
+        assert_eq!(peers.iter().map(|peer| peer.id.as_str()).collect::<Vec<_>>(), ["node-2"]);
+        // Of two pieces that begin at the last index, one is.
+        let [Input::Cancelled { piece: 1, .. }, Input::Assigned { piece: u32::MAX, .. }] = inputs[..] else {
+            panic!("{inputs:?}");
+        };
+    }
 }

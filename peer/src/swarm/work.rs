@@ -195,8 +195,7 @@ impl Work {
                 match self.store.read(&file, piece).await {
                     Ok(bytes) => break bytes,
                     Err(ReadPieceError::Corrupt { digest, piece }) => {
-                        live.lose(piece);
-                        self.swarm.tell(Input::Damaged { digest, piece }).await;
+                        self.swarm.damaged(digest, piece).await;
                     }
                     Err(error) => return Err(error.to_string()),
                 }

@@ -57,7 +57,8 @@ impl Transport {
         }
     }
 
-    /// Sends an HTTP request to a registry through a seed. The answer's body streams.
+    /// Sends an HTTP request to a registry through a seed, which has `patience` to begin its
+    /// answer. The answer's body streams.
     ///
     /// # Errors
     ///
@@ -68,6 +69,7 @@ impl Transport {
         forward: http::Request<BodyStream>,
         upstream: &str,
         purpose: Purpose,
+        patience: Duration,
     ) -> Result<http::Response<BodyStream>, CallError> {
         let (head, body) = forward.into_parts();
         let target = head.uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str).to_owned();
@@ -84,7 +86,7 @@ impl Transport {
         let (send, mut answer) = self.open(seed, request::Kind::Forward(header)).await?;
         // A push's body goes out while the answer is awaited: a registry may refuse early.
         let upload = tokio::spawn(upload(send, body));
-        let header = answer.header::<Response>(FORWARD_PATIENCE).await;
+        let header = answer.header::<Response>(patience).await;
         if header.is_err() {
             upload.abort();
         }
@@ -102,11 +104,12 @@ impl Transport {
         &self,
         seed: &PeerId,
         credential: wire::Credential,
+        patience: Duration,
     ) -> Result<Offered, CallError> {
         let (mut send, mut answer) = self.open(seed, request::Kind::Credential(credential)).await?;
         // A stream that is gone shows on its other half.
         let _ = send.finish();
-        let header = check(answer.header::<Response>(OFFER_PATIENCE).await?)?;
+        let header = check(answer.header::<Response>(patience).await?)?;
         match &header.head {
             None => Ok(Offered::Confirmed),
             Some(head) => Ok(Offered::Refused(head_from_wire(Some(head))?.map(|()| header.body))),
@@ -179,11 +182,6 @@ fn fetch_error(error: &CallError) -> FetchError {
 fn lost(peer: &PeerId, error: &dyn std::fmt::Display) -> CallError {
     CallError::Lost { peer: peer.clone(), reason: error.to_string() }
 }
-
-/// A seed answers with the registry's headers, or says why not, well before: it has its own
-/// limits, this one only notices a seed that hangs.
-const FORWARD_PATIENCE: Duration = Duration::from_millis(9_300);
-const OFFER_PATIENCE: Duration = Duration::from_millis(9_500);
 
 /// Why another peer gave no answer.
 #[derive(Debug, thiserror::Error)]

@@ -5,7 +5,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use flotilla_peer_core::Input;
 use flotilla_proto::wire::peer::response::Status;
 use flotilla_proto::wire::peer::{Credential, Forward, PieceRun, Request, Response, forward, request};
 use flotilla_proto::{Authorization, Digest, Identity, Run, frame};
@@ -141,7 +140,7 @@ impl Services {
                 Ok(bytes) => bytes,
                 Err(error) => {
                     if let ReadPieceError::Corrupt { .. } = error {
-                        self.swarm.tell(Input::Damaged { digest, piece }).await;
+                        self.swarm.damaged(digest, piece).await;
                     }
                     return if started { Err(error.into()) } else { say(send, Status::NotHeld, "").await };
                 }

@@ -111,6 +111,30 @@ pub enum Input {
         /// The next piece the client needs.
         piece: u32,
     },
+    /// The region's seeds as configured, attached or not. A fresh planner orders no source
+    /// read before all of them have told their inventory, or [`Limits::settle`](crate::Limits::settle) has passed:
+    /// what one of them holds or reads need not be read again.
+    SeedsConfigured {
+        /// Their names.
+        seeds: Vec<PeerId>,
+    },
+    /// A peer has told everything that it held and read when it attached.
+    InventoryTold {
+        /// Which peer.
+        peer: PeerKey,
+    },
+    /// A seed reads these pieces from the registry already, by an order that this planner
+    /// did not give.
+    SourceReading {
+        /// Which seed.
+        seed: PeerKey,
+        /// Which blob.
+        digest: Digest,
+        /// Its size in bytes.
+        size: u64,
+        /// The pieces that are still to come.
+        pieces: PieceSet,
+    },
     /// A seed could not read a blob from the registry.
     SourceFailed {
         /// Which seed.

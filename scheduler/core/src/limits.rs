@@ -37,6 +37,8 @@ pub struct Limits {
     pub read_lease: Duration,
     /// How long a wanted blob waits for a seed to appear before the download fails.
     pub seed_wait: Duration,
+    /// How long a fresh planner waits for configured seeds before it orders source reads.
+    pub settle: Duration,
     /// Blobs known at once. At the bound a want fails and an announcement is not recorded.
     pub tasks_max: usize,
     /// Idle holders known of one blob; more would plan no better.
@@ -61,6 +63,7 @@ impl Default for Limits {
             timeouts_to_blame: 3,
             read_lease: Duration::from_secs(3),
             seed_wait: Duration::from_secs(5),
+            settle: Duration::from_secs(5),
             tasks_max: 200_000,
             holders_max: 32,
         }

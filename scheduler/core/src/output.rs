@@ -49,13 +49,6 @@ pub enum Output {
         /// The pieces: those that nobody in the region holds.
         pieces: PieceSet,
     },
-    /// Tell a seed that nobody wants what it reads.
-    StopSource {
-        /// The seed.
-        seed: PeerKey,
-        /// Which blob.
-        digest: Digest,
-    },
     /// Ask a peer for the hashes of what it holds.
     AskHashes {
         /// Who holds.

@@ -12,6 +12,8 @@ use crate::{Limits, PeerFacts, PeerKey};
 pub(crate) struct Peer {
     /// What it is.
     pub(crate) facts: PeerFacts,
+    /// Whether it has told what it held and read when it attached.
+    pub(crate) inventory_told: bool,
     /// Tasks in which it has any part.
     pub(crate) tasks: BTreeSet<Digest>,
     /// Those of them that anyone wants.
@@ -32,6 +34,7 @@ impl Peer {
     pub(crate) fn new(facts: PeerFacts, limits: &Limits) -> Self {
         Self {
             facts,
+            inventory_told: false,
             tasks: BTreeSet::new(),
             wanted_tasks: BTreeSet::new(),
             owed_count: 0,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Instant;
 
 use fastrand::Rng;
-use flotilla_proto::{Digest, PieceHash, PieceSet};
+use flotilla_proto::{Digest, PeerId, PieceHash, PieceSet};
 
 use crate::peer::Peer;
 use crate::source::Source;
@@ -24,6 +24,9 @@ pub struct Scheduler {
     pub(crate) tasks: BTreeMap<Digest, Task>,
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) deadlines: BTreeSet<(Instant, Deadline)>,
+    pub(crate) configured_seeds: Vec<PeerId>,
+    /// When the first input came.
+    pub(crate) started_at: Option<Instant>,
 }
 
 /// What is due at a time.
@@ -48,12 +51,23 @@ impl Scheduler {
             tasks: BTreeMap::new(),
             outputs: VecDeque::new(),
             deadlines: BTreeSet::new(),
+            configured_seeds: Vec::new(),
+            started_at: None,
         }
     }
 
     /// Takes in what happened. Drain [`Self::poll_output`] afterwards.
     pub fn handle(&mut self, now: Instant, input: Input) {
+        self.started_at.get_or_insert(now);
         match input {
+            Input::SeedsConfigured { seeds } => {
+                self.configured_seeds = seeds;
+                self.seeds_changed(now);
+            }
+            Input::InventoryTold { peer } => self.inventory_told(now, peer),
+            Input::SourceReading { seed, digest, size, pieces } => {
+                self.source_reading(now, seed, digest, size, pieces);
+            }
             Input::PeerJoined { peer, facts } => self.peer_joined(now, peer, facts),
             Input::PeerLeft { peer } => self.peer_left(now, peer),
             Input::Wanted { peer, digest, size, reader } => self.wanted(now, peer, digest, size, reader),
@@ -107,12 +121,15 @@ impl Scheduler {
         let seed = facts.seed;
         self.peers.insert(key, Peer::new(facts, &self.limits));
         if seed {
-            let waits = |task: &Task| matches!(task.source, Source::Awaiting(_));
-            let waiting: Vec<Digest> =
-                self.tasks.iter().filter(|(_, task)| waits(task)).map(|(digest, _)| *digest).collect();
-            for digest in waiting {
-                self.ensure_source(now, digest);
-            }
+            self.seeds_changed(now);
+        }
+    }
+
+    fn inventory_told(&mut self, now: Instant, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(&key) else { return };
+        peer.inventory_told = true;
+        if peer.facts.seed {
+            self.seeds_changed(now);
         }
     }
 
@@ -303,10 +320,14 @@ impl Scheduler {
             }
             self.set_wish(peer, digest, None);
         }
-        for peer in concerned {
-            if failure.poisoned {
+        if failure.poisoned {
+            for peer in concerned {
                 self.task_mut(digest).drop_all(peer);
             }
+        }
+        // The seeds that were to read, too: who has no part keeps no task, nor its size.
+        let members: Vec<PeerKey> = self.tasks[&digest].members.keys().copied().collect();
+        for peer in members {
             self.forget_if_unused(peer, digest);
         }
     }

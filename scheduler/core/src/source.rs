@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use flotilla_proto::{Digest, PieceSet, rendezvous_order};
+use flotilla_proto::{Digest, PeerId, PieceSet, rendezvous_order};
 
 use crate::scheduler::{Deadline, Scheduler};
+use crate::task::Task;
 use crate::{Output, PeerKey, TaskFailure};
 
 /// How a task's blob comes from the registry.
@@ -27,17 +28,30 @@ pub(crate) enum Source {
     Leased(Instant),
     /// There is no seed. The download fails at that time.
     Awaiting(Instant),
+    /// The planner is fresh: a seed that is not back yet may hold or read it.
+    Settling,
 }
 
 impl Scheduler {
     /// Orders from the registry what is wanted and held by nobody. Costs a pass over the
     /// task's members.
+    ///
+    /// A read that is under way is never stopped for want of demand: bytes on their way would
+    /// be read again for the client that comes back.
     pub(crate) fn ensure_source(&mut self, now: Instant, digest: Digest) {
+        let unsettled_until = self.unsettled_until(now);
         let Some(task) = self.tasks.get_mut(&digest) else { return };
         if !task.is_wanted() {
-            return self.stop_source(digest);
+            return;
         }
         let missing = task.held_by_nobody();
+        if let (Source::Idle | Source::Settling, Some(until)) = (&task.source, unsettled_until)
+            && !missing.is_empty()
+        {
+            task.source = Source::Settling;
+            self.deadlines.insert((until, Deadline::Source(digest)));
+            return;
+        }
         match &mut task.source {
             Source::Reading { seed, ordered, .. } => {
                 let fresh = difference(&missing, ordered);
@@ -49,13 +63,58 @@ impl Scheduler {
             }
             Source::Leased(until) if now < *until => {}
             Source::Awaiting(until) if now >= *until => self.fail_task(digest, &no_seed()),
-            Source::Idle | Source::Leased(_) | Source::Awaiting(_) if missing.is_empty() => {
+            Source::Idle | Source::Leased(_) | Source::Awaiting(_) | Source::Settling
+                if missing.is_empty() =>
+            {
                 task.source = Source::Idle;
             }
-            Source::Idle | Source::Leased(_) | Source::Awaiting(_) => {
+            Source::Idle | Source::Leased(_) | Source::Awaiting(_) | Source::Settling => {
                 self.order_source(now, digest, missing, BTreeSet::new());
             }
         }
+    }
+
+    /// A seed goes on with a read that this planner did not order. Where another was ordered
+    /// meanwhile, both read: a partition costs one more read, and no less can be known.
+    pub(crate) fn source_reading(
+        &mut self,
+        now: Instant,
+        seed: PeerKey,
+        digest: Digest,
+        size: u64,
+        pieces: PieceSet,
+    ) {
+        if !self.peers.contains_key(&seed) || self.open_task(digest, size).is_err() {
+            return;
+        }
+        let layout = self.tasks[&digest].layout;
+        self.enter(now, seed, digest);
+        let task = self.task_mut(digest);
+        if matches!(task.source, Source::Reading { .. }) || pieces.len() != layout.piece_count() {
+            return;
+        }
+        task.source = Source::Reading { seed, ordered: pieces, failed: BTreeSet::new() };
+        self.draw_partners(seed, digest);
+        self.tell_seed_to_all(digest);
+    }
+
+    /// Looks again at what waits for seeds.
+    pub(crate) fn seeds_changed(&mut self, now: Instant) {
+        let waits = |task: &Task| matches!(task.source, Source::Awaiting(_) | Source::Settling);
+        let waiting: Vec<Digest> =
+            self.tasks.iter().filter(|(_, task)| waits(task)).map(|(digest, _)| *digest).collect();
+        for digest in waiting {
+            self.ensure_source(now, digest);
+        }
+    }
+
+    /// Until when no source read is ordered; `None` once every configured seed has told what
+    /// it holds and reads, or has had the time for it.
+    fn unsettled_until(&self, now: Instant) -> Option<Instant> {
+        let until = self.started_at? + self.limits.settle;
+        let told =
+            |seed: &PeerId| self.peers.values().any(|peer| peer.facts.id == *seed && peer.inventory_told);
+        (now < until && !self.configured_seeds.iter().all(told)).then_some(until)
     }
 
     /// The seed could not read: another tries, until all have.
@@ -113,10 +172,17 @@ impl Scheduler {
         let task = self.task_mut(digest);
         let size = task.layout.size();
         task.source = Source::Reading { seed, ordered: missing.clone(), failed };
-        let wanting: Vec<PeerKey> =
-            task.members.iter().filter(|(_, member)| member.wish.is_some()).map(|(key, _)| *key).collect();
         self.outputs.push_back(Output::ReadSource { seed, digest, size, pieces: missing });
-        self.outputs.extend(wanting.into_iter().map(|child| Output::UseSeed { child, seed, digest }));
+        self.tell_seed_to_all(digest);
+    }
+
+    fn tell_seed_to_all(&mut self, digest: Digest) {
+        let members = self.tasks[&digest].members.iter();
+        let wanting: Vec<PeerKey> =
+            members.filter(|(_, member)| member.wish.is_some()).map(|(key, _)| *key).collect();
+        for child in wanting {
+            self.tell_seed(child, digest);
+        }
     }
 
     /// The attached seed that comes first for this digest and has not failed it. Over all
@@ -126,14 +192,6 @@ impl Scheduler {
         let named: Vec<(&str, PeerKey)> = seeds.map(|(key, peer)| (peer.facts.id.as_str(), *key)).collect();
         let first = *rendezvous_order(digest.as_bytes(), named.iter().map(|(name, _)| *name)).first()?;
         named.iter().find(|(name, _)| *name == first).map(|(_, key)| *key)
-    }
-
-    fn stop_source(&mut self, digest: Digest) {
-        let source = std::mem::replace(&mut self.task_mut(digest).source, Source::Idle);
-        if let Source::Reading { seed, .. } = source {
-            self.outputs.push_back(Output::StopSource { seed, digest });
-            self.forget_if_unused(seed, digest);
-        }
     }
 }
 

@@ -134,9 +134,6 @@ impl Swarm {
                 assert_eq!(*reader, seed, "invariant 3: one reader");
                 ordered.extend(pieces.iter());
             }
-            Output::StopSource { digest, .. } => {
-                self.reads.remove(&digest);
-            }
             Output::FailTask { peer, digest, failure } => {
                 self.wants.remove(&(peer, digest));
                 self.transfers.retain(|t| (t.child, t.digest) != (peer, digest));
@@ -364,6 +361,60 @@ fn a_dead_seed_is_followed_only_after_its_lease_and_for_missing_pieces_only() {
     assert_ne!(*successor, dead);
     assert_eq!(*ordered, (1..12).collect(), "piece 0 is held by the child");
     swarm.settle();
+}
+
+#[test]
+fn a_read_goes_on_when_its_only_client_leaves_and_serves_the_one_that_comes_back() {
+    let mut swarm = Swarm::new(1);
+    swarm.step(&Step::Want(1, 0));
+    swarm.seed_reads(0);
+    swarm.leave(1);
+    assert_eq!(swarm.reads[&digest(0)].1.len(), 11, "the order stands");
+    swarm.join(false);
+    swarm.step(&Step::Want(1, 0));
+    assert_eq!(swarm.reads[&digest(0)].1.len(), 11, "nothing is ordered again");
+    swarm.settle();
+}
+
+#[test]
+fn a_fresh_scheduler_orders_nothing_that_a_seed_to_come_may_hold_or_read() {
+    let mut scheduler = Scheduler::new(Limits::default(), 1);
+    let now = Instant::now();
+    let join = |key: u32, name: &str, seed| Input::PeerJoined {
+        peer: PeerKey(key),
+        facts: PeerFacts { id: name.parse().unwrap(), seed, zone: Zone(0) },
+    };
+    let seeds = vec!["s1".parse().unwrap(), "s2".parse().unwrap()];
+    scheduler.handle(now, Input::SeedsConfigured { seeds });
+    scheduler.handle(now, join(0, "p", false));
+    scheduler.handle(now, join(1, "s1", true));
+    scheduler.handle(now, Input::InventoryTold { peer: PeerKey(1) });
+    scheduler.handle(now, Input::Wanted { peer: PeerKey(0), digest: digest(0), size: SIZE, reader: true });
+    assert_eq!(scheduler.poll_output(), None, "s2 may read it");
+    scheduler.handle(now, join(2, "s2", true));
+    assert_eq!(scheduler.poll_output(), None, "s2 has not spoken yet");
+    let pieces = PieceSet::full(12);
+    scheduler.handle(now, Input::SourceReading { seed: PeerKey(2), digest: digest(0), size: SIZE, pieces });
+    scheduler.handle(now, Input::InventoryTold { peer: PeerKey(2) });
+    let told = Output::UseSeed { child: PeerKey(0), seed: PeerKey(2), digest: digest(0) };
+    assert_eq!(scheduler.poll_output(), Some(told));
+    assert_eq!(scheduler.poll_output(), None, "s2 reads it");
+}
+
+#[test]
+fn a_fresh_scheduler_waits_for_absent_seeds_only_so_long() {
+    let mut scheduler = Scheduler::new(Limits::default(), 1);
+    let now = Instant::now();
+    scheduler
+        .handle(now, Input::SeedsConfigured { seeds: vec!["gone".parse().unwrap(), "s".parse().unwrap()] });
+    for (key, name, seed) in [(0, "p", false), (1, "s", true)] {
+        let facts = PeerFacts { id: name.parse().unwrap(), seed, zone: Zone(0) };
+        scheduler.handle(now, Input::PeerJoined { peer: PeerKey(key), facts });
+    }
+    scheduler.handle(now, Input::Wanted { peer: PeerKey(0), digest: digest(0), size: SIZE, reader: true });
+    assert_eq!(scheduler.poll_output(), None);
+    scheduler.handle_timeout(scheduler.poll_timeout().unwrap());
+    assert!(matches!(scheduler.poll_output(), Some(Output::ReadSource { seed: PeerKey(1), .. })));
 }
 
 #[test]

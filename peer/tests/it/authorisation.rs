@@ -1,0 +1,146 @@
+//! Whose credential opens what: the registry decides, for bytes that are cached too.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use flotilla_proto::Digest;
+
+use crate::region::{Region, blob_path, noise};
+
+const BASIC: &str = r#"Basic realm="registry.test""#;
+const BEARER: &str = r#"Bearer realm="https://registry.test/token",service="registry.test""#;
+
+#[tokio::test]
+async fn a_cached_private_blob_is_refused_in_the_registry_s_own_words() {
+    let region = Region::start().await;
+    let blob = noise(1, 300_000);
+    region.registry.push("priv/app", "v1", &[&blob]);
+    region.registry.protect(BASIC);
+    region.registry.allow("Basic good", "priv/app");
+    region.registry.allow("Basic elsewhere", "other/app");
+    let path = blob_path("priv/app", &blob);
+    for node in [&region.one, &region.two] {
+        let owner = node.client.with("Basic good");
+        assert_eq!(owner.mirror("/v2/priv/app/manifests/v1").await.status, 200);
+        assert_eq!(owner.mirror(&path).await.body, blob);
+    }
+    let anonymous = region.one.client.clone();
+    let (wrong, elsewhere) = (anonymous.with("Basic wrong"), anonymous.with("Basic elsewhere"));
+    for (client, status) in [(anonymous, 401), (wrong, 401), (elsewhere, 403)] {
+        for path in ["/v2/priv/app/manifests/v1", &path] {
+            let answer = client.mirror(path).await;
+            assert_eq!(answer.status, status, "{path} {:?}", client.credential);
+            assert_eq!(answer.header("www-authenticate"), BASIC);
+            assert_eq!(answer.error().1, "the registry's own words");
+        }
+    }
+    assert_eq!(region.registry.reads_of(&blob), (1, 300_000));
+}
+
+#[tokio::test]
+async fn a_cold_private_blob_is_read_with_its_client_s_own_credential() {
+    let region = Region::start().await;
+    let blob = noise(1, 300_000);
+    region.registry.push("priv/app", "v1", &[&blob]);
+    region.registry.protect(BEARER);
+    let token = token(Duration::from_secs(300));
+    region.registry.allow(&token, "priv/app");
+    let refused = region.one.client.mirror("/v2/priv/app/manifests/v1").await;
+    assert_eq!((refused.status.as_u16(), refused.header("www-authenticate")), (401, BEARER));
+    let client = region.one.client.with(&token);
+    assert_eq!(client.mirror("/v2/priv/app/manifests/v1").await.status, 200);
+    assert_eq!(client.mirror(&blob_path("priv/app", &blob)).await.body, blob);
+}
+
+#[tokio::test]
+async fn a_token_that_ran_out_opens_nothing_that_is_cached() {
+    let region = Region::start().await;
+    let blob = noise(1, 300_000);
+    region.registry.push("priv/app", "v1", &[&blob]);
+    region.registry.protect(BEARER);
+    // Its last second has begun: the registry still takes it, no grant outlives it.
+    let token = token(Duration::ZERO);
+    region.registry.allow(&token, "priv/app");
+    let client = region.one.client.with(&token);
+    assert_eq!(client.mirror("/v2/priv/app/manifests/v1").await.status, 200);
+    assert_eq!(client.mirror(&blob_path("priv/app", &blob)).await.body, blob);
+    region.registry.expire(&token);
+    let answer = client.mirror(&blob_path("priv/app", &blob)).await;
+    assert_eq!(answer.status, 401);
+    assert_eq!(answer.error().1, "the registry's own words");
+}
+
+#[tokio::test]
+async fn a_refused_manifest_takes_back_what_the_credential_was_granted() {
+    let region = Region::start().await;
+    let blob = noise(1, 300_000);
+    region.registry.push("priv/app", "v1", &[&blob]);
+    region.registry.protect(BASIC);
+    region.registry.allow("Basic good", "priv/app");
+    let client = region.one.client.with("Basic good");
+    client.mirror("/v2/priv/app/manifests/v1").await;
+    assert_eq!(client.mirror(&blob_path("priv/app", &blob)).await.status, 200);
+    region.registry.expire("Basic good");
+    assert_eq!(client.mirror("/v2/priv/app/manifests/v1").await.status, 401);
+    assert_eq!(client.mirror(&blob_path("priv/app", &blob)).await.status, 401);
+}
+
+#[tokio::test]
+async fn a_forged_manifest_opens_no_other_repository_s_blob() {
+    let region = Region::start().await;
+    let blob = noise(1, 300_000);
+    region.registry.push("priv/app", "v1", &[&blob]);
+    region.registry.push_manifest("evil/app", "v1", &[(Digest::of(&blob), blob.len())]);
+    region.registry.protect(BASIC);
+    region.registry.allow("Basic good", "priv/app");
+    region.registry.allow("Basic evil", "evil/app");
+    for node in [&region.one, &region.two] {
+        let evil = node.client.with("Basic evil");
+        assert_eq!(evil.mirror("/v2/evil/app/manifests/v1").await.status, 200);
+        let cold = evil.mirror(&blob_path("evil/app", &blob)).await;
+        assert_eq!((cold.status.as_u16(), cold.error().1.as_str()), (404, "the registry's own words"));
+        let owner = node.client.with("Basic good");
+        owner.mirror("/v2/priv/app/manifests/v1").await;
+        assert_eq!(owner.mirror(&blob_path("priv/app", &blob)).await.body, blob);
+
+        evil.mirror("/v2/evil/app/manifests/v1").await;
+        for path in [blob_path("evil/app", &blob), blob_path("priv/app", &blob)] {
+            let answer = evil.mirror(&path).await;
+            assert!(matches!(answer.status.as_u16(), 403 | 404), "{path} {answer:?}");
+            assert_eq!(answer.error().1, "the registry's own words");
+        }
+    }
+    assert_eq!(region.registry.reads_of(&blob), (1, 300_000));
+}
+
+#[tokio::test]
+async fn one_client_s_refused_credential_does_not_end_another_s_download() {
+    let region = Region::start().await;
+    let blob = noise(1, 600_000);
+    region.registry.push("priv/app", "v1", &[&blob]);
+    region.registry.protect(BASIC);
+    for credential in ["Basic good", "Basic late"] {
+        region.registry.allow(credential, "priv/app");
+    }
+    let (good, late) = (region.one.client.with("Basic good"), region.one.client.with("Basic late"));
+    for client in [&good, &late] {
+        assert_eq!(client.mirror("/v2/priv/app/manifests/v1").await.status, 200);
+    }
+    region.registry.expire("Basic late");
+    let path = blob_path("priv/app", &blob);
+    // As a client asks that reads in parallel parts.
+    let parts = (0..16).map(|_| late.mirror(&path));
+    let (refused, served) = tokio::join!(futures_util::future::join_all(parts), good.mirror(&path));
+    assert!(served.status == 200 && served.body == blob, "{served:?}");
+    for answer in refused {
+        assert!(matches!(answer.status.as_u16(), 200 | 401), "{answer:?}");
+    }
+}
+
+/// A token that says when it ends.
+fn token(life: Duration) -> String {
+    let ends_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + life;
+    let claims = URL_SAFE_NO_PAD.encode(format!(r#"{{"exp":{}}}"#, ends_at.as_secs()));
+    format!("Bearer head.{claims}.signature")
+}

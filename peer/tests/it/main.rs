@@ -1,0 +1,18 @@
+//! A region in one process: a real manager, a scheduler, a seed and two peers, in front of a
+//! registry that the tests script.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
+
+mod authorisation;
+mod client;
+#[path = "../../../scheduler/tests/it/cluster.rs"]
+mod cluster;
+mod faults;
+mod pieces;
+mod proxy;
+mod pull;
+mod ranges;
+mod refusals;
+mod region;
+mod registry;
+mod secrets;

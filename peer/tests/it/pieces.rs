@@ -1,0 +1,123 @@
+//! The piece port: who is let in, and who gets a piece.
+
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use flotilla_daemon::identity::NodeIdentity;
+use flotilla_proto::wire::peer::response::Status;
+use flotilla_proto::wire::peer::{Forward, PieceRun, Request, Response, request};
+use flotilla_proto::{ALPN_PIECES, Digest, PROTOCOL, frame};
+use quinn::crypto::rustls::QuicClientConfig;
+use rustls::{ClientConfig, RootCertStore};
+
+use crate::cluster::{Cluster, REGION, within};
+use crate::region::{Node, Region, blob_path, noise};
+use crate::registry::HOST;
+
+#[tokio::test]
+async fn pieces_go_to_the_region_s_own_and_to_nobody_else() {
+    let (region, other) = tokio::join!(Region::start(), Cluster::start());
+    region.cluster.add_region("us").await;
+    let blob = noise(1, 1000);
+    region.registry.push("app", "v1", &[&blob]);
+    region.one.client.mirror("/v2/app/manifests/v1").await;
+    assert_eq!(region.one.client.mirror(&blob_path("app", &blob)).await.status, 200);
+
+    let friend = region.cluster.enrol("node-3", REGION, "peer").await;
+    let (status, bytes) = piece(&region.one, tls_of(&friend), &blob).await.unwrap();
+    assert_eq!((status, bytes), (Status::Ok, blob.clone()));
+
+    let strangers = [
+        ("no certificate", anonymous(&friend)),
+        ("another CA's", showing(&friend, &other.enrol("node-3", REGION, "peer").await)),
+        ("another region's", tls_of(&region.cluster.enrol("us-1", "us", "peer").await)),
+        ("an admin's", tls_of(&region.cluster.issue("flotilla://flotilla/-/admin/admin"))),
+        ("the manager's", tls_of(&region.cluster.issue("flotilla://flotilla/-/manager/manager"))),
+        ("a scheduler's", tls_of(&region.cluster.issue("flotilla://flotilla/eu/scheduler/planner-2"))),
+    ];
+    for (shown, tls) in strangers {
+        let got = piece(&region.one, tls, &blob).await;
+        assert!(got.is_err(), "{shown}: {got:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_is_no_seed_speaks_to_no_registry_for_others() {
+    let region = Region::start().await;
+    let friend = region.cluster.enrol("node-3", REGION, "peer").await;
+    let forward =
+        Forward { upstream: HOST.into(), method: "GET".into(), target: "/v2/".into(), ..Default::default() };
+    let ask = || request::Kind::Forward(forward.clone());
+    let (status, _) = call(&region.one, tls_of(&friend), ask()).await.unwrap();
+    assert_eq!(status, Status::Refused);
+    let (status, _) = call(&region.seed, tls_of(&friend), ask()).await.unwrap();
+    assert_eq!(status, Status::Ok);
+}
+
+#[tokio::test]
+async fn nonsense_from_a_peer_is_refused_and_hurts_nobody() {
+    let region = Region::start().await;
+    let friend = region.cluster.enrol("node-3", REGION, "peer").await;
+    let runs = [
+        (Bytes::from_static(&[1; 31]), 0, 1, Status::Refused),
+        (Digest::of(b"x").into(), 0, 1, Status::NotHeld),
+        (Digest::of(b"x").into(), u32::MAX, u32::MAX, Status::NotHeld),
+    ];
+    for (digest, first, count, expected) in runs {
+        let run = PieceRun { digest, first, count };
+        let (status, bytes) = call(&region.one, tls_of(&friend), request::Kind::Pieces(run)).await.unwrap();
+        assert_eq!((status, bytes.len()), (expected, 0));
+    }
+}
+
+async fn piece(node: &Node, tls: Arc<ClientConfig>, blob: &Bytes) -> Result<(Status, Bytes), String> {
+    let run = PieceRun { digest: Digest::of(blob).into(), first: 0, count: 1 };
+    call(node, tls, request::Kind::Pieces(run)).await
+}
+
+/// One request to a node's piece port, and all that comes back.
+async fn call(node: &Node, tls: Arc<ClientConfig>, kind: request::Kind) -> Result<(Status, Bytes), String> {
+    let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
+    let tls = QuicClientConfig::try_from(tls).unwrap();
+    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
+    let name = format!("{}.flotilla", node.name);
+    let connection =
+        within(endpoint.connect(node.pieces, &name).unwrap()).await.map_err(|error| error.to_string())?;
+    let (mut send, mut receive) = connection.open_bi().await.map_err(|error| error.to_string())?;
+    let request = Request { protocol: PROTOCOL, kind: Some(kind) };
+    // Whoever is not let in learns of it when reading.
+    let _ = send.write_all(&frame::encode(&request)).await;
+    let _ = send.finish();
+    let answer = within(receive.read_to_end(1 << 20)).await.map_err(|error| error.to_string())?;
+    let mut answer = BytesMut::from(&answer[..]);
+    let header: Response = frame::decode(&mut answer).unwrap().ok_or("no answer")?;
+    Ok((header.status(), answer.freeze()))
+}
+
+fn tls_of(identity: &NodeIdentity) -> Arc<ClientConfig> {
+    identity.client_config(&[ALPN_PIECES])
+}
+
+/// A client that trusts the cluster of `member` and shows nothing.
+fn anonymous(member: &NodeIdentity) -> Arc<ClientConfig> {
+    let mut config = trusting(member).with_no_client_auth();
+    config.alpn_protocols = vec![ALPN_PIECES.to_vec()];
+    Arc::new(config)
+}
+
+/// A client that trusts the cluster of `member` and shows the certificate of `shown`.
+fn showing(member: &NodeIdentity, shown: &NodeIdentity) -> Arc<ClientConfig> {
+    let its_own = tls_of(shown).client_auth_cert_resolver.clone();
+    let mut config = trusting(member).with_client_cert_resolver(its_own);
+    config.alpn_protocols = vec![ALPN_PIECES.to_vec()];
+    Arc::new(config)
+}
+
+fn trusting(member: &NodeIdentity) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
+    let mut roots = RootCertStore::empty();
+    roots.add(member.ca().clone()).unwrap();
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+}

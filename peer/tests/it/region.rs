@@ -1,0 +1,107 @@
+//! A region: manager, scheduler, one seed, two peers, and the registry that they read.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use bytes::Bytes;
+use flotilla_peer::{Peer, PeerConfig};
+use flotilla_proto::wire::manager::{Endpoint, Registry as Upstream};
+
+use crate::client::{Answer, Client};
+use crate::cluster::{Cluster, REGION, within};
+use crate::registry::{HOST, Registry};
+
+pub(crate) struct Region {
+    pub(crate) cluster: Cluster,
+    pub(crate) registry: Registry,
+    pub(crate) seed: Node,
+    pub(crate) one: Node,
+    pub(crate) two: Node,
+}
+
+/// A peer daemon that runs.
+pub(crate) struct Node {
+    pub(crate) name: &'static str,
+    pub(crate) pieces: SocketAddr,
+    pub(crate) data_dir: PathBuf,
+    pub(crate) client: Client,
+    admin: SocketAddr,
+}
+
+impl Region {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// A region whose peers, seed and all, are configured by `adjust` too.
+    pub(crate) async fn start_with(adjust: impl Fn(&mut PeerConfig)) -> Self {
+        let registry = Registry::start().await;
+        let mut cluster = Cluster::start().await;
+        let endpoint = Endpoint { url: format!("http://{}", registry.address), ..Default::default() };
+        let upstream = Upstream { host: HOST.into(), endpoints: vec![endpoint] };
+        cluster.topology().set_registry(upstream).await.unwrap();
+        cluster.start_scheduler().await;
+        let seed = start(&mut cluster, "seed-0", "seed", &adjust).await;
+        let one = start(&mut cluster, "node-1", "peer", &adjust).await;
+        let two = start(&mut cluster, "node-2", "peer", &adjust).await;
+        Self { cluster, registry, seed, one, two }
+    }
+}
+
+async fn start(
+    cluster: &mut Cluster,
+    name: &'static str,
+    role: &str,
+    adjust: &impl Fn(&mut PeerConfig),
+) -> Node {
+    let data_dir = cluster.daemon_dir(name);
+    let mut config = PeerConfig {
+        name: Some(name.parse().unwrap()),
+        data_dir: data_dir.clone(),
+        manager: cluster.joining(REGION, role).await,
+        ..PeerConfig::default()
+    };
+    let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    (config.door.listen, config.transport.listen, config.admin.listen) = (any, any, any);
+    adjust(&mut config);
+    let peer = Peer::start(config).await.unwrap();
+    let client = Client { door: peer.door_address().unwrap(), credential: None };
+    let node =
+        Node { name, pieces: peer.piece_address(), data_dir, client, admin: peer.admin_address().unwrap() };
+    let serve = peer.serve(cluster.shutdown.clone());
+    cluster.spawn(async move { serve.await.unwrap() });
+    within(node.ready()).await;
+    node
+}
+
+impl Node {
+    /// A page of the admin address.
+    pub(crate) async fn admin(&self, path: &str) -> Answer {
+        Client { door: self.admin, credential: None }.get(path).await
+    }
+
+    /// Asks until the daemon says that it has its settings and its scheduler.
+    async fn ready(&self) {
+        let mut turn = tokio::time::interval(Duration::from_millis(20));
+        while !self.admin("/readyz").await.status.is_success() {
+            turn.tick().await;
+        }
+    }
+
+    pub(crate) fn bundle(&self) -> PathBuf {
+        self.data_dir.join("ca-bundle.pem")
+    }
+}
+
+/// Bytes that compress and repeat nowhere, the same for the same seed.
+pub(crate) fn noise(seed: u64, len: usize) -> Bytes {
+    let mut bytes = vec![0; len];
+    fastrand::Rng::with_seed(seed).fill(&mut bytes);
+    bytes.into()
+}
+
+/// The path of a blob.
+pub(crate) fn blob_path(repository: &str, blob: &Bytes) -> String {
+    format!("/v2/{repository}/blobs/{}", flotilla_proto::Digest::of(blob))
+}

@@ -1,0 +1,93 @@
+//! What a client shows its peer stays there and at the seed.
+
+use std::io::Write;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::region::{Region, blob_path, noise};
+
+/// On the one thread of this test, so that what other tests log is not among it.
+#[tokio::test]
+async fn no_credential_is_in_a_log_or_on_a_disk() {
+    // With one subscriber in the process, what it cares for is asked of the thread that first
+    // comes by a log line, which may be another test's.
+    let _second = tracing::Dispatch::new(tracing::subscriber::NoSubscriber::default());
+    let log = Log::default();
+    let logging = tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_writer(log.clone())
+        .finish()
+        .set_default();
+    let region = Region::start().await;
+    let (good, bad) = ("Basic dTpodW50ZXIyLWdvb2Q=", "Bearer s3cret-t0ken-refused");
+    let blob = noise(1, 300_000);
+    region.registry.push("priv/app", "v1", &[&blob]);
+    region.registry.protect(r#"Basic realm="registry.test""#);
+    region.registry.allow(good, "priv/app");
+    for node in [&region.one, &region.two, &region.seed] {
+        let client = node.client.with(good);
+        assert_eq!(client.mirror("/v2/priv/app/manifests/v1").await.status, 200);
+        assert_eq!(client.mirror(&blob_path("priv/app", &blob)).await.body, blob);
+        assert_eq!(client.proxied(&node.bundle(), &blob_path("priv/app", &blob)).await.body, blob);
+        let refused = node.client.with(bad);
+        assert_eq!(refused.mirror("/v2/priv/app/manifests/v1").await.status, 401);
+        assert_eq!(refused.mirror(&blob_path("priv/app", &blob)).await.status, 401);
+    }
+    drop(logging);
+
+    let text = log.text();
+    for expected in ["TRACE", "DEBUG", "peer started", "answered", "source read ordered"] {
+        assert!(text.contains(expected), "{expected} is logged");
+    }
+    for secret in [good, bad].map(|credential| credential.split_once(' ').unwrap().1) {
+        let line = text.lines().find(|line| line.contains(secret));
+        assert_eq!(line, None);
+        let file = find(region.cluster.dir.path(), secret.as_bytes());
+        assert_eq!(file, None);
+    }
+}
+
+/// A file that holds `needle`.
+fn find(dir: &Path, needle: &[u8]) -> Option<std::path::PathBuf> {
+    std::fs::read_dir(dir).unwrap().find_map(|entry| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return find(&path, needle);
+        }
+        // A daemon may replace a file meanwhile.
+        let bytes = std::fs::read(&path).unwrap_or_default();
+        bytes.windows(needle.len()).any(|window| window == needle).then_some(path)
+    })
+}
+
+/// Everything that was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for Log {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
