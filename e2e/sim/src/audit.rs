@@ -32,6 +32,8 @@ struct TaskView {
     /// Pieces whose hash somebody told.
     known: PieceSet,
     members: BTreeMap<PeerKey, MemberView>,
+    /// It had more members than a download draws partners: not all are partners of all.
+    was_crowded: bool,
     /// Parent and child that were planned together once, and so are partners, either way.
     partners: BTreeSet<(PeerKey, PeerKey)>,
     /// Parent and child that failed each other.
@@ -68,7 +70,10 @@ impl Audit {
                 self.peers.remove(peer);
             }
             Input::Wanted { peer, digest, size, .. } => {
-                self.task(*digest, *size).member(*peer).wants = true;
+                let partners_drawn = self.limits.partners_drawn;
+                let task = self.task(*digest, *size);
+                task.member(*peer).wants = true;
+                task.was_crowded |= task.members.len() >= partners_drawn;
             }
             Input::Unwanted { peer, digest } => self.give_up(*peer, *digest),
             Input::Announced { peer, digest, size, pieces, hashes } => {
@@ -123,10 +128,9 @@ impl Audit {
     /// lacks what it holds. Costs a pass over all partners.
     pub(crate) fn find_idle(&self) -> Result<(), Violation> {
         for (digest, task) in &self.tasks {
-            for &(parent, child) in &task.partners {
-                if self.could_send(task, parent, child) {
-                    return Err(Violation::Idle { parent, child, digest: *digest });
-                }
+            let idle = task.pairs().find(|(parent, child)| self.could_send(task, *parent, *child));
+            if let Some((parent, child)) = idle {
+                return Err(Violation::Idle { parent, child, digest: *digest });
             }
         }
         Ok(())
@@ -253,7 +257,16 @@ impl TaskView {
     fn new(layout: Layout) -> Self {
         let known = PieceSet::new(layout.piece_count());
         let (members, partners, apart) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        Self { layout, known, members, partners, apart }
+        Self { layout, known, members, was_crowded: false, partners, apart }
+    }
+
+    /// Parent and child that are partners, as far as that is seen.
+    fn pairs(&self) -> Box<dyn Iterator<Item = (PeerKey, PeerKey)> + '_> {
+        if self.was_crowded {
+            return Box::new(self.partners.iter().copied());
+        }
+        let others = |parent: PeerKey| self.members.keys().filter(move |child| **child != parent);
+        Box::new(self.members.keys().flat_map(move |parent| others(*parent).map(|child| (*parent, *child))))
     }
 
     fn member(&mut self, peer: PeerKey) -> &mut MemberView {
@@ -264,5 +277,66 @@ impl TaskView {
             in_flight: BTreeMap::new(),
             wants: false,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flotilla_proto::PieceHash;
+    use flotilla_scheduler_core::{PeerFacts, Zone};
+
+    use super::*;
+
+    const SIZE: u64 = 4 * (128 << 10);
+    const PARENT: PeerKey = PeerKey(0);
+    const CHILD: PeerKey = PeerKey(1);
+
+    #[test]
+    fn a_free_slot_beside_a_partner_that_lacks_a_piece_is_seen() {
+        let mut audit = holder_and_child();
+        let idle = Violation::Idle { parent: PARENT, child: CHILD, digest: digest() };
+        assert_eq!(audit.find_idle(), Err(idle));
+        for piece in 0..4 {
+            audit.told(&assign(PARENT, CHILD, piece)).unwrap();
+        }
+        assert_eq!(audit.find_idle(), Ok(()), "nothing is left to send");
+    }
+
+    #[test]
+    fn a_plan_that_makes_no_sense_is_seen() {
+        let mut audit = holder_and_child();
+        audit.told(&assign(PARENT, CHILD, 1)).unwrap();
+        let (digest, piece) = (digest(), 1);
+        let twice = Violation::PlannedTwice { child: CHILD, digest, piece };
+        assert_eq!(audit.told(&assign(PARENT, CHILD, piece)), Err(twice));
+        let from_nobody = Violation::PlannedFromNobody { parent: CHILD, digest, piece };
+        assert_eq!(audit.told(&assign(CHILD, PARENT, piece)), Err(from_nobody));
+        let read = Output::ReadSource { seed: PARENT, digest, size: SIZE, pieces: PieceSet::full(4) };
+        assert_eq!(audit.told(&read), Err(Violation::ReadOrderedThoughAnnounced { digest, piece: 0 }));
+    }
+
+    fn holder_and_child() -> Audit {
+        let mut audit = Audit::new(Limits::default());
+        for (peer, name) in [(PARENT, "parent"), (CHILD, "child")] {
+            let facts = PeerFacts { id: name.parse().unwrap(), seed: false, zone: Zone::default() };
+            audit.heard(&Input::PeerJoined { peer, facts });
+        }
+        let hashes = vec![hash(); 4];
+        let (digest, size, pieces) = (digest(), SIZE, PieceSet::full(4));
+        audit.heard(&Input::Announced { peer: PARENT, digest, size, pieces, hashes });
+        audit.heard(&Input::Wanted { peer: CHILD, digest, size, reader: true });
+        audit
+    }
+
+    fn assign(parent: PeerKey, child: PeerKey, piece: u32) -> Output {
+        Output::Assign { child, parent, digest: digest(), piece, hash: hash() }
+    }
+
+    fn digest() -> Digest {
+        Digest::of(b"")
+    }
+
+    fn hash() -> PieceHash {
+        PieceHash::of(b"")
     }
 }

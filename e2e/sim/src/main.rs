@@ -8,7 +8,7 @@ use flotilla_e2e_sim::{History, Report, Violation};
 
 /// A deterministic region: the real cores of scheduler and peers over modelled links.
 #[derive(Debug, Parser)]
-#[command(name = "cargo sim --", version, after_help = EXAMPLES)]
+#[command(name = "flotilla-e2e-sim", bin_name = "cargo sim --", version, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     verb: Verb,

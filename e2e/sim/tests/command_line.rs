@@ -1,0 +1,46 @@
+//! The command line as a person or a script meets it.
+
+use std::process::{Command, Output};
+
+#[test]
+fn list_names_every_scenario() {
+    let listed = sim(&["list"]);
+    for scenario in flotilla_e2e_sim::catalogue::all() {
+        assert!(text(&listed.stdout).contains(scenario.name));
+    }
+}
+
+#[test]
+fn json_has_the_keys_that_scripts_read() {
+    let ran = sim(&["run", "small-images", "--seed", "3", "--json"]);
+    let report: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
+    let keys = "scenario seed peers bytes piece_len lower_bound_s last_s client_last_s ratio_client_last \
+                longest_silence_s p50_s p99_s ratio_last ratio_p50 ratio_p99 source_ratio wasted_ratio \
+                control_messages_per_piece";
+    for key in keys.split_whitespace() {
+        assert!(report.get(key).is_some(), "{key} in {report}");
+    }
+    assert_eq!((&report["scenario"], &report["seed"]), (&"small-images".into(), &3.into()));
+}
+
+#[test]
+fn an_unknown_scenario_is_an_error_that_names_the_nearest() {
+    let ran = sim(&["run", "even_12"]);
+    assert!(!ran.status.success() && ran.stdout.is_empty());
+    assert!(text(&ran.stderr).contains("did you mean `even-12`?"), "{}", text(&ran.stderr));
+}
+
+#[test]
+fn help_shows_examples() {
+    for args in [&["--help"][..], &["run", "--help"]] {
+        assert!(text(&sim(args).stdout).contains("cargo sim -- run even-12"));
+    }
+}
+
+fn sim(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_flotilla-e2e-sim")).args(args).output().expect("the binary runs")
+}
+
+fn text(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).expect("text")
+}
