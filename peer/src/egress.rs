@@ -32,8 +32,8 @@ impl Egress {
     /// Sends a client's request to a registry. `key` picks the seed, so that what belongs
     /// together goes through one: its connections to the registry are warm.
     ///
-    /// A read is tried through the next seed where one cannot be reached; anything else is
-    /// sent once.
+    /// A read is tried through the next seed where one cannot be reached, and they share
+    /// `patience`; anything else is sent once.
     ///
     /// # Errors
     ///
@@ -44,6 +44,7 @@ impl Egress {
         upstream: &RegistryHost,
         request: Request<BodyStream>,
         purpose: Purpose,
+        patience: Duration,
     ) -> Result<Response<BodyStream>, EgressError> {
         if let Some(seed) = &self.seed {
             return Ok(seed.forward(upstream, request, purpose).await?);
@@ -53,7 +54,7 @@ impl Egress {
         let mut body = Some(body);
         let mut failure = EgressError::NoSeed;
         let seeds = self.seeds(key.as_bytes());
-        let patience = patience(seeds.len());
+        let patience = if repeatable { share(patience, seeds.len()) } else { patience };
         for seed in seeds {
             let body = if repeatable { body::empty() } else { body.take().expect("sent once") };
             let request = Request::from_parts(head.clone(), body);
@@ -82,7 +83,7 @@ impl Egress {
     ) -> Result<Offered, EgressError> {
         let mut failure = EgressError::NoSeed;
         let seeds = self.seeds(digest.as_bytes());
-        let patience = patience(seeds.len());
+        let patience = share(PATIENCE, seeds.len());
         for seed in seeds {
             match self.offer_within(&seed, digest, credential, patience).await {
                 Err(EgressError::Seed { seed, error }) if error.is_seeds_own() => {
@@ -151,13 +152,14 @@ impl Egress {
 
 /// How long one of several seeds may take to begin its answer: together they stay within
 /// the time a client waits.
-fn patience(seeds: usize) -> Duration {
-    (PATIENCE / u32::try_from(seeds).unwrap_or(u32::MAX).max(1)).max(MIN_PATIENCE)
+fn share(patience: Duration, seeds: usize) -> Duration {
+    (patience / u32::try_from(seeds).unwrap_or(u32::MAX).max(1)).max(MIN_PATIENCE)
 }
 
-/// A seed has limits of its own, and says before what a registry did not; this one notices
-/// a seed that hangs, just before the door's own limit.
-const PATIENCE: Duration = Duration::from_millis(9_300);
+/// How long a client that pulls waits for a first header (DESIGN.md §8: 10 s). A seed has
+/// limits of its own, and says before what a registry did not; this one notices a seed
+/// that hangs.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(9_300);
 
 /// A slow registry's answer is worth that much, even where there are many seeds.
 const MIN_PATIENCE: Duration = Duration::from_secs(3);

@@ -45,7 +45,8 @@ impl rpc::Scheduler for Link {
         let caller = self.admit(&request)?;
         let mut stream = request.into_inner();
         let first = tokio::time::timeout(HELLO_PATIENCE, stream.message()).await;
-        let first = first.map_err(|_| Status::deadline_exceeded("the first batch did not come in time"))??;
+        let first =
+            first.map_err(|_| Status::deadline_exceeded("the first batch did not come in time"))??;
         let mut first = first.ok_or_else(|| Status::invalid_argument("the stream is empty"))?;
         let hello =
             first.hello.take().ok_or_else(|| Status::invalid_argument("the first batch says hello"))?;

@@ -2,7 +2,7 @@
 //! with the client's own credential; blobs come from the region.
 
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use flotilla_proto::{Authorization, RepositoryName};
@@ -13,7 +13,7 @@ use super::route::{FrontDoor, Resource, Target};
 use super::{blob, manifest};
 use crate::body;
 use crate::confirmed::Confirmed;
-use crate::egress::Egress;
+use crate::egress::{Egress, PATIENCE};
 use crate::grant::{Grants, Holder, life};
 use crate::metrics::PieceBytes;
 use crate::source::{BodyStream, Purpose};
@@ -70,7 +70,13 @@ impl Answerer {
             Resource::Manifest(repository) | Resource::Blob(repository, _) => repository.to_string(),
             Resource::Other => target.upstream.to_string(),
         };
-        let answer = self.egress.forward(&key, &target.upstream, request, Purpose::Pass).await;
+        let prompt = is_prompt(target.path.path(), request.method());
+        let patience = if prompt { PATIENCE } else { PATIENT };
+        let answer = self.egress.forward(&key, &target.upstream, request, Purpose::Pass, patience);
+        let Ok(answer) = tokio::time::timeout(patience + GRACE, answer).await else {
+            let message = format!("{} did not answer in time", target.upstream);
+            return Err(refusal(StatusCode::GATEWAY_TIMEOUT, "UNAVAILABLE", &message));
+        };
         answer.map_err(|error| {
             tracing::info!(registry = %target.upstream, %error, "request not forwarded");
             not_forwarded(&error)
@@ -112,6 +118,17 @@ impl Answerer {
     }
 }
 
+/// Whether a client waits for the first header of a pull: a manifest, a blob, a token, or
+/// `/v2/` (DESIGN.md §8). A push or a listing may take its time.
+fn is_prompt(path: &str, method: &Method) -> bool {
+    let reads = matches!(*method, Method::GET | Method::HEAD);
+    let pull = match Resource::of(path) {
+        Resource::Manifest(_) | Resource::Blob(..) => true,
+        Resource::Other => path == "/v2/" || !path.starts_with("/v2/"),
+    };
+    reads && pull
+}
+
 /// The client's credential.
 pub(super) fn authorization(headers: &HeaderMap) -> Authorization {
     headers.get(header::AUTHORIZATION).map_or(Authorization::ANONYMOUS, |value| {
@@ -127,6 +144,12 @@ pub(super) fn holder(target: &Target, repository: &RepositoryName, credential: &
         credential: credential.hash(),
     }
 }
+
+/// For a dial, and for several seeds that each take their least share.
+const GRACE: Duration = Duration::from_millis(400);
+
+/// What registries' own front ends allow.
+const PATIENT: Duration = Duration::from_secs(900);
 
 /// Registries take manifests of 4 MiB at most; a little more is read before one is refused.
 const MAX_MANIFEST: usize = 8 << 20;

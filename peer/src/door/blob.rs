@@ -16,6 +16,7 @@ use super::error::{API_VERSION, failed, not_forwarded, refusal};
 use super::range::{self, Asked};
 use super::route::Target;
 use crate::body;
+use crate::egress::PATIENCE;
 use crate::grant::{Holder, life};
 use crate::metrics::PieceSource;
 use crate::source::{BodyStream, BoxError, Purpose, ReadCredential};
@@ -119,7 +120,8 @@ impl BlobRequest<'_> {
             request.headers_mut().insert(header::AUTHORIZATION, value);
         }
         let key = self.digest.to_string();
-        let asked = self.door.egress.forward(&key, &self.credential.upstream, request, Purpose::Probe);
+        let asked =
+            self.door.egress.forward(&key, &self.credential.upstream, request, Purpose::Probe, PATIENCE);
         let answer = self.in_time(asked).await?.map_err(|error| not_forwarded(&error))?;
         let refused = matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
         if refused {

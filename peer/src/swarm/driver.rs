@@ -43,7 +43,8 @@ pub(crate) struct Driver {
     /// What clients that wait for a blob may ask the registry with.
     credentials: HashMap<Digest, Vec<ReadCredential>>,
     fetches: HashMap<(Digest, u32), AbortHandle>,
-    reads: HashMap<Digest, CancellationToken>,
+    /// Source reads of a blob, under way or ended; one order may follow another.
+    reads: HashMap<Digest, Vec<CancellationToken>>,
     running: JoinSet<()>,
     link: Option<mpsc::Sender<FromPeer>>,
     outbox: wire::Outbox,
@@ -128,7 +129,6 @@ impl Driver {
                 }
             }
             Input::FetchFailed { digest, piece, .. } => drop(self.fetches.remove(&(*digest, *piece))),
-            Input::SourceEnded { digest, .. } => drop(self.reads.remove(digest)),
             Input::Damaged { digest, piece } => {
                 tracing::warn!(task = %digest.short(), piece, "a piece on disk is damaged; it is dropped");
             }
@@ -219,12 +219,12 @@ impl Driver {
             }
             Output::ReadSource { digest, layout, pieces } => {
                 let cancel = CancellationToken::new();
-                self.reads.insert(digest, cancel.clone());
+                self.reads.entry(digest).or_default().push(cancel.clone());
                 let (work, lives) = (self.work.clone(), self.lives.clone());
                 self.running.spawn(async move { work.read(digest, layout, pieces, lives, cancel).await });
             }
             Output::StopSource { digest } => {
-                if let Some(read) = self.reads.remove(&digest) {
+                for read in self.reads.remove(&digest).unwrap_or_default() {
                     read.cancel();
                 }
             }
@@ -240,6 +240,7 @@ impl Driver {
                 }
             }
             Output::Complete { digest } => {
+                self.reads.remove(&digest);
                 self.file_by_digest.remove(&digest);
                 self.credentials.remove(&digest);
                 if let Some(live) = self.lives.get(&digest).map(|live| live.clone()) {

@@ -118,7 +118,11 @@ impl Transport {
 
     /// As [`Self::open`], to a peer whose certificate says that it is a seed: nobody else is
     /// shown a client's credential, whatever the scheduler says.
-    async fn open_seed(&self, seed: &PeerId, kind: request::Kind) -> Result<(SendStream, Incoming), CallError> {
+    async fn open_seed(
+        &self,
+        seed: &PeerId,
+        kind: request::Kind,
+    ) -> Result<(SendStream, Incoming), CallError> {
         let connection = self.pool.connection(seed).await?;
         match self.pool.admit(&connection) {
             Ok(identity) if identity.role == Role::Seed => open_on(&connection, seed, kind).await,

@@ -159,6 +159,8 @@ impl Scheduler {
         self.tell_seed(peer, digest);
         self.ask_hashes(digest);
         self.feed_child(now, peer, digest);
+        // What it holds from an earlier life may help the partners it has just drawn.
+        self.feed_parent(now, peer);
     }
 
     fn unwanted(&mut self, now: Instant, peer: PeerKey, digest: Digest) {
