@@ -22,7 +22,7 @@ pub(crate) use pool::DialError;
 pub(crate) use serve::Services;
 pub(crate) use stream::Incoming;
 
-use pool::Pool;
+use pool::{PathMtu, Pool};
 
 /// A handle on the transport; clones share its connections.
 #[derive(Clone)]
@@ -43,6 +43,7 @@ impl Transport {
     ) -> std::io::Result<Self> {
         let endpoint = quic::endpoint(socket, identity)?;
         let pool = Arc::new(Pool::new(endpoint, identity.identity().clone(), metrics));
+        metrics.register_collector(Box::new(PathMtu(Arc::downgrade(&pool))));
         Ok(Self { pool })
     }
 

@@ -1,15 +1,19 @@
 //! Connections to other peers: dialled when needed, shared by all requests, whoever
 //! dialled. When two peers dial each other at once, the one with the lower id wins.
 
+use std::fmt;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use flotilla_daemon::identity::peer_identity;
 use flotilla_proto::{Identity, PeerId, Role};
-use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 use quinn::{Connection, Endpoint, VarInt};
 use rustls::pki_types::CertificateDer;
@@ -78,7 +82,7 @@ impl Pool {
         drop(link);
         // The receiver goes with the process.
         let _ = self.dialled.send((identity, connection.clone())).await;
-        self.close_idle().await;
+        self.close_idle();
         Ok(connection)
     }
 
@@ -126,22 +130,49 @@ impl Pool {
         self.connections.dec();
     }
 
+    /// The connections that stand, but for those being dialled at this moment.
+    fn links(&self) -> Vec<Link> {
+        let peers: Vec<Arc<Peer>> = self.peers.iter().map(|peer| peer.clone()).collect();
+        let link = |peer: Arc<Peer>| peer.link.try_lock().ok().and_then(|link| link.clone());
+        let stands = |link: &Link| link.connection.close_reason().is_none();
+        peers.into_iter().filter_map(link).filter(stands).collect()
+    }
+
     /// Closes the connection that was used longest ago where there are too many. One with
     /// requests under way was used just now, and is far from last.
-    async fn close_idle(&self) {
-        let mut links = Vec::new();
-        let peers: Vec<Arc<Peer>> = self.peers.iter().map(|peer| peer.clone()).collect();
-        for peer in peers {
-            if let Ok(link) = peer.link.try_lock()
-                && let Some(link) = link.as_ref().filter(|link| link.connection.close_reason().is_none())
-            {
-                links.push(link.clone());
-            }
-        }
+    fn close_idle(&self) {
+        let links = self.links();
         if links.len() > MAX_CONNECTIONS {
             let oldest = links.into_iter().min_by_key(|link| link.used_at).expect("not empty");
             oldest.connection.close(IDLE, b"idle");
         }
+    }
+}
+
+/// The least path MTU of all connections, looked up at each scrape. A silent fall to 1200
+/// is the only sign that a path loses large packets (`dataplane.md` §5.3.3).
+#[derive(Debug)]
+pub(super) struct PathMtu(pub(super) Weak<Pool>);
+
+impl Collector for PathMtu {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        let Some(pool) = self.0.upgrade() else { return Ok(()) };
+        let mtus = pool.links().into_iter().map(|link| link.connection.stats().path.current_mtu);
+        let Some(least) = mtus.min() else { return Ok(()) };
+        let gauge = ConstGauge::new(i64::from(least));
+        let help = "Least path MTU of all connections to other peers";
+        gauge.encode(encoder.encode_descriptor(
+            "flotilla_peer_path_mtu_bytes",
+            help,
+            None,
+            MetricType::Gauge,
+        )?)
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Pool({} peers)", self.peers.len())
     }
 }
 

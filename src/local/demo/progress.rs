@@ -94,8 +94,11 @@ impl Display {
         let Self::Bars(_, bars) = self else { return };
         for (bar, node) in bars.iter().zip(nodes) {
             let (received, expected) = node.bytes();
-            bar.set_length(expected);
-            bar.set_position(received);
+            // Nothing is expected before the manifest is read: a bar of nothing would be full.
+            if expected > 0 {
+                bar.set_length(expected);
+                bar.set_position(received);
+            }
         }
     }
 
