@@ -4,18 +4,8 @@ use std::io::{self, Write as _};
 
 use anyhow::Context as _;
 use comfy_table::{Table, presets};
+use flotilla_manager::cli::OutputFormat;
 use serde_json::Value;
-
-/// How an answer is printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum OutputFormat {
-    /// For people
-    Table,
-    /// For programs
-    Json,
-    /// For both
-    Yaml,
-}
 
 /// Prints one line, or several, to the standard output.
 pub(crate) fn print(text: &str) -> anyhow::Result<()> {
@@ -44,11 +34,8 @@ pub(crate) fn explain(error: &anyhow::Error) -> String {
 
 /// A JSON object of a daemon in the wished format.
 pub(crate) fn render(value: &Value, format: OutputFormat) -> anyhow::Result<String> {
-    match format {
-        OutputFormat::Table => Ok(tables(value)),
-        OutputFormat::Json => serde_json::to_string_pretty(value).context("write JSON"),
-        OutputFormat::Yaml => serde_saphyr::to_string(value).context("write YAML"),
-    }
+    let text = format.render(value, tables).context("write the answer")?;
+    Ok(text.trim_end().to_owned())
 }
 
 /// An empty table in the style of all of them: columns, no lines.

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use flotilla_manager::cli::OutputFormat;
 use hyper::Uri;
 
 use crate::http::HttpClient;
-use crate::output::{self, OutputFormat};
+use crate::output;
 
 /// What `flotilla peer status` takes.
 #[derive(Debug, clap::Args)]

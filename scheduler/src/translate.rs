@@ -105,7 +105,6 @@ fn failed(child: PeerKey, failure: &wire::Failure, names: &impl Names) -> Result
         Reason::NotHeld => FailureReason::NotHeld,
         Reason::Busy => FailureReason::Busy,
         Reason::Corrupt => FailureReason::Corrupt,
-        Reason::Cancelled => FailureReason::Cancelled,
     };
     let piece = failure.piece;
     Ok(names.key(&parent).map(|parent| Input::Failed { child, parent, digest, piece, reason }))

@@ -47,7 +47,7 @@ pub struct ManagerArgs {
     )]
     pub identity: PathBuf,
     /// How to print the answer
-    #[arg(long, global = true, value_name = "FORMAT", default_value = "table")]
+    #[arg(long, short, global = true, value_name = "FORMAT", default_value = "table")]
     pub output: OutputFormat,
 }
 

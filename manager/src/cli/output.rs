@@ -18,8 +18,12 @@ pub enum OutputFormat {
 }
 
 impl OutputFormat {
-    /// `answer` as JSON or YAML, or as `for_people` writes it.
-    pub(super) fn render<T: Serialize>(
+    /// `answer` as JSON or YAML, or as `for_people` writes it. Ends with a line's end.
+    ///
+    /// # Errors
+    ///
+    /// If the answer cannot be written in that form, which is an error of the program.
+    pub fn render<T: Serialize>(
         self,
         answer: &T,
         for_people: impl FnOnce(&T) -> String,

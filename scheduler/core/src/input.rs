@@ -159,6 +159,4 @@ pub enum FailureReason {
     Busy,
     /// What arrived is not the piece.
     Corrupt,
-    /// It was cancelled from here.
-    Cancelled,
 }

@@ -286,7 +286,6 @@ impl Scheduler {
                 self.task_mut(digest).drop_piece(parent, piece);
                 self.ensure_source(now, digest);
             }
-            FailureReason::Cancelled => {}
         }
         self.feed_child(now, child, digest);
         self.feed_parent(now, parent);
