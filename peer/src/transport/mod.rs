@@ -1,10 +1,11 @@
 //! Pieces and forwarded requests between peers, over QUIC with mutual TLS.
 //!
 //! One connection per peer pair, whoever dialled; one bidirectional stream per request: a
-//! small header, then raw bytes. `quic` sets the endpoint up, `pool` keeps connections,
-//! `call` asks, `serve` answers.
+//! small header, then raw bytes. `quic` sets the endpoint up, `congestion` paces it, `pool`
+//! keeps connections, `call` asks, `serve` answers.
 
 mod call;
+mod congestion;
 mod pool;
 mod quic;
 mod serve;

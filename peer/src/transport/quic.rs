@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use flotilla_daemon::identity::{ClientAuth, NodeIdentity};
 use flotilla_proto::ALPN_PIECES;
-use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
     AckFrequencyConfig, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
     ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 use socket2::SockRef;
+
+use super::congestion::Capped;
 
 /// An endpoint on `socket` that accepts, and dials with, the daemon's identity.
 pub(super) fn endpoint(socket: UdpSocket, identity: &NodeIdentity) -> io::Result<Endpoint> {
@@ -35,15 +36,13 @@ pub(super) fn endpoint(socket: UdpSocket, identity: &NodeIdentity) -> io::Result
 }
 
 fn transport_config() -> TransportConfig {
-    let mut cubic = CubicConfig::default();
-    cubic.initial_window(INITIAL_WINDOW);
     let mut mtu = MtuDiscoveryConfig::default();
     mtu.upper_bound(MTU);
     let mut acks = AckFrequencyConfig::default();
     acks.ack_eliciting_threshold(VarInt::from_u32(10)).max_ack_delay(Some(Duration::from_millis(5)));
     let mut config = TransportConfig::default();
     config
-        .congestion_controller_factory(Arc::new(cubic))
+        .congestion_controller_factory(Arc::new(Capped::new(INITIAL_WINDOW)))
         .mtu_discovery_config(Some(mtu))
         .ack_frequency_config(Some(acks))
         .initial_rtt(Duration::from_millis(5))
