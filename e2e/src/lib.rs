@@ -3,7 +3,8 @@
 //! The harness is verbs: [`Stage`] is the private piece of machine a story runs on,
 //! [`Origin`] its registry, [`Region`] the Flotilla under test, [`client`] the container
 //! clients, and [`AccessLog`] what the registry itself saw. [`story`] tells the stories with
-//! them, [`runner`] starts each in namespaces of its own. Nothing here looks inside the
+//! them, [`runner`] starts each in namespaces of its own, [`lab`] measures a region whose nodes
+//! have shaped links. Nothing here looks inside the
 //! daemons: they are seen through their doors, their metrics and their messages.
 //!
 //! # Why a client cannot cheat
@@ -19,6 +20,7 @@ pub mod base;
 pub mod client;
 pub mod http;
 pub mod image;
+pub mod lab;
 pub mod origin;
 pub mod process;
 pub mod region;

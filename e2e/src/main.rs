@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use flotilla_e2e::lab::{self, LabPlan};
 use flotilla_e2e::runner;
 
 /// Real clients, a real registry and the real daemons, each story in namespaces of its own.
@@ -26,6 +27,17 @@ enum Verb {
     /// Tells one story in the namespaces that this process was started in.
     #[command(hide = true)]
     OnStage { story: String, store: PathBuf, flotilla: PathBuf },
+    /// Pulls one layer on every node of a region of real daemons with shaped links, and prints
+    /// the figures beside the simulator's prediction as one JSON object.
+    Lab(LabPlan),
+    /// Runs the lab in the namespaces that this process was started in.
+    #[command(hide = true)]
+    OnLab {
+        store: PathBuf,
+        flotilla: PathBuf,
+        #[command(flatten)]
+        plan: LabPlan,
+    },
 }
 
 fn main() -> ExitCode {
@@ -33,5 +45,7 @@ fn main() -> ExitCode {
     match cli.verb {
         None => runner::run_all(cli.stories),
         Some(Verb::OnStage { story, store, flotilla }) => runner::run_on_stage(&story, &store, &flotilla),
+        Some(Verb::Lab(plan)) => lab::run(&std::env::args().skip(2).collect::<Vec<_>>(), &plan),
+        Some(Verb::OnLab { store, flotilla, plan }) => lab::run_on_lab(&plan, &store, &flotilla),
     }
 }

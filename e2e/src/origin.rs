@@ -96,6 +96,12 @@ impl<'a> Origin<'a> {
     /// What the region has asked of the registry since the last call, once every request
     /// under way has ended.
     pub fn requests(&mut self) -> Result<AccessLog> {
+        Ok(self.all_requests()?.from(REGION_IP))
+    }
+
+    /// What anyone has asked of the registry since the last call, once every request under
+    /// way has ended.
+    pub fn all_requests(&mut self) -> Result<AccessLog> {
         let path = self.running()?.output().stdout_path().to_owned();
         let log = wait::until("registry idle", IDLE_TIMEOUT, || {
             let Some(count) = request_count_when_idle(&http::get_text(&metrics_url())?) else {
@@ -106,7 +112,7 @@ impl<'a> Origin<'a> {
         })?;
         let requests = log.requests[self.lines_seen..].to_vec();
         self.lines_seen = log.requests.len();
-        Ok(AccessLog { requests }.from(REGION_IP))
+        Ok(AccessLog { requests })
     }
 
     /// Flips one bit in the middle of what the registry stores as `digest`; again, back.

@@ -142,6 +142,11 @@ impl Peer {
 }
 
 impl Metrics {
+    /// A scrape's text.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
     /// The sum of all series of `name` whose labels contain `label`; 0 if there is none.
     pub fn sum(&self, name: &str, label: &str) -> u64 {
         let lines = self.0.lines().filter_map(|line| line.rsplit_once(' '));

@@ -22,7 +22,7 @@ use crate::wait;
 /// Tells the stories that `arguments` choose, one after the other unless asked otherwise.
 pub fn run_all(mut arguments: Arguments) -> ExitCode {
     arguments.test_threads.get_or_insert(1);
-    let house = match prepare(&arguments) {
+    let house = match House::for_stories(&arguments) {
         Ok(house) => house,
         Err(error) => {
             eprintln!("flotilla-e2e: {error:#}");
@@ -66,30 +66,10 @@ fn print_log_tails(store: &Path) {
 
 /// What all stories share.
 #[derive(Debug, Clone)]
-struct House {
+pub(crate) struct House {
     flotilla: PathBuf,
     /// `<target>/e2e`: a directory per story, and what is kept between runs.
     dir: PathBuf,
-}
-
-fn prepare(arguments: &Arguments) -> Result<House> {
-    let exe = env::current_exe().context("find this binary")?;
-    let target = exe.ancestors().nth(2).context("this binary is not in a target directory")?;
-    let house = House { flotilla: flotilla(target), dir: target.join("e2e") };
-    if arguments.list {
-        return Ok(house);
-    }
-    ensure!(
-        rustix::process::geteuid().is_root(),
-        "stories need root: they make namespaces and start dockerd"
-    );
-    check_programs()?;
-    if env::var_os(FLOTILLA_BIN).is_none() {
-        build(target)?;
-    }
-    let flotilla =
-        house.flotilla.canonicalize().with_context(|| format!("find {}", house.flotilla.display()))?;
-    Ok(House { flotilla, ..house })
 }
 
 fn flotilla(target: &Path) -> PathBuf {
@@ -117,6 +97,43 @@ fn check_programs() -> Result<()> {
 }
 
 impl House {
+    /// A house that can list stories, or one that can tell them.
+    fn for_stories(arguments: &Arguments) -> Result<Self> {
+        if arguments.list { Self::find() } else { Self::prepare() }
+    }
+
+    /// Checks what is needed and builds what is missing.
+    pub(crate) fn prepare() -> Result<Self> {
+        let house = Self::find()?;
+        ensure!(
+            rustix::process::geteuid().is_root(),
+            "stories need root: they make namespaces and start dockerd"
+        );
+        check_programs()?;
+        if env::var_os(FLOTILLA_BIN).is_none() {
+            build(house.dir.parent().context("the directory is in the target directory")?)?;
+        }
+        let flotilla =
+            house.flotilla.canonicalize().with_context(|| format!("find {}", house.flotilla.display()))?;
+        Ok(Self { flotilla, ..house })
+    }
+
+    fn find() -> Result<Self> {
+        let exe = env::current_exe().context("find this binary")?;
+        let target = exe.ancestors().nth(2).context("this binary is not in a target directory")?;
+        Ok(Self { flotilla: flotilla(target), dir: target.join("e2e") })
+    }
+
+    /// The binary under test.
+    pub(crate) fn flotilla(&self) -> &Path {
+        &self.flotilla
+    }
+
+    /// Where files go.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Tells `story` on a stage of its own. Its directory stays if it fails.
     fn tell(&self, story: &Story) -> Result<()> {
         let store = self.dir.join("story").join(story.name);

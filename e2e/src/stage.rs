@@ -195,4 +195,5 @@ fn ip(arguments: &str) -> Result<()> {
 
 const ROOT: &str = "/run/story";
 const FLOTILLA: &str = "/run/flotilla";
-const ORIGIN_NETNS: &str = "/run/netns/origin";
+/// The origin's network namespace.
+pub(crate) const ORIGIN_NETNS: &str = "/run/netns/origin";
