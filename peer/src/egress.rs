@@ -8,6 +8,7 @@ use flotilla_daemon::settings::Receiver;
 use flotilla_proto::wire::peer::Credential;
 use flotilla_proto::{Digest, PeerId, RegistryHost, rendezvous_order};
 use http::{Method, Request, Response};
+use tokio::time::timeout;
 
 use crate::body;
 use crate::seed::Seed;
@@ -53,7 +54,9 @@ impl Egress {
         let repeatable = matches!(head.method, Method::GET | Method::HEAD);
         let mut body = Some(body);
         let mut failure = EgressError::NoSeed;
-        let seeds = self.seeds(key.as_bytes());
+        let began = Instant::now();
+        let seeds = self.seeds(key.as_bytes()).await;
+        let patience = patience.saturating_sub(began.elapsed());
         let patience = if repeatable { share(patience, seeds.len()) } else { patience };
         for seed in seeds {
             let body = if repeatable { body::empty() } else { body.take().expect("sent once") };
@@ -82,8 +85,9 @@ impl Egress {
         credential: &ReadCredential,
     ) -> Result<Offered, EgressError> {
         let mut failure = EgressError::NoSeed;
-        let seeds = self.seeds(digest.as_bytes());
-        let patience = share(PATIENCE, seeds.len());
+        let began = Instant::now();
+        let seeds = self.seeds(digest.as_bytes()).await;
+        let patience = share(PATIENCE.saturating_sub(began.elapsed()), seeds.len());
         for seed in seeds {
             match self.offer_within(&seed, digest, credential, patience).await {
                 Err(EgressError::Seed { seed, error }) if error.is_seeds_own() => {
@@ -134,8 +138,13 @@ impl Egress {
         self.resting_until.insert(seed.clone(), Instant::now() + REST);
     }
 
-    /// The region's seeds, the home seed of `key` first, but for those that rest.
-    fn seeds(&self, key: &[u8]) -> Vec<PeerId> {
+    /// The region's seeds, the home seed of `key` first, but for those that rest. Where none is
+    /// known, a little while is given to the manager to name one: this node may just have joined.
+    async fn seeds(&self, key: &[u8]) -> Vec<PeerId> {
+        let mut settings = self.settings.clone();
+        let named = settings.wait_for(|settings| !settings.seeds.is_empty());
+        // None still, or no more settings will come: the caller sees it from what is there.
+        let _ = timeout(SEED_WAIT, named).await;
         let settings = self.settings.borrow().clone();
         for seed in &settings.seeds {
             self.transport.learn(seed.id.clone(), seed.address, true);
@@ -163,6 +172,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(9_300);
 
 /// A slow registry's answer is worth that much, even where there are many seeds.
 const MIN_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long a request waits for the manager to name a first seed.
+const SEED_WAIT: Duration = Duration::from_secs(2);
 
 /// How long a seed that gave no answer comes last.
 const REST: Duration = Duration::from_secs(15);

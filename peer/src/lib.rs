@@ -179,6 +179,7 @@ impl Peer {
         let admin = Admin { metrics: Arc::new(metrics), readiness: readiness.clone(), routes: status };
         admin_listeners.serve(&mut tasks, admin);
         readiness.missing(SETTINGS, "no settings from the manager yet");
+        readiness.missing(SEEDS, "no seed of this region is known yet");
         tasks.spawn_until_shutdown("settings", watch);
         tasks.spawn_until_shutdown("renewal", renew_loop(identity));
         tasks.spawn_until_shutdown("registries", follow_settings(settings, source, door.clone(), readiness));
@@ -204,6 +205,9 @@ async fn follow_settings(mut settings: Receiver, source: Source, door: Arc<Door>
         if current.revision > 0 {
             readiness.met(SETTINGS);
         }
+        if !current.seeds.is_empty() {
+            readiness.met(SEEDS);
+        }
         if settings.changed().await.is_err() {
             return;
         }
@@ -223,8 +227,9 @@ fn upstreams(settings: &RegionSettings) -> Vec<source::Upstream> {
     settings.registries.iter().map(upstream).collect()
 }
 
-/// The name of the condition in `/readyz`.
+/// The names of conditions in `/readyz`.
 const SETTINGS: &str = "settings";
+const SEEDS: &str = "seeds";
 
 /// How long the daemon's tasks have to end.
 const DRAIN: Duration = Duration::from_secs(5);

@@ -108,7 +108,7 @@ impl Store {
         let io = |cause| OpenStoreError::Io { dir: dir.to_owned(), cause };
         let index_failed = |cause| OpenStoreError::Index { dir: dir.to_owned(), cause };
         fs::create_dir_all(dir).map_err(io)?;
-        let lock = lock(dir)?;
+        let lock = FolderLock::take(dir)?;
         let files = Files::create_folders(dir).map_err(io)?;
         let mut index = Index::open(&dir.join("index.redb")).map_err(index_failed)?;
         let catalog =
@@ -353,14 +353,29 @@ impl Shared {
     }
 }
 
-/// Takes the folder's lock for as long as the file is open.
-fn lock(dir: &Path) -> Result<File, OpenStoreError> {
-    let io = |cause| OpenStoreError::Io { dir: dir.to_owned(), cause };
-    let file = File::options().write(true).create(true).truncate(false).open(dir.join("lock")).map_err(io)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(OpenStoreError::InUse { dir: dir.to_owned() }),
-        Err(TryLockError::Error(cause)) => Err(io(cause)),
+/// The folder's lock, held until this is dropped.
+struct FolderLock(File);
+
+impl FolderLock {
+    fn take(dir: &Path) -> Result<Self, OpenStoreError> {
+        let io = |cause| OpenStoreError::Io { dir: dir.to_owned(), cause };
+        let file =
+            File::options().write(true).create(true).truncate(false).open(dir.join("lock")).map_err(io)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self(file)),
+            Err(TryLockError::WouldBlock) => Err(OpenStoreError::InUse { dir: dir.to_owned() }),
+            Err(TryLockError::Error(cause)) => Err(io(cause)),
+        }
+    }
+}
+
+impl Drop for FolderLock {
+    /// Closing would not do: a process forked at this moment has the file open until it runs
+    /// another program.
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "unlock the store's folder");
+        }
     }
 }
 

@@ -6,7 +6,6 @@
 //! something goes away. So the index never claims a byte that is not on disk, whenever the process dies.
 
 use std::collections::HashMap;
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -16,12 +15,12 @@ use bytes::Bytes;
 use flotilla_proto::{Digest, Layout, PieceHash};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::Shared;
 use super::blob_file::{BlobFile, HeldPieces, PieceFault};
 use super::catalog::Entry;
 use super::error::{BeginError, CompleteError, WriteError};
 use super::files::Place;
 use super::index::{BlobRow, Change, Index};
+use super::{FolderLock, Shared};
 
 /// How long the order of use may stay unsaved while nothing else is written. A `kill -9` forgets at most
 /// this much of it.
@@ -67,7 +66,7 @@ pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     pub(super) index: Index,
     pub(super) evictions: mpsc::Sender<Digest>,
-    pub(super) _lock: File,
+    pub(super) _lock: FolderLock,
 }
 
 impl Writer {
