@@ -61,12 +61,20 @@ impl BlobFile {
 
     /// A held piece's bytes, if they still are what `hash` says.
     pub(super) fn read_piece(&self, piece: u32, hash: PieceHash) -> Result<Bytes, PieceFault> {
-        let mut bytes = vec![0; self.layout.piece_size(piece) as usize];
-        match self.file.read_exact_at(&mut bytes, self.layout.piece_range(piece).start) {
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(PieceFault::Corrupt),
-            Err(error) => return Err(PieceFault::Io(error)),
-            Ok(()) => {}
+        let len = self.layout.piece_size(piece) as usize;
+        let mut bytes = Vec::with_capacity(len);
+        let mut offset = self.layout.piece_range(piece).start;
+        while bytes.len() < len {
+            // The capacity may be more than was asked for; what lies behind the piece is not its.
+            let read = rustix::io::pread(&self.file, rustix::buffer::spare_capacity(&mut bytes), offset);
+            match read {
+                Ok(0) => return Err(PieceFault::Corrupt),
+                Ok(count) => offset += count as u64,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(PieceFault::Io(errno.into())),
+            }
         }
+        bytes.truncate(len);
         if PieceHash::of(&bytes) != hash {
             return Err(PieceFault::Corrupt);
         }

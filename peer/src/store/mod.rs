@@ -5,8 +5,8 @@
 //!
 //! * **Held means held.** [`Store::write`] returns once the piece survives `kill -9` and a power cut: its
 //!   bytes are synced before the index knows of them.
-//! * **What is read is what was written.** Each [`Store::read`] checks the piece's BLAKE3. A piece that
-//!   fails is dropped and the error says so; its bytes go nowhere.
+//! * **What is read is what was written.** Each read from the disk checks the piece's BLAKE3. A piece that
+//!   fails is dropped and the error says so; its bytes go nowhere. A piece of late is read from memory.
 //! * **Bounded.** Blobs count at their full size from the moment they are begun, and never exceed the
 //!   quota; the least recently used that nobody has open make room. Every map here has an entry for each
 //!   blob (at most 65 536) or piece of such a blob; the queue to the writer holds 32 MiB, and whoever
@@ -34,6 +34,7 @@ mod error;
 mod files;
 mod index;
 mod metrics;
+mod recent;
 mod recovery;
 mod writer;
 
@@ -46,6 +47,7 @@ use self::catalog::{Catalog, Entry, MAX_BLOBS};
 use self::files::{Files, Place};
 use self::index::{BlobRow, Change, Index};
 use self::metrics::Metrics;
+use self::recent::Recent;
 use self::recovery::RecoverError;
 use self::writer::{Command, PieceWrite, Queued, Writer};
 
@@ -132,6 +134,7 @@ impl Store {
             queue: Some(queue),
             room: Arc::new(Semaphore::new(QUEUE_BYTES as usize)),
             reads: Arc::new(Semaphore::new(READS_AT_ONCE)),
+            recent: Recent::default(),
             thread: Some(thread),
         };
         Ok((Self { inner: Arc::new(inner) }, evicted))
@@ -203,27 +206,36 @@ impl Store {
             return Err(WriteError::WrongLength { digest, piece, expected, len: bytes.len() });
         }
         debug_assert_eq!(PieceHash::of(&bytes), hash, "verified before it is written");
-        let file = Arc::clone(file);
-        self.ask(expected, |reply| Command::Write(PieceWrite { file, piece, hash, bytes, reply })).await
+        let (file, written) = (Arc::clone(file), bytes.clone());
+        self.ask(expected, |reply| Command::Write(PieceWrite { file, piece, hash, bytes, reply })).await?;
+        self.inner.recent.keep(digest, piece, hash, written);
+        Ok(())
     }
 
-    /// Reads a piece and checks its BLAKE3. One that fails is dropped from the store before this returns
+    /// Reads a piece, from memory if it was written or read of late; from the disk its BLAKE3 is
+    /// checked. One that fails is dropped from the store before this returns
     /// [`ReadPieceError::Corrupt`], and its blob is no longer complete.
     pub async fn read(&self, file: &Arc<BlobFile>, piece: u32) -> Result<Bytes, ReadPieceError> {
         let digest = file.digest();
-        let reads = Arc::clone(&self.inner.reads);
-        let turn = reads.acquire_owned().await.expect("never closed");
         let Some(hash) = file.hash_of(piece) else {
             return Err(ReadPieceError::NotHeld { digest, piece });
         };
         self.touch(digest);
+        if let Some(bytes) = self.inner.recent.piece(digest, piece, hash) {
+            return Ok(bytes);
+        }
+        let reads = Arc::clone(&self.inner.reads);
+        let turn = reads.acquire_owned().await.expect("never closed");
         let opened = Arc::clone(file);
         let read = blocking(move || {
             let _turn = turn;
             opened.read_piece(piece, hash)
         });
         match read.await {
-            Ok(bytes) => Ok(bytes),
+            Ok(bytes) => {
+                self.inner.recent.keep(digest, piece, hash, bytes.clone());
+                Ok(bytes)
+            }
             Err(PieceFault::Io(cause)) => Err(ReadPieceError::Io { digest, piece, cause }),
             Err(PieceFault::Corrupt) => {
                 let file = Arc::clone(file);
@@ -265,6 +277,12 @@ impl Store {
     fn catalog(&self) -> MutexGuard<'_, Catalog> {
         self.inner.shared.catalog()
     }
+
+    /// Lets every next read come from the disk.
+    #[cfg(test)]
+    fn forget_recent(&self) {
+        self.inner.recent.clear();
+    }
 }
 
 /// What all handles share. Ends the writer when the last of them goes.
@@ -275,6 +293,7 @@ struct Inner {
     /// Bytes the queue still takes.
     room: Arc<Semaphore>,
     reads: Arc<Semaphore>,
+    recent: Recent,
     /// `None` while being dropped.
     thread: Option<JoinHandle<()>>,
 }

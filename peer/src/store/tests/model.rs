@@ -189,6 +189,7 @@ impl World {
         flip_byte(&path, test_blob.layout.piece_range(piece).start);
         model.pieces.remove(&piece);
         model.complete = false;
+        self.store().forget_recent();
         let file = self.store().open_blob(self.blobs[blob].digest).await.unwrap().unwrap();
         let read = self.store().read(&file, piece).await;
         assert!(matches!(read, Err(ReadPieceError::Corrupt { .. })), "{read:?}");
