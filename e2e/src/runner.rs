@@ -58,7 +58,8 @@ fn end_with_standard_input(store: &Path) {
     std::process::exit(1);
 }
 
-fn print_log_tails(store: &Path) {
+/// Prints how each program's log ends.
+pub(crate) fn print_log_tails(store: &Path) {
     for log in ["logs", "region"].iter().flat_map(|dir| log_files(&store.join(dir))) {
         eprint!("{}", process::tail(&log));
     }

@@ -20,6 +20,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use bytesize::ByteSize;
+use rustix::mount::{MountFlags, mount};
 
 use self::client::Pulled;
 use self::network::{Network, Rate};
@@ -27,7 +28,7 @@ use self::nodes::Fleet;
 pub use self::report::LabReport;
 use crate::image::{Format, ImageSpec};
 use crate::origin::Origin;
-use crate::runner::House;
+use crate::runner::{self, House};
 use crate::stage::Stage;
 
 /// What to try.
@@ -57,8 +58,8 @@ pub struct LabPlan {
     /// For how many seconds a killed scheduler stays away.
     #[arg(long, default_value_t = 0.0)]
     away: f64,
-    /// Where the nodes' files go; the target directory unless given. A tmpfs keeps one
-    /// machine's disk, which all nodes would share, out of the figures.
+    /// Keep the nodes' files on the disk behind this directory, not in memory: the figures then
+    /// are those of one disk that all nodes share.
     #[arg(long)]
     dir: Option<PathBuf>,
 }
@@ -112,7 +113,7 @@ fn run_in_namespaces(words: &[String], plan: &LabPlan) -> Result<bool> {
         .stdin(Stdio::null())
         .status()
         .context("run unshare")?;
-    if status.success() {
+    if status.success() || plan.dir.is_none() {
         fs::remove_dir_all(&store)?;
     } else {
         eprintln!("the nodes' files are in {}", store.display());
@@ -129,6 +130,7 @@ pub fn run_on_lab(plan: &LabPlan, store: &Path, flotilla: &Path) -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
+            runner::print_log_tails(store);
             eprintln!("flotilla-e2e: {error:#}");
             ExitCode::FAILURE
         }
@@ -140,6 +142,9 @@ pub fn run_on_lab(plan: &LabPlan, store: &Path, flotilla: &Path) -> ExitCode {
 /// # Errors
 /// If a part does not start, or a pull fails.
 fn run_inside(plan: &LabPlan, store: &Path, flotilla: &Path) -> Result<LabReport> {
+    if plan.dir.is_none() {
+        mount("tmpfs", store, "tmpfs", MountFlags::empty(), None).context("mount a tmpfs")?;
+    }
     let stage = Stage::set(store, flotilla).context("set the stage")?;
     let mut origin = Origin::start(&stage)?;
     let size = usize::try_from(plan.size.as_u64()).context("a layer is built in memory")?;
