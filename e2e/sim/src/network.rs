@@ -383,8 +383,8 @@ fn seconds(nanos: Nanos) -> f64 {
 }
 
 const INTERVAL_MIN: Nanos = 100_000;
-const INTERVAL_PER_FLOW: Nanos = 500;
-const INTERVAL_MAX: Nanos = 5_000_000;
+const INTERVAL_PER_FLOW: Nanos = 2_000;
+const INTERVAL_MAX: Nanos = 10_000_000;
 
 /// On links with more flows only the filling of all gives a flow more than what is left.
 const LOOKED_AT: usize = 64;
