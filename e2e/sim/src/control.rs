@@ -153,9 +153,10 @@ fn failure_reason(error: FetchError) -> FailureReason {
     }
 }
 
-/// Whom a decision of the scheduler is for, and what it means there.
-pub(crate) fn to_peer(output: Output, id: impl Fn(PeerKey) -> PeerId) -> (PeerKey, PeerInput) {
-    match output {
+/// Whom a decision of the scheduler is for, and what it means there; `None` for what peers do
+/// not heed yet.
+pub(crate) fn to_peer(output: Output, id: impl Fn(PeerKey) -> PeerId) -> Option<(PeerKey, PeerInput)> {
+    Some(match output {
         Output::Assign { child, parent, digest, piece, hash } => {
             (child, PeerInput::Assigned { digest, piece, parent: id(parent), hash })
         }
@@ -170,7 +171,12 @@ pub(crate) fn to_peer(output: Output, id: impl Fn(PeerKey) -> PeerId) -> (PeerKe
             let TaskFailure { status, code, message, poisoned } = failure;
             (peer, PeerInput::TaskFailed { digest, failure: Failure { status, code, message, poisoned } })
         }
-    }
+        Output::PaceSource { .. }
+        | Output::Link { .. }
+        | Output::Unlink { .. }
+        | Output::Picking { .. }
+        | Output::PaceReports { .. } => return None,
+    })
 }
 
 #[cfg(test)]

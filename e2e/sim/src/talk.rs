@@ -188,8 +188,9 @@ impl World<'_> {
             if let Err(violation) = self.audit.told(&output) {
                 self.break_off(violation);
             }
-            let (key, input) = to_peer(output, |key| self.peer_id(key));
-            self.say(self.node_by_key[key.0 as usize], input);
+            if let Some((key, input)) = to_peer(output, |key| self.peer_id(key)) {
+                self.say(self.node_by_key[key.0 as usize], input);
+            }
         }
         let due = self.scheduler.poll_timeout().map(|at| self.time(at));
         if let Some(due) = due.filter(|due| self.scheduler_due.is_none_or(|expected| *due < expected)) {
