@@ -4,10 +4,11 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use flotilla_peer_core::{Input as PeerInput, Report};
-use flotilla_proto::Digest;
+use flotilla_peer_core::{Batch, Input as PeerInput};
+use flotilla_proto::{Digest, PieceSet};
 use flotilla_scheduler_core::PeerKey;
 
+use crate::follow::FollowId;
 use crate::source::ReadId;
 use crate::transfer::FetchId;
 
@@ -27,12 +28,10 @@ pub(crate) enum Event {
     Crashes(usize),
     /// The scheduler sees that a crashed peer's stream ended.
     StreamEnds(PeerKey),
-    /// A peer sends what it gathered for the scheduler.
-    PeerFlushes(NodeIndex),
     /// The scheduler sends what it gathered for a peer.
     SchedulerFlushes(NodeIndex),
     /// A batch reaches the scheduler.
-    SchedulerHears(PeerKey, Vec<Report>),
+    SchedulerHears(PeerKey, Batch),
     /// A batch reaches a peer.
     PeerHears(NodeIndex, Vec<PeerInput>),
     /// The scheduler's own deadline.
@@ -45,6 +44,10 @@ pub(crate) enum Event {
     Asked(FetchId),
     /// A fetch that has not begun by then has stalled.
     MayStall(FetchId),
+    /// A partner tells a follower what it holds.
+    FollowedTells(FollowId),
+    /// A follower hears of it.
+    FollowerHears(FollowId, PieceSet),
     /// A client's credential for a blob reaches a seed.
     CredentialOffered(NodeIndex, Digest),
     /// A read that no credential came for fails.

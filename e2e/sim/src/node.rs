@@ -1,15 +1,15 @@
 //! One node: its peer core, and what its daemon's shell would keep around it.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use flotilla_peer_core::{Input as PeerInput, Limits, Swarm};
 use flotilla_proto::{Digest, Layout, PeerId, PieceSet};
 use flotilla_scheduler_core::PeerKey;
 
-use crate::control::Outbox;
-use crate::event::Time;
+use crate::event::{NodeIndex, Time};
 use crate::fair::LinkId;
+use crate::follow::FollowId;
 use crate::network::bytes_f64;
 use crate::scenario::NodeSpec;
 use crate::transfer::FetchId;
@@ -30,10 +30,14 @@ pub(crate) struct Node {
     pub(crate) down: LinkId,
     pub(crate) blobs: BTreeMap<Digest, BlobState>,
     pub(crate) fetches: BTreeMap<(Digest, u32), FetchId>,
-    pub(crate) uploads: Uploads,
+    /// Fetches whose piece the parent chooses.
+    pub(crate) takes: BTreeMap<(Digest, NodeIndex), FetchId>,
+    /// Whom it follows.
+    pub(crate) follows: BTreeMap<(Digest, NodeIndex), FollowId>,
+    /// Who follows it.
+    pub(crate) followers: BTreeMap<Digest, Vec<FollowId>>,
     /// Blobs that a client's credential came for. Seeds only.
     pub(crate) credentials: BTreeSet<Digest>,
-    pub(crate) outbox: Outbox,
     pub(crate) upward: Lane,
     /// What the scheduler gathered for it.
     pub(crate) inbox: Vec<PeerInput>,
@@ -48,13 +52,6 @@ pub(crate) struct Lane {
     pub(crate) flushed_at: Option<Time>,
     /// When the last message arrives.
     pub(crate) arrives_at: Time,
-}
-
-/// The requests that a node answers: some at once, some wait, more are refused.
-#[derive(Debug, Default)]
-pub(crate) struct Uploads {
-    pub(crate) running: usize,
-    pub(crate) waiting: VecDeque<FetchId>,
 }
 
 /// What a node's disk holds of a blob, and who follows it there.
@@ -86,22 +83,31 @@ pub(crate) struct Follower {
 }
 
 impl Node {
-    pub(crate) fn new(id: PeerId, is_seed: bool, spec: NodeSpec, up: LinkId, down: LinkId) -> Self {
+    pub(crate) fn new(
+        id: PeerId,
+        is_seed: bool,
+        spec: NodeSpec,
+        up: LinkId,
+        down: LinkId,
+        seed: u64,
+    ) -> Self {
+        let core = Swarm::new(Limits::default(), seed_of(&id, seed));
         Self {
             id,
             spec,
             is_seed,
             is_alive: true,
-            core: Swarm::new(Limits::default()),
+            core,
             due: None,
             key: None,
             up,
             down,
             blobs: BTreeMap::new(),
             fetches: BTreeMap::new(),
-            uploads: Uploads::default(),
+            takes: BTreeMap::new(),
+            follows: BTreeMap::new(),
+            followers: BTreeMap::new(),
             credentials: BTreeSet::new(),
-            outbox: Outbox::default(),
             upward: Lane::default(),
             inbox: Vec::new(),
             downward: Lane::default(),
@@ -173,6 +179,12 @@ impl Follower {
         self.next_piece = end;
         (end == layout.piece_count()).then_some(self.free_at)
     }
+}
+
+/// Every node breaks its ties in its own way.
+fn seed_of(id: &PeerId, seed: u64) -> u64 {
+    let digest = Digest::of(format!("{id} of history {seed}").as_bytes());
+    u64::from_le_bytes(*digest.as_bytes().first_chunk().expect("32 bytes"))
 }
 
 /// One core's SHA-256 (`dataplane.md`).

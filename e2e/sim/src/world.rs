@@ -10,6 +10,7 @@ use flotilla_scheduler_core::{Input as SchedulerInput, Limits, PeerFacts, PeerKe
 
 use crate::audit::Audit;
 use crate::event::{Event, NodeIndex, Queue, Time};
+use crate::follow::{Follow, FollowId};
 use crate::log::Log;
 use crate::network::Network;
 use crate::node::{CLIENT_BYTES_PER_S, Follower, Node};
@@ -38,6 +39,7 @@ pub(crate) struct World<'a> {
     pub(crate) node_by_id: BTreeMap<PeerId, NodeIndex>,
     pub(crate) blobs: Vec<Blob>,
     pub(crate) fetches: BTreeMap<FetchId, Fetch>,
+    pub(crate) follows: BTreeMap<FollowId, Follow>,
     pub(crate) reads: BTreeMap<ReadId, Read>,
     last_id: u64,
     to_arrive_count: usize,
@@ -85,7 +87,7 @@ impl<'a> World<'a> {
             let role = if is_seed { "seed" } else { "peer" };
             let id = format!("{role}-{place}").parse().expect("a DNS label");
             let (up, down) = (network.add_link(spec.up), network.add_link(spec.down));
-            nodes.push(Node::new(id, is_seed, *spec, up, down));
+            nodes.push(Node::new(id, is_seed, *spec, up, down, seed));
         }
         let ids = nodes.iter().enumerate().map(|(index, node)| (node.id.clone(), NodeIndex(index)));
         Self {
@@ -109,6 +111,7 @@ impl<'a> World<'a> {
                 .map(|(size, place)| Blob::new(*size, seed, place))
                 .collect(),
             fetches: BTreeMap::new(),
+            follows: BTreeMap::new(),
             reads: BTreeMap::new(),
             last_id: 0,
             to_arrive_count: nodes.len(),
@@ -148,7 +151,6 @@ impl<'a> World<'a> {
             Event::Arrives(node) => self.arrives(node),
             Event::Crashes(place) => self.crashes(place),
             Event::StreamEnds(key) => self.stream_ends(key),
-            Event::PeerFlushes(node) => self.peer_flushes(node),
             Event::SchedulerFlushes(node) => self.scheduler_flushes(node),
             Event::SchedulerHears(key, batch) => self.scheduler_hears(key, batch),
             Event::PeerHears(node, batch) => self.peer_hears(node, batch),
@@ -157,6 +159,8 @@ impl<'a> World<'a> {
             Event::NetworkDue => self.network_is_due(),
             Event::Asked(fetch) => self.asked(fetch),
             Event::MayStall(fetch) => self.may_stall(fetch),
+            Event::FollowedTells(follow) => self.followed_tells(follow),
+            Event::FollowerHears(follow, pieces) => self.follower_hears(follow, pieces),
             Event::CredentialOffered(seed, digest) => self.credential_offered(seed, digest),
             Event::CredentialMissing(read) => self.credential_missing(read),
             Event::RegistryAnswers(read) => self.registry_answers(read),
@@ -177,6 +181,7 @@ impl<'a> World<'a> {
         let wants = !node.is_seed;
         self.tell_scheduler(SchedulerInput::PeerJoined { peer: key, facts });
         self.tell_peer(index, PeerInput::SchedulerUp);
+        self.tell_peer(index, PeerInput::ReportsPaced { interval: self.scenario.control.batch });
         let blobs: Vec<_> = self.blobs.iter().map(|blob| (blob.digest, blob.layout)).collect();
         for (digest, layout) in blobs.into_iter().filter(|_| wants) {
             let client = Follower::new(self.now, CLIENT_BYTES_PER_S);
@@ -194,6 +199,7 @@ impl<'a> World<'a> {
         };
         self.nodes[dead.0].is_alive = false;
         self.cut_fetches(dead);
+        self.end_follows(dead);
         self.stop_reads(dead, None);
         if let Some(key) = self.nodes[dead.0].key {
             let at = self.upward_arrival(dead);

@@ -188,28 +188,28 @@ mod tests {
 
     #[test]
     fn pieces_announced_one_by_one_go_out_together() {
-        assert_eq!(told([announce(&[0], &[0]), announce(&[2], &[]), announce(&[1], &[1])]), [
-            announce(&[0, 1], &[0, 1]),
-            announce(&[2], &[])
-        ]);
+        assert_eq!(
+            told([announce(&[0], &[0]), announce(&[2], &[]), announce(&[1], &[1])]),
+            [announce(&[0, 1], &[0, 1]), announce(&[2], &[])]
+        );
     }
 
     #[test]
     fn a_hash_once_said_is_not_taken_back_by_a_bare_announcement() {
-        assert_eq!(told([announce(&[3], &[3]), announce(&[2, 3], &[])]), [
-            announce(&[3], &[3]),
-            announce(&[2], &[])
-        ]);
+        assert_eq!(
+            told([announce(&[3], &[3]), announce(&[2, 3], &[])]),
+            [announce(&[3], &[3]), announce(&[2], &[])]
+        );
     }
 
     #[test]
     fn a_withdrawal_strikes_what_was_announced_before_it_and_nothing_after() {
         let withdraw = || Report::Withdraw { digest: digest() };
         assert_eq!(told([announce(&[0, 1], &[]), withdraw()]), [withdraw()]);
-        assert_eq!(told([announce(&[0], &[]), withdraw(), announce(&[1], &[])]), [
-            withdraw(),
-            announce(&[1], &[])
-        ]);
+        assert_eq!(
+            told([announce(&[0], &[]), withdraw(), announce(&[1], &[])]),
+            [withdraw(), announce(&[1], &[])]
+        );
     }
 
     #[test]
@@ -223,11 +223,10 @@ mod tests {
     #[test]
     fn what_a_peer_has_comes_before_what_it_wants() {
         let want = || Report::Want { digest: Digest::of(b"other"), size: 1 };
-        assert_eq!(told([Report::InventoryTold, want(), announce(&[1], &[])]), [
-            announce(&[1], &[]),
-            want(),
-            Report::InventoryTold
-        ]);
+        assert_eq!(
+            told([Report::InventoryTold, want(), announce(&[1], &[])]),
+            [announce(&[1], &[]), want(), Report::InventoryTold]
+        );
     }
 
     #[test]

@@ -77,7 +77,9 @@ impl Picking {
                 Some(known) => {
                     *known = *hash;
                     self.copies[piece as usize] = 0;
-                    partners.values_mut().for_each(|other| drop(other.held.remove(piece)));
+                    for other in partners.values_mut() {
+                        other.held.remove(piece);
+                    }
                 }
                 None => *known = Some(*hash),
             }

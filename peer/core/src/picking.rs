@@ -263,7 +263,9 @@ impl Swarm {
     /// Does what is due of a download: partners are followed again, or asked again.
     pub(crate) fn pick_again(&mut self, digest: Digest) {
         let now = self.now();
-        let Some(picking) = self.blobs.get_mut(&digest).and_then(|blob| blob.picking.as_mut()) else { return };
+        let Some(picking) = self.blobs.get_mut(&digest).and_then(|blob| blob.picking.as_mut()) else {
+            return;
+        };
         let is_due = picking.again_at.take_if(|at| *at <= now).is_some();
         self.follow_partners(digest);
         if is_due {

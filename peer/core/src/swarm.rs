@@ -338,13 +338,7 @@ impl Swarm {
     }
 
     /// A parent delivered a piece that was asked for then.
-    pub(crate) fn delivered(
-        &mut self,
-        parent: &PeerId,
-        begun_at: Instant,
-        first_byte: Duration,
-        bytes: u32,
-    ) {
+    pub(crate) fn delivered(&mut self, parent: &PeerId, begun_at: Instant, first_byte: Duration, bytes: u32) {
         let now = self.now();
         self.health(parent).delivered(first_byte, bytes, now.saturating_duration_since(begun_at));
         self.intake.landed(now, bytes);
