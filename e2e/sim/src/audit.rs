@@ -98,7 +98,9 @@ impl Audit {
             | Input::SourceFailed { .. }
             | Input::SeedsConfigured { .. }
             | Input::InventoryTold { .. }
-            | Input::SourceReading { .. } => {}
+            | Input::SourceReading { .. }
+            | Input::RoundTripMeasured { .. }
+            | Input::LoadMeasured { .. } => {}
         }
     }
 
@@ -119,7 +121,13 @@ impl Audit {
                 }
             }
             Output::FailTask { peer, digest, .. } => self.give_up(*peer, *digest),
-            Output::UseSeed { .. } | Output::AskHashes { .. } => {}
+            Output::UseSeed { .. }
+            | Output::AskHashes { .. }
+            | Output::PaceSource { .. }
+            | Output::Link { .. }
+            | Output::Unlink { .. }
+            | Output::Picking { .. }
+            | Output::PaceReports { .. } => {}
         }
         Ok(())
     }

@@ -4,10 +4,11 @@ use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::time::Duration;
 
-use flotilla_peer_core::{Input as PeerInput, Report};
-use flotilla_proto::Digest;
+use flotilla_peer_core::{Batch, Input as PeerInput};
+use flotilla_proto::{Digest, PieceSet};
 use flotilla_scheduler_core::PeerKey;
 
+use crate::follow::FollowId;
 use crate::source::ReadId;
 use crate::transfer::FetchId;
 
@@ -40,12 +41,10 @@ pub(crate) enum Event {
     RatesDrawn,
     /// The scheduler sees that a crashed peer's stream ended.
     StreamEnds(PeerKey),
-    /// A peer sends what it gathered for the scheduler.
-    PeerFlushes(NodeIndex),
     /// The scheduler sends what it gathered for a peer.
     SchedulerFlushes(NodeIndex),
     /// A batch reaches the scheduler.
-    SchedulerHears(PeerKey, Vec<Report>),
+    SchedulerHears(PeerKey, Batch),
     /// A batch reaches a peer over that stream.
     PeerHears(PeerKey, Vec<PeerInput>),
     /// The scheduler's own deadline.
@@ -56,6 +55,10 @@ pub(crate) enum Event {
     Asked(FetchId),
     /// A fetch that has not begun by then has stalled.
     MayStall(FetchId),
+    /// A partner tells a follower what it holds.
+    FollowedTells(FollowId),
+    /// A follower hears of it.
+    FollowerHears(FollowId, PieceSet),
     /// A client's credential for a blob reaches a seed.
     CredentialOffered(NodeIndex, Digest),
     /// A read that no credential came for fails.
@@ -82,7 +85,6 @@ impl Event {
             Self::Crashes(place) => (1, *place as u64),
             Self::RatesDrawn => (2, 0),
             Self::StreamEnds(key) => (3, key.0.into()),
-            Self::PeerFlushes(node) => (4, node.0.into()),
             Self::SchedulerFlushes(node) => (5, node.0.into()),
             Self::SchedulerHears(key, _) => (6, key.0.into()),
             Self::PeerHears(key, _) => (7, key.0.into()),
@@ -90,6 +92,8 @@ impl Event {
             Self::PeerDue(node) => (9, node.0.into()),
             Self::Asked(fetch) => (10, fetch.0),
             Self::MayStall(fetch) => (11, fetch.0),
+            Self::FollowedTells(follow) => (20, follow.0),
+            Self::FollowerHears(follow, _) => (4, follow.0),
             Self::CredentialOffered(node, _) => (12, node.0.into()),
             Self::CredentialMissing(read) => (13, read.0),
             Self::RegistryAnswers(read) => (14, read.0),

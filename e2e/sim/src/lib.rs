@@ -24,6 +24,7 @@ pub mod catalogue;
 mod control;
 mod event;
 mod fair;
+mod follow;
 mod log;
 mod network;
 mod node;

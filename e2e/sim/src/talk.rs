@@ -3,14 +3,14 @@
 
 use std::time::{Duration, Instant};
 
-use flotilla_peer_core::{Input as PeerInput, Output as PeerOutput, Report};
+use flotilla_peer_core::{Batch, Input as PeerInput, Output as PeerOutput, Report, UploadWish};
 use flotilla_proto::{Digest, Layout, PeerId};
-use flotilla_scheduler_core::{Input as SchedulerInput, Output as SchedulerOutput, PeerKey};
+use flotilla_scheduler_core::{Input as SchedulerInput, PeerKey};
 
 use crate::control::{downward_rank, to_peer, to_scheduler};
 use crate::event::{Event, NodeIndex, Time};
 use crate::node::{Follower, Lane, SHA256_BYTES_PER_S};
-use crate::transfer::{Fetch, Stage};
+use crate::transfer::FetchId;
 use crate::violation::Violation;
 use crate::world::World;
 
@@ -35,23 +35,7 @@ impl World<'_> {
 
     fn drain_peer(&mut self, index: NodeIndex) {
         while let Some(output) = self.nodes[index.place()].core.poll_output() {
-            match &output {
-                PeerOutput::Fetch { piece, .. } => {
-                    self.log.record_often(self.now, 100, [index.0.into(), (*piece).into(), 0])
-                }
-                PeerOutput::Release { piece, .. } => {
-                    self.log.record_often(self.now, 101, [index.0.into(), (*piece).into(), 0])
-                }
-                PeerOutput::Tell(Report::Announce { pieces, .. }) => {
-                    let first = pieces.first_missing(0);
-                    self.log.record_often(
-                        self.now,
-                        102,
-                        [index.0.into(), first.into(), pieces.count().into()],
-                    );
-                }
-                rare => self.log.record(self.now, &(index, rare)),
-            }
+            self.log.peer_decided(self.now, index, &output);
             self.obey_peer(index, output);
         }
         let due = self.nodes[index.place()].core.poll_timeout().map(|at| self.time(at));
@@ -64,15 +48,23 @@ impl World<'_> {
 
     fn obey_peer(&mut self, index: NodeIndex, output: PeerOutput) {
         match output {
-            PeerOutput::Fetch { digest, layout, piece, parent, hash, stall } => {
+            PeerOutput::Fetch { digest, layout, piece, parent, hash, patience, picked } => {
                 if hash != self.piece_hash(digest, piece) {
                     let peer = self.nodes[index.place()].id.clone();
                     self.break_off(Violation::WrongHash { peer, digest, piece });
                 }
-                let parent = self.node_by_id[&parent];
-                let stage = Stage::Asked;
-                self.start_fetch(Fetch { child: index, parent, digest, layout, piece, stall, stage });
+                let wish = UploadWish::Piece { piece, picked };
+                self.start_fetch(index, &parent, digest, layout, wish, patience);
             }
+            PeerOutput::Take { digest, layout, parent, lacking, patience } => {
+                let wish = UploadWish::Any { lacking };
+                self.start_fetch(index, &parent, digest, layout, wish, patience);
+            }
+            PeerOutput::AbortTake { digest, parent } => self.abort_take(index, digest, &parent),
+            PeerOutput::Upload { upload, piece } => self.send_piece(FetchId(upload.0), piece),
+            PeerOutput::RefuseUpload { upload, why } => self.refuse(FetchId(upload.0), why),
+            PeerOutput::Follow { digest, layout, partner } => self.follow(index, digest, layout, &partner),
+            PeerOutput::Unfollow { digest, partner } => self.unfollow(index, digest, &partner),
             PeerOutput::AbortFetch { digest, piece } => self.abort_fetch(index, digest, piece),
             PeerOutput::OfferCredentials { digest, seed } => {
                 let offered = Event::CredentialOffered(self.node_by_id[&seed], digest);
@@ -81,6 +73,7 @@ impl World<'_> {
             PeerOutput::ReadSource { digest, layout, pieces } => {
                 self.start_read(index, digest, layout, &pieces);
             }
+            PeerOutput::PaceSource { digest, until } => self.pace_reads(index, digest, until),
             PeerOutput::StopSource { digest } => self.stop_reads(index, Some(digest)),
             PeerOutput::Release { digest, piece } => self.release(index, digest, piece),
             PeerOutput::Hash { digest } => self.hash(index, digest),
@@ -89,7 +82,7 @@ impl World<'_> {
                 self.download_failed(index, digest, failure.message);
             }
             PeerOutput::Purge { digest } => self.purge(index, digest),
-            PeerOutput::Tell(report) => self.report(index, report),
+            PeerOutput::Flush(batch) => self.peer_flushes(index, batch),
         }
     }
 
@@ -119,6 +112,7 @@ impl World<'_> {
         if let Some(at) = self.nodes[index.place()].blob(digest, layout).hold(self.now, piece) {
             self.queue.push(at, Event::Hashed(index, digest));
         }
+        self.tell_followers(index, digest);
     }
 
     fn purge(&mut self, index: NodeIndex, digest: Digest) {
@@ -173,27 +167,17 @@ impl World<'_> {
         }
     }
 
-    fn report(&mut self, index: NodeIndex, report: Report) {
-        if let Report::Announce { digest, pieces, .. } = &report {
-            let node = &self.nodes[index.place()];
-            if let Some(piece) = pieces.iter().find(|piece| !node.holds(*digest, *piece)) {
+    fn peer_flushes(&mut self, index: NodeIndex, batch: Batch) {
+        let node = &self.nodes[index.place()];
+        for report in batch.reports() {
+            if let Report::Announce { digest, pieces, .. } = report
+                && let Some(piece) = pieces.iter().find(|piece| !node.holds(*digest, *piece))
+            {
                 let (peer, digest) = (node.id.clone(), *digest);
-                self.break_off(Violation::AnnouncedNotHeld { peer, digest, piece });
+                return self.break_off(Violation::AnnouncedNotHeld { peer, digest, piece });
             }
         }
-        let (now, batch) = (self.now, self.scenario.control.batch);
-        let node = &mut self.nodes[index.place()];
-        node.outbox.add(report);
-        if let Some(at) = node.upward.plan_flush(now, batch) {
-            self.queue.push(at, Event::PeerFlushes(index));
-        }
-    }
-
-    pub(crate) fn peer_flushes(&mut self, index: NodeIndex) {
-        let node = &mut self.nodes[index.place()];
-        node.upward.flushed(self.now);
-        let batch = node.outbox.take();
-        let Some(key) = node.key.filter(|_| node.is_alive && !batch.is_empty()) else { return };
+        let Some(key) = node.key.filter(|_| node.is_alive) else { return };
         self.tally.control_messages += 1;
         let at = self.upward_arrival(index);
         if self.is_lost() {
@@ -202,7 +186,7 @@ impl World<'_> {
         self.queue.push(at, Event::SchedulerHears(key, batch));
     }
 
-    pub(crate) fn scheduler_hears(&mut self, key: PeerKey, batch: Vec<Report>) {
+    pub(crate) fn scheduler_hears(&mut self, key: PeerKey, batch: Batch) {
         if self.nodes[self.node_by_key[key.0 as usize].place()].key != Some(key) {
             return;
         }
@@ -239,14 +223,7 @@ impl World<'_> {
 
     fn drain_scheduler(&mut self) {
         while let Some(output) = self.scheduler.poll_output() {
-            match &output {
-                SchedulerOutput::Assign { child, parent, digest, piece, .. } => {
-                    let place = self.blob_place(*digest) as u64;
-                    let pair = u64::from(child.0) << 32 | u64::from(parent.0);
-                    self.log.record_often(self.now, 103, [pair, place, (*piece).into()]);
-                }
-                rare => self.log.record(self.now, rare),
-            }
+            self.log.scheduler_decided(self.now, &output);
             if let Err(violation) = self.audit.told(&output) {
                 self.break_off(violation);
             }
@@ -318,7 +295,6 @@ impl World<'_> {
         let latency = self.latency();
         let node = &mut self.nodes[index.place()];
         let Some(key) = node.key.take() else { return };
-        drop(node.outbox.take());
         node.inbox.clear();
         self.queue.push(self.now + latency, Event::StreamEnds(key));
         self.queue.push(self.now + latency + REATTACH, Event::Attaches(index));
@@ -340,12 +316,12 @@ impl World<'_> {
 
 impl Lane {
     /// When to flush what was just gathered; `None` if that is planned already.
-    fn plan_flush(&mut self, now: Time, batch: Duration) -> Option<Time> {
+    pub(crate) fn plan_flush(&mut self, now: Time, batch: Duration) -> Option<Time> {
         let planned = std::mem::replace(&mut self.flush_waits, true);
         (!planned).then(|| self.flushed_at.map_or(now, |at| (at + batch).max(now)))
     }
 
-    fn flushed(&mut self, now: Time) {
+    pub(crate) fn flushed(&mut self, now: Time) {
         (self.flush_waits, self.flushed_at) = (false, Some(now));
     }
 

@@ -2,82 +2,109 @@
 
 use std::time::Duration;
 
-use flotilla_peer_core::{Failure, FetchError, Input as PeerInput};
-use flotilla_proto::{Digest, Layout};
+use flotilla_peer_core::{
+    Failure, FetchError, Input as PeerInput, Patience, UploadId, UploadRefusal, UploadWish,
+};
+use flotilla_proto::{Digest, Layout, PeerId};
 
-use crate::event::{Event, NodeIndex};
+use crate::event::{Event, NodeIndex, Time};
 use crate::fair::Path;
 use crate::network::FlowId;
 use crate::node::NodeLinks;
 use crate::world::{Cargo, World};
 
-/// A fetch, never used again once it ended.
+/// A fetch, never used again once it ended. Its parent calls the upload the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FetchId(pub(crate) u64);
 
 /// One piece that a child fetches.
 #[derive(Debug)]
 pub(crate) struct Fetch {
-    pub(crate) child: NodeIndex,
-    pub(crate) parent: NodeIndex,
-    pub(crate) digest: Digest,
-    pub(crate) layout: Layout,
-    pub(crate) piece: u32,
+    child: NodeIndex,
+    parent: NodeIndex,
+    digest: Digest,
+    layout: Layout,
+    wish: UploadWish,
+    begun_at: Time,
     /// The child gives up when nothing came for so long.
-    pub(crate) stall: Duration,
-    pub(crate) stage: Stage,
+    stall: Duration,
+    stage: Stage,
 }
 
 /// How far a fetch is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stage {
+enum Stage {
     /// The request is on its way.
     Asked,
-    /// The parent has it in its queue.
+    /// The parent has it.
     Waiting,
-    /// The piece flows.
-    Sending(FlowId),
+    /// The piece flows, since `first_byte` after the request.
+    Sending { flow: FlowId, piece: u32, first_byte: Duration },
     /// The parent died while it sent.
     Cut,
 }
 
 impl World<'_> {
-    pub(crate) fn start_fetch(&mut self, fetch: Fetch) {
-        let id = FetchId(self.next_id());
-        let former = self.nodes[fetch.child.place()].fetches.insert((fetch.digest, fetch.piece), id);
+    pub(crate) fn start_fetch(
+        &mut self,
+        child: NodeIndex,
+        parent: &PeerId,
+        digest: Digest,
+        layout: Layout,
+        wish: UploadWish,
+        patience: Patience,
+    ) {
+        let (id, parent, stall) = (FetchId(self.next_id()), self.node_by_id[parent], patience.stall);
+        let node = &mut self.nodes[child.place()];
+        let former = match &wish {
+            UploadWish::Piece { piece, .. } => node.fetches.insert((digest, *piece), id),
+            UploadWish::Any { .. } => node.takes.insert((digest, parent), id),
+        };
         assert_eq!(former, None, "a core aborts a fetch before it starts another for the piece");
         self.queue.push(self.now + REQUEST, Event::Asked(id));
-        self.queue.push(self.now + fetch.stall, Event::MayStall(id));
-        self.nodes[fetch.child.place()].met.insert(fetch.parent);
-        self.nodes[fetch.parent.place()].met.insert(fetch.child);
-        self.fetches.insert(id, fetch);
+        self.queue.push(self.now + stall, Event::MayStall(id));
+        self.nodes[child.place()].met.insert(parent);
+        self.nodes[parent.place()].met.insert(child);
+        let (begun_at, stage) = (self.now, Stage::Asked);
+        self.fetches.insert(id, Fetch { child, parent, digest, layout, wish, begun_at, stall, stage });
     }
 
-    /// The parent takes the request, or refuses it.
+    /// The parent hears of the request; its core decides what becomes of it.
     pub(crate) fn asked(&mut self, id: FetchId) {
         let Some(fetch) = self.fetches.get_mut(&id) else { return };
-        let parent = &mut self.nodes[fetch.parent.place()];
-        if !parent.is_alive {
+        if !self.nodes[fetch.parent.place()].is_alive {
             return;
         }
-        if !parent.holds(fetch.digest, fetch.piece) {
-            self.fail_fetch(id, FetchError::NotHeld);
-        } else if parent.uploads.running < UPLOADS_AT_ONCE {
-            self.send_piece(id);
-        } else if parent.uploads.waiting.len() < UPLOADS_WAITING {
-            fetch.stage = Stage::Waiting;
-            parent.uploads.waiting.push_back(id);
-        } else {
-            self.fail_fetch(id, FetchError::Busy);
+        fetch.stage = Stage::Waiting;
+        let (digest, wish, parent) = (fetch.digest, fetch.wish.clone(), fetch.parent);
+        let child = self.nodes[fetch.child.place()].id.clone();
+        self.tell_peer(parent, PeerInput::UploadAsked { upload: UploadId(id.0), child, digest, wish });
+    }
+
+    /// The request's turn has come.
+    pub(crate) fn send_piece(&mut self, id: FetchId, piece: u32) {
+        let fetch = self.fetches.get_mut(&id).expect("a parent hears when a request ends");
+        let path = path(&self.nodes[fetch.parent.place()].links, &self.nodes[fetch.child.place()].links);
+        let bytes = fetch.layout.piece_size(piece).into();
+        let flow = self.network.start(self.now, path, bytes, Cargo::Fetch(id));
+        fetch.stage = Stage::Sending { flow, piece, first_byte: self.now - fetch.begun_at };
+        if let UploadWish::Any { .. } = fetch.wish {
+            let (child, digest, parent) =
+                (fetch.child, fetch.digest, self.nodes[fetch.parent.place()].id.clone());
+            self.tell_peer(child, PeerInput::TakeBegun { digest, parent, piece });
         }
     }
 
-    fn send_piece(&mut self, id: FetchId) {
-        let fetch = self.fetches.get_mut(&id).expect("a fetch is sent while it is wanted");
-        self.nodes[fetch.parent.place()].uploads.running += 1;
-        let path = path(&self.nodes[fetch.parent.place()].links, &self.nodes[fetch.child.place()].links);
-        let bytes = fetch.layout.piece_size(fetch.piece).into();
-        fetch.stage = Stage::Sending(self.network.start(self.now, path, bytes, Cargo::Fetch(id)));
+    pub(crate) fn refuse(&mut self, id: FetchId, why: UploadRefusal) {
+        let error = match why {
+            UploadRefusal::Busy => FetchError::Busy,
+            UploadRefusal::NotHeld => FetchError::NotHeld,
+        };
+        if let Some(fetch) = self.fetches.get_mut(&id) {
+            // Its parent has forgotten it.
+            fetch.stage = Stage::Asked;
+            self.fail_fetch(id, error);
+        }
     }
 
     /// Counts what went over narrow links between zones.
@@ -94,89 +121,119 @@ impl World<'_> {
 
     /// The last byte arrived: the child verifies and writes.
     pub(crate) fn fetch_arrived(&mut self, id: FetchId) {
-        let (fetch, moved) = self.end_fetch(id).expect("a flow's fetch is there");
-        let Fetch { child, parent, digest, piece, .. } = fetch;
-        if self.nodes[parent.place()].spec.corrupts {
+        let stage = self.fetches.get(&id).expect("a flow's fetch is there").stage;
+        let Stage::Sending { piece, first_byte, .. } = stage else { unreachable!("a fetch flows") };
+        let corrupts = self.nodes[self.fetches[&id].parent.place()].spec.corrupts;
+        let (fetch, moved) = self.end_fetch(id, true).expect("a flow's fetch is there");
+        if corrupts {
             self.tally.wasted_bytes += moved;
-            let error = FetchError::Corrupt;
-            return self.tell_peer(child, PeerInput::FetchFailed { digest, piece, error });
+            return self.tell_failure(fetch, FetchError::Corrupt);
         }
-        if self.nodes[child.place()].spec.disk_full {
+        let disk_full = self.nodes[fetch.child.place()].spec.disk_full;
+        if disk_full {
             self.tally.wasted_bytes += moved;
-            return self.tell_peer(child, PeerInput::GivenUp { digest, failure: disk_full() });
+            let (child, digest) = (fetch.child, fetch.digest);
+            return self.tell_peer(child, PeerInput::GivenUp { digest, failure: disk_full_failure() });
         }
+        let Fetch { child, parent, digest, wish, .. } = fetch;
         self.tally.kept_bytes += moved;
         self.tally.kept_pieces += 1;
         self.hold(child, digest, fetch.layout, piece);
-        self.tell_peer(child, PeerInput::Fetched { digest, piece });
+        let parent = self.nodes[parent.place()].id.clone();
+        self.tell_peer(
+            child,
+            match wish {
+                UploadWish::Piece { .. } => PeerInput::Fetched { digest, piece, first_byte },
+                UploadWish::Any { .. } => PeerInput::Taken { digest, parent, piece, first_byte },
+            },
+        );
     }
 
     /// Nothing has come by now: the child gives up.
     pub(crate) fn may_stall(&mut self, id: FetchId) {
         let Some(fetch) = self.fetches.get(&id) else { return };
-        if !matches!(fetch.stage, Stage::Sending(_)) {
+        if !matches!(fetch.stage, Stage::Sending { .. }) {
             self.fail_fetch(id, FetchError::Stalled);
         }
     }
 
     fn fail_fetch(&mut self, id: FetchId, error: FetchError) {
-        let (Fetch { child, digest, piece, .. }, _) = self.end_fetch(id).expect("the caller found it");
-        self.tell_peer(child, PeerInput::FetchFailed { digest, piece, error });
+        let (fetch, _) = self.end_fetch(id, false).expect("the caller found it");
+        self.tell_failure(fetch, error);
+    }
+
+    fn tell_failure(&mut self, fetch: Fetch, error: FetchError) {
+        let Fetch { child, parent, digest, wish, .. } = fetch;
+        let parent = self.nodes[parent.place()].id.clone();
+        self.tell_peer(
+            child,
+            match wish {
+                UploadWish::Piece { piece, .. } => PeerInput::FetchFailed { digest, piece, error },
+                UploadWish::Any { .. } => PeerInput::TakeFailed { digest, parent, error },
+            },
+        );
     }
 
     pub(crate) fn abort_fetch(&mut self, child: NodeIndex, digest: Digest, piece: u32) {
-        if let Some(id) = self.nodes[child.place()].fetches.get(&(digest, piece)).copied()
-            && let Some((_, moved)) = self.end_fetch(id)
-        {
+        if let Some(id) = self.nodes[child.place()].fetches.get(&(digest, piece)).copied() {
+            self.abort(id);
+        }
+    }
+
+    pub(crate) fn abort_take(&mut self, child: NodeIndex, digest: Digest, parent: &PeerId) {
+        let parent = self.node_by_id[parent];
+        if let Some(id) = self.nodes[child.place()].takes.get(&(digest, parent)).copied() {
+            self.abort(id);
+        }
+    }
+
+    fn abort(&mut self, id: FetchId) {
+        if let Some((_, moved)) = self.end_fetch(id, false) {
             self.tally.wasted_bytes += moved;
         }
     }
 
-    /// Takes a fetch out of all books, and gives its upload slot to the next. How many bytes
-    /// of it were sent.
-    fn end_fetch(&mut self, id: FetchId) -> Option<(Fetch, u64)> {
+    /// Takes a fetch out of all books; its parent gives the slot to the next. How many bytes of
+    /// it were sent.
+    fn end_fetch(&mut self, id: FetchId, delivered: bool) -> Option<(Fetch, u64)> {
         let fetch = self.fetches.remove(&id)?;
-        self.nodes[fetch.child.place()].fetches.remove(&(fetch.digest, fetch.piece));
-        let uploads = &mut self.nodes[fetch.parent.place()].uploads;
+        let child = &mut self.nodes[fetch.child.place()];
+        match &fetch.wish {
+            UploadWish::Piece { piece, .. } => drop(child.fetches.remove(&(fetch.digest, *piece))),
+            UploadWish::Any { .. } => drop(child.takes.remove(&(fetch.digest, fetch.parent))),
+        }
         let moved = match fetch.stage {
-            Stage::Asked | Stage::Cut => 0,
-            Stage::Waiting => {
-                uploads.waiting.retain(|waiting| *waiting != id);
-                0
-            }
-            Stage::Sending(flow) => {
-                uploads.running -= 1;
-                let next = uploads.waiting.pop_front();
-                let moved = self.network.stop(self.now, flow);
-                self.count_crossing(fetch.parent, fetch.child, moved);
-                if let Some(next) = next {
-                    self.send_piece(next);
-                }
-                moved
-            }
+            Stage::Sending { flow, .. } => self.network.stop(self.now, flow),
+            Stage::Asked | Stage::Waiting | Stage::Cut => 0,
         };
+        self.count_crossing(fetch.parent, fetch.child, moved);
+        if matches!(fetch.stage, Stage::Waiting | Stage::Sending { .. }) {
+            self.tell_peer(fetch.parent, PeerInput::UploadEnded { upload: UploadId(id.0), delivered });
+        }
         Some((fetch, moved))
     }
 
     /// A node is dead: what it fetched is not wanted any more, and what it sent stops.
     pub(crate) fn cut_fetches(&mut self, dead: NodeIndex) {
-        let own: Vec<(Digest, u32)> = self.nodes[dead.place()].fetches.keys().copied().collect();
-        for (digest, piece) in own {
-            self.abort_fetch(dead, digest, piece);
+        let own: Vec<FetchId> = {
+            let node = &self.nodes[dead.place()];
+            node.fetches.values().chain(node.takes.values()).copied().collect()
+        };
+        for id in own {
+            self.abort(id);
         }
         let sent: Vec<FetchId> =
             self.fetches.iter().filter(|(_, fetch)| fetch.parent == dead).map(|(id, _)| *id).collect();
         for id in sent {
             let fetch = self.fetches.get_mut(&id).expect("listed above");
             let (child, stall) = (fetch.child, fetch.stall);
-            if let Stage::Sending(flow) = std::mem::replace(&mut fetch.stage, Stage::Cut) {
+            if let Stage::Sending { flow, .. } = std::mem::replace(&mut fetch.stage, Stage::Cut) {
                 let moved = self.network.stop(self.now, flow);
                 self.tally.wasted_bytes += moved;
                 self.count_crossing(dead, child, moved);
                 self.queue.push(self.now + stall, Event::MayStall(id));
             }
         }
-        self.nodes[dead.place()].uploads = crate::node::Uploads::default();
     }
 }
 
@@ -188,14 +245,10 @@ fn path(parent: &NodeLinks, child: &NodeLinks) -> Path {
     [Some(parent.up), out, into, Some(child.down)].into_iter().flatten().collect()
 }
 
-fn disk_full() -> Failure {
+fn disk_full_failure() -> Failure {
     let message = "the disk of this node is full".to_owned();
     Failure { status: 507, code: "UNAVAILABLE".to_owned(), message, poisoned: false }
 }
 
 /// From a request to the first byte of its piece, or to its refusal.
 const REQUEST: Duration = Duration::from_micros(300);
-
-/// What the daemon's transport sends at once, and lets wait (`peer/src/transport/serve.rs`).
-const UPLOADS_AT_ONCE: usize = 8;
-const UPLOADS_WAITING: usize = 32;

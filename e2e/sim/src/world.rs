@@ -11,6 +11,7 @@ use flotilla_scheduler_core::{Input as SchedulerInput, Limits, PeerFacts, PeerKe
 use crate::audit::Audit;
 use crate::event::{Event, NodeIndex, Queue, Time};
 use crate::fair::LinkId;
+use crate::follow::{Follow, FollowId};
 use crate::log::Log;
 use crate::network::Network;
 use crate::node::{Follower, Node, NodeLinks};
@@ -47,6 +48,7 @@ pub(crate) struct World<'a> {
     /// By blob and piece: how many living nodes hold it.
     pub(crate) copies: Vec<Vec<u32>>,
     pub(crate) fetches: BTreeMap<FetchId, Fetch>,
+    pub(crate) follows: BTreeMap<FollowId, Follow>,
     pub(crate) reads: BTreeMap<ReadId, Read>,
     last_id: u64,
     to_arrive_count: usize,
@@ -100,7 +102,7 @@ impl<'a> World<'a> {
             .iter()
             .map(|site| {
                 let (up, down) = (network.add_link(site.spec.up), network.add_link(site.spec.down));
-                Node::new(site, NodeLinks { up, down, zone: zone_links.get(&site.spec.zone).copied() })
+                Node::new(site, NodeLinks { up, down, zone: zone_links.get(&site.spec.zone).copied() }, seed)
             })
             .collect();
         let ids = nodes.iter().enumerate().map(|(place, node)| (node.id.clone(), NodeIndex::at(place)));
@@ -123,6 +125,7 @@ impl<'a> World<'a> {
             blob_by_digest: blobs.map(|(place, blob)| (blob.digest, place)).collect(),
             copies: region.blobs.iter().map(|blob| vec![0; blob.hashes.len()]).collect(),
             fetches: BTreeMap::new(),
+            follows: BTreeMap::new(),
             reads: BTreeMap::new(),
             last_id: 0,
             to_arrive_count: nodes.len(),
@@ -173,8 +176,7 @@ impl<'a> World<'a> {
     fn happens_next(&mut self) {
         let (at, event) = self.queue.pop().expect("the caller saw one");
         self.now = at;
-        let (tag, subject) = event.tag_and_subject();
-        self.log.record_often(at, tag, [subject, 0, 0]);
+        self.log.happened(at, &event);
         self.happen(event);
     }
 
@@ -184,7 +186,6 @@ impl<'a> World<'a> {
             Event::Crashes(place) => self.crashes(place),
             Event::RatesDrawn => self.rates_drawn(),
             Event::StreamEnds(key) => self.stream_ends(key),
-            Event::PeerFlushes(node) => self.peer_flushes(node),
             Event::SchedulerFlushes(node) => self.scheduler_flushes(node),
             Event::SchedulerHears(key, batch) => self.scheduler_hears(key, batch),
             Event::PeerHears(key, batch) => self.peer_hears(key, batch),
@@ -192,6 +193,8 @@ impl<'a> World<'a> {
             Event::PeerDue(node) => self.peer_is_due(node),
             Event::Asked(fetch) => self.asked(fetch),
             Event::MayStall(fetch) => self.may_stall(fetch),
+            Event::FollowedTells(follow) => self.followed_tells(follow),
+            Event::FollowerHears(follow, pieces) => self.follower_hears(follow, pieces),
             Event::CredentialOffered(seed, digest) => self.credential_offered(seed, digest),
             Event::CredentialMissing(read) => self.credential_missing(read),
             Event::RegistryAnswers(read) => self.registry_answers(read),
@@ -259,6 +262,7 @@ impl<'a> World<'a> {
         let facts = PeerFacts { id: node.id.clone(), seed: node.is_seed, zone: Zone(node.spec.zone) };
         self.tell_scheduler(SchedulerInput::PeerJoined { peer: key, facts });
         self.tell_peer(index, PeerInput::SchedulerUp);
+        self.tell_peer(index, PeerInput::ReportsPaced { interval: self.scenario.control.batch });
     }
 
     /// The node dies; its parents and children hear nothing.
@@ -270,6 +274,7 @@ impl<'a> World<'a> {
         self.unfinished_count -= usize::from(has_arrived && !dead.is_done());
         self.forget_copies(death.node);
         self.cut_fetches(death.node);
+        self.end_follows(death.node);
         self.stop_reads(death.node, None);
         if let Some(key) = self.nodes[death.node.place()].key {
             let heard = self.upward_arrival(death.node);

@@ -12,6 +12,7 @@
 //! * whom first, then what: the least served child, then the piece by [`rank`];
 //! * only one seed reads a blob, only the pieces nobody holds ([`source`]).
 
+mod explain;
 mod input;
 mod limits;
 mod members;
@@ -24,7 +25,9 @@ mod scheduler;
 mod source;
 mod task;
 
+pub use explain::{Candidate, Explanation, Obstacle, PieceState};
 pub use input::{FailureReason, Input, PeerFacts, PeerKey, Zone};
 pub use limits::Limits;
 pub use output::{Output, TaskFailure};
+pub use rank::{ParentRank, PieceScore};
 pub use scheduler::Scheduler;

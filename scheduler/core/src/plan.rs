@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use flotilla_proto::Digest;
 
+use crate::explain::{Candidate, Obstacle};
 use crate::rank::{ChildRank, ParentRank, PieceScore, tie};
 use crate::scheduler::Scheduler;
 use crate::task::{Member, Task};
@@ -89,13 +90,7 @@ impl Scheduler {
             }
             seen += 1;
             let Some((score, piece)) = best_piece(task, &task.members[parent], member) else { continue };
-            let rank = ParentRank {
-                blamed: owner.is_blamed(now),
-                other_zone: owner.facts.zone != self.peers[&child].facts.zone,
-                score,
-                owed_count: owner.owed_count,
-                tie: tie(self.seed, child, *parent),
-            };
+            let rank = self.parent_rank(now, *parent, child, score);
             if best.is_none_or(|(other, ..)| rank < other) {
                 best = Some((rank, *parent, piece));
             }
@@ -112,6 +107,43 @@ impl Scheduler {
             && self.peers[&child].has_download_room(piece_bytes, &self.limits)
             && member.accepts(parent, now)
             && task.can_help(&task.members[&parent], member)
+    }
+
+    fn parent_rank(&self, now: Instant, parent: PeerKey, child: PeerKey, score: PieceScore) -> ParentRank {
+        let owner = &self.peers[&parent];
+        ParentRank {
+            blamed: owner.is_blamed(now),
+            other_zone: owner.facts.zone != self.peers[&child].facts.zone,
+            score,
+            owed_count: owner.owed_count,
+            tie: tie(self.seed, child, parent),
+        }
+    }
+
+    /// A partner as a parent for one piece, for [`Self::explain`].
+    pub(crate) fn candidate(
+        &self,
+        now: Instant,
+        task: &Task,
+        parent: PeerKey,
+        child: PeerKey,
+        piece: u32,
+    ) -> Candidate {
+        let (from, to) = (&task.members[&parent], &task.members[&child]);
+        let obstacle = if !from.held.contains(piece) || task.hash(piece).is_none() {
+            Some(Obstacle::NotHeld)
+        } else if !to.accepts(parent, now) {
+            Some(Obstacle::KeptApart)
+        } else if to.in_flight().len() >= self.limits.window_max {
+            Some(Obstacle::WindowFull)
+        } else if !self.peers[&parent].has_upload_room(now) {
+            Some(Obstacle::QueueFull)
+        } else {
+            None
+        };
+        let score = PieceScore::new(piece, task.copies_for(to, piece), to.reader(), from.seed);
+        let rank = self.parent_rank(now, parent, child, score);
+        Candidate { obstacle, rank, parent, first: best_piece(task, from, to) }
     }
 
     fn child_rank(&self, task: &Task, parent: PeerKey, child: PeerKey) -> ChildRank {

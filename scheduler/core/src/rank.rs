@@ -1,6 +1,8 @@
 //! The orders in which the planner prefers: plain structs, weightiest field first, lower
 //! is better, a seeded hash last so that equals spread.
 
+use std::fmt;
+
 use crate::PeerKey;
 
 /// Which child a free upload slot serves: the least served, then the least complete, so
@@ -17,14 +19,17 @@ pub(crate) struct ChildRank {
 
 /// Which parent a child with room takes a piece from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct ParentRank {
+pub struct ParentRank {
     /// It sent a corrupt piece, or failed several children of late.
-    pub(crate) blamed: bool,
-    pub(crate) other_zone: bool,
-    pub(crate) score: PieceScore,
+    pub blamed: bool,
+    /// It is in another zone.
+    pub other_zone: bool,
+    /// Of the piece that it offers.
+    pub score: PieceScore,
     /// Pieces it owes already.
-    pub(crate) owed_count: u32,
-    pub(crate) tie: u64,
+    pub owed_count: u32,
+    /// A hash of the two peers.
+    pub tie: u64,
 }
 
 /// Which piece: rarity by doublings, then nearness to the reader (`scheduling.md` §2d):
@@ -32,7 +37,7 @@ pub(crate) struct ParentRank {
 ///
 /// A piece that has not left the seeds comes before any that has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct PieceScore {
+pub struct PieceScore {
     second_copy_from_seed: bool,
     value: u32,
 }
@@ -60,6 +65,22 @@ impl Reader {
             Some(ahead) => ahead,
             None => self.piece_count - self.piece + index,
         }
+    }
+}
+
+impl fmt::Display for PieceScore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let second = if self.second_copy_from_seed { "+" } else { "" };
+        write!(f, "{}{second}", self.value)
+    }
+}
+
+impl fmt::Display for ParentRank {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { blamed, other_zone, score, owed_count, tie: _ } = self;
+        let zone = if *other_zone { "other zone" } else { "same zone" };
+        let standing = if *blamed { "blamed" } else { "trusted" };
+        write!(f, "{standing}, {zone}, score {score}, owes {owed_count}")
     }
 }
 

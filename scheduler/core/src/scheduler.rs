@@ -84,6 +84,7 @@ impl Scheduler {
             }
             Input::ReaderMoved { peer, digest, piece } => self.reader_moved(peer, digest, piece),
             Input::SourceFailed { seed, digest, failure } => self.source_failed(now, seed, digest, &failure),
+            Input::RoundTripMeasured { .. } | Input::LoadMeasured { .. } => {}
         }
     }
 

@@ -140,7 +140,12 @@ impl Swarm {
                 self.failures.push((peer, digest, failure));
             }
             Output::UseSeed { seed, .. } => assert!(self.held.contains_key(&seed)),
-            Output::AskHashes { .. } => {}
+            Output::AskHashes { .. }
+            | Output::PaceSource { .. }
+            | Output::Link { .. }
+            | Output::Unlink { .. }
+            | Output::Picking { .. }
+            | Output::PaceReports { .. } => {}
         }
     }
 

@@ -1,0 +1,130 @@
+//! Why a child is sent a piece by this parent and not by another: the inputs of a ranking,
+//! as values that print.
+
+use std::fmt;
+use std::time::Instant;
+
+use flotilla_proto::Digest;
+
+use crate::rank::{ParentRank, PieceScore};
+use crate::{PeerKey, Scheduler};
+
+/// How the planner sees one piece for one child, at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// Who is to have the piece.
+    pub child: PeerKey,
+    /// Of which blob.
+    pub digest: Digest,
+    /// Which piece.
+    pub piece: u32,
+    /// Whether the child has it already.
+    pub state: PieceState,
+    /// Peers of the child's zone, seeds aside, that hold it or are sent it.
+    pub copies: u32,
+    /// The child's partners, best first.
+    pub candidates: Vec<Candidate>,
+}
+
+/// Whether a child has a piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PieceState {
+    /// It holds it.
+    Held,
+    /// It is sent it.
+    InFlight {
+        /// By whom.
+        parent: PeerKey,
+    },
+    /// Neither.
+    Lacking,
+}
+
+/// A partner, as a parent for the piece.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Candidate {
+    /// What speaks against it, if anything does.
+    pub obstacle: Option<Obstacle>,
+    /// Its place among the child's parents, with this piece's score: lower is better.
+    pub rank: ParentRank,
+    /// Who it is.
+    pub parent: PeerKey,
+    /// The piece that it would send the child first, and its score.
+    pub first: Option<(PieceScore, u32)>,
+}
+
+/// Why a partner does not send a piece at this moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Obstacle {
+    /// It owes as much as it may.
+    QueueFull,
+    /// The child awaits as much as it may.
+    WindowFull,
+    /// It failed the child of late, or sent it a corrupt piece.
+    KeptApart,
+    /// A copy is in the child's zone already, or on its way there.
+    CrossedAlready,
+    /// It does not hold the piece, or nobody told what it must hash to.
+    NotHeld,
+}
+
+impl fmt::Display for Explanation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { child, digest, piece, state, copies, candidates } = self;
+        write!(f, "piece {piece} of {} for peer {}: ", digest.short(), child.0)?;
+        match state {
+            PieceState::Held => writeln!(f, "held; {copies} copies")?,
+            PieceState::InFlight { parent } => writeln!(f, "sent by {}; {copies} copies", parent.0)?,
+            PieceState::Lacking => writeln!(f, "lacking; {copies} copies")?,
+        }
+        for candidate in candidates {
+            writeln!(f, "  {candidate}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Candidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "parent {:>5}  {}", self.parent.0, self.rank)?;
+        match self.first {
+            Some((score, piece)) => write!(f, "  first {piece} at {score}")?,
+            None => write!(f, "  nothing to send")?,
+        }
+        match self.obstacle {
+            Some(obstacle) => write!(f, "  ({obstacle})"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for Obstacle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::QueueFull => "its queue is full",
+            Self::WindowFull => "the child's window is full",
+            Self::KeptApart => "it failed the child",
+            Self::CrossedAlready => "the piece is in the child's zone already",
+            Self::NotHeld => "it does not hold the piece",
+        })
+    }
+}
+
+impl Scheduler {
+    /// How the planner sees a piece for a child; `None` if the child has no part in the blob,
+    /// or the blob no such piece. Changes nothing; costs a look at each partner.
+    pub fn explain(&self, now: Instant, child: PeerKey, digest: Digest, piece: u32) -> Option<Explanation> {
+        let task = self.tasks.get(&digest)?;
+        let member = task.members.get(&child).filter(|_| piece < task.layout.piece_count())?;
+        let state = match member.in_flight().get(&piece) {
+            Some(parent) => PieceState::InFlight { parent: *parent },
+            None if member.held.contains(piece) => PieceState::Held,
+            None => PieceState::Lacking,
+        };
+        let candidate = |parent: &PeerKey| self.candidate(now, task, *parent, child, piece);
+        let mut candidates: Vec<Candidate> = member.partners.iter().map(candidate).collect();
+        candidates.sort();
+        let copies = task.copies_for(member, piece).into();
+        Some(Explanation { child, digest, piece, state, copies, candidates })
+    }
+}
