@@ -8,9 +8,10 @@ use flotilla_proto::{Digest, Layout, PeerId, PieceSet};
 use flotilla_scheduler_core::PeerKey;
 
 use crate::control::Outbox;
-use crate::event::Time;
+use crate::event::{NodeIndex, Time};
 use crate::fair::LinkId;
 use crate::network::bytes_f64;
+use crate::region::Site;
 use crate::scenario::NodeSpec;
 use crate::transfer::FetchId;
 
@@ -21,15 +22,20 @@ pub(crate) struct Node {
     pub(crate) spec: NodeSpec,
     pub(crate) is_seed: bool,
     pub(crate) is_alive: bool,
+    /// Blobs that its client has not asked for yet, in the order in which it will.
+    pub(crate) to_want: VecDeque<usize>,
+    /// Blobs that its client asked for and that are not complete.
+    pub(crate) lacking_count: usize,
     pub(crate) core: Swarm,
     /// When the core is to be called, as far as the queue knows.
     pub(crate) due: Option<Time>,
     /// The scheduler's name for it, while the scheduler knows it.
     pub(crate) key: Option<PeerKey>,
-    pub(crate) up: LinkId,
-    pub(crate) down: LinkId,
+    pub(crate) links: NodeLinks,
     pub(crate) blobs: BTreeMap<Digest, BlobState>,
     pub(crate) fetches: BTreeMap<(Digest, u32), FetchId>,
+    /// Those it asked for a piece, or that asked it.
+    pub(crate) met: BTreeSet<NodeIndex>,
     pub(crate) uploads: Uploads,
     /// Blobs that a client's credential came for. Seeds only.
     pub(crate) credentials: BTreeSet<Digest>,
@@ -38,6 +44,15 @@ pub(crate) struct Node {
     /// What the scheduler gathered for it.
     pub(crate) inbox: Vec<PeerInput>,
     pub(crate) downward: Lane,
+}
+
+/// The links that a node's pieces go over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NodeLinks {
+    pub(crate) up: LinkId,
+    pub(crate) down: LinkId,
+    /// Out of its zone and into it, where the zone's link is narrow.
+    pub(crate) zone: Option<(LinkId, LinkId)>,
 }
 
 /// One direction of a stream: messages keep their order.
@@ -86,19 +101,21 @@ pub(crate) struct Follower {
 }
 
 impl Node {
-    pub(crate) fn new(id: PeerId, is_seed: bool, spec: NodeSpec, up: LinkId, down: LinkId) -> Self {
+    pub(crate) fn new(site: &Site, links: NodeLinks) -> Self {
         Self {
-            id,
-            spec,
-            is_seed,
+            id: site.id.clone(),
+            spec: site.spec,
+            is_seed: site.is_seed,
             is_alive: true,
+            to_want: VecDeque::new(),
+            lacking_count: 0,
             core: Swarm::new(Limits::default()),
             due: None,
             key: None,
-            up,
-            down,
+            links,
             blobs: BTreeMap::new(),
             fetches: BTreeMap::new(),
+            met: BTreeSet::new(),
             uploads: Uploads::default(),
             credentials: BTreeSet::new(),
             outbox: Outbox::default(),
@@ -118,7 +135,7 @@ impl Node {
 
     /// Whether all that was wanted of it is there and right.
     pub(crate) fn is_done(&self) -> bool {
-        self.blobs.values().all(|blob| blob.client.is_none() || blob.complete_at.is_some())
+        self.to_want.is_empty() && self.lacking_count == 0
     }
 }
 
@@ -177,9 +194,6 @@ impl Follower {
 
 /// One core's SHA-256 (`dataplane.md`).
 pub(crate) const SHA256_BYTES_PER_S: f64 = 1.9e9;
-
-/// A client that unpacks what it pulls (`scheduling.md` §2d).
-pub(crate) const CLIENT_BYTES_PER_S: f64 = 130e6;
 
 #[cfg(test)]
 mod tests {
