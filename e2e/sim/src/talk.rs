@@ -305,7 +305,7 @@ impl World<'_> {
         self.nodes[self.node_by_key[key.0 as usize].place()].id.clone()
     }
 
-    fn instant(&self) -> Instant {
+    pub(crate) fn instant(&self) -> Instant {
         self.base + self.now
     }
 

@@ -314,8 +314,8 @@ impl<'a> World<'a> {
     }
 
     fn sampled(&mut self) {
-        if let Err(violation) = self.audit.find_idle() {
-            self.break_off(violation);
+        if let Some((parent, child, digest)) = self.scheduler.find_idle(self.instant()) {
+            self.break_off(Violation::Idle { parent, child, digest });
         }
         self.queue.push(self.now + SAMPLE_EVERY, Event::Sampled);
     }
