@@ -113,9 +113,20 @@ impl Event {
 }
 
 /// Events by time; those of one time in the order in which they were put here.
-#[derive(Debug, Default)]
+///
+/// A timing wheel (Varghese & Lauck 1987): events of the next two seconds lie in buckets of
+/// [`BUCKET`], and only those of the present bucket are in order. Most of what is put here is a
+/// patience that nobody will need any more when it is over.
+#[derive(Debug)]
 pub(crate) struct Queue {
-    waiting: BinaryHeap<Waiting>,
+    /// Of the present bucket, or before.
+    ready: BinaryHeap<Waiting>,
+    present: u64,
+    /// By bucket, modulo their number.
+    wheel: Vec<Vec<Waiting>>,
+    wheel_count: usize,
+    /// Beyond the wheel.
+    far: BinaryHeap<Waiting>,
     next_seq: u64,
 }
 
@@ -126,21 +137,72 @@ struct Waiting {
     event: Event,
 }
 
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            ready: BinaryHeap::new(),
+            present: 0,
+            wheel: (0..BUCKETS).map(|_| Vec::new()).collect(),
+            wheel_count: 0,
+            far: BinaryHeap::new(),
+            next_seq: 0,
+        }
+    }
+}
+
 impl Queue {
     pub(crate) fn push(&mut self, at: Time, event: Event) {
-        let seq = self.next_seq;
+        let waiting = Waiting { at, seq: self.next_seq, event };
         self.next_seq += 1;
-        self.waiting.push(Waiting { at, seq, event });
+        match bucket(at) {
+            bucket if bucket <= self.present => self.ready.push(waiting),
+            bucket if bucket < self.present + BUCKETS => {
+                self.wheel[slot(bucket)].push(waiting);
+                self.wheel_count += 1;
+            }
+            _ => self.far.push(waiting),
+        }
     }
 
-    pub(crate) fn next_at(&self) -> Option<Time> {
-        self.waiting.peek().map(|waiting| waiting.at)
+    pub(crate) fn next_at(&mut self) -> Option<Time> {
+        self.turn();
+        self.ready.peek().map(|waiting| waiting.at)
     }
 
     pub(crate) fn pop(&mut self) -> Option<(Time, Event)> {
-        self.waiting.pop().map(|waiting| (waiting.at, waiting.event))
+        self.turn();
+        self.ready.pop().map(|waiting| (waiting.at, waiting.event))
+    }
+
+    /// Goes on to the next bucket that has events, unless some of the present are left.
+    fn turn(&mut self) {
+        while self.ready.is_empty() {
+            let far = self.far.peek().map(|waiting| bucket(waiting.at));
+            self.present = match (self.wheel_count, far) {
+                (0, None) => return,
+                (0, Some(far)) => far,
+                _ => self.present + 1,
+            };
+            let due = std::mem::take(&mut self.wheel[slot(self.present)]);
+            self.wheel_count -= due.len();
+            self.ready.extend(due);
+            while self.far.peek().is_some_and(|waiting| bucket(waiting.at) <= self.present) {
+                self.ready.extend(self.far.pop());
+            }
+        }
     }
 }
+
+fn bucket(at: Time) -> u64 {
+    u64::try_from(at.as_nanos() / BUCKET.as_nanos()).expect("no history lasts for ever")
+}
+
+fn slot(bucket: u64) -> usize {
+    usize::try_from(bucket % BUCKETS).expect("there are few buckets")
+}
+
+const BUCKET: Duration = Duration::from_micros(64);
+const BUCKETS: u64 = 1 << 15;
 
 /// The heap gives the greatest first: that is the earliest.
 impl Ord for Waiting {
@@ -166,6 +228,7 @@ impl Eq for Waiting {}
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn events_come_by_time_and_those_of_one_time_as_they_were_put() {
@@ -177,5 +240,28 @@ mod tests {
         let order: Vec<String> =
             std::iter::from_fn(|| queue.pop()).map(|(_, event)| format!("{event:?}")).collect();
         assert_eq!(order, ["Crashes(0)", "Crashes(1)", "Sampled"]);
+    }
+
+    proptest! {
+        /// The wheel against the plainest model there is.
+        #[test]
+        fn a_wheel_gives_what_a_sorted_list_does(steps in proptest::collection::vec((0_u64..9_000_000, any::<bool>()), 1..200)) {
+            let mut queue = Queue::default();
+            let mut model: Vec<(Time, usize)> = Vec::new();
+            let mut now = Time::ZERO;
+            for (place, (ahead, pops)) in steps.into_iter().enumerate() {
+                let at = now + Duration::from_micros(ahead);
+                queue.push(at, Event::Crashes(place));
+                model.push((at, place));
+                model.sort();
+                if pops {
+                    let (at, place) = model.remove(0);
+                    prop_assert_eq!(queue.next_at(), Some(at));
+                    let (popped_at, event) = queue.pop().unwrap();
+                    prop_assert_eq!((popped_at, event.tag_and_subject()), (at, (1, place as u64)));
+                    now = at;
+                }
+            }
+        }
     }
 }

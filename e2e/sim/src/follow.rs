@@ -27,12 +27,12 @@ pub(crate) struct Follow {
 
 impl World<'_> {
     pub(crate) fn follow(&mut self, follower: NodeIndex, digest: Digest, layout: Layout, partner: &PeerId) {
-        let id = FollowId(self.next_id());
         let followed = self.node_by_id[partner];
+        let told = PieceSet::new(layout.piece_count());
+        let follow = Follow { follower, followed, digest, layout, told, lane: Lane::default() };
+        let id = FollowId(self.follows.insert(follow));
         self.nodes[follower.place()].follows.insert((digest, followed), id);
         self.nodes[followed.place()].followers.entry(digest).or_default().push(id);
-        let told = PieceSet::new(layout.piece_count());
-        self.follows.insert(id, Follow { follower, followed, digest, layout, told, lane: Lane::default() });
         self.plan_telling(id, self.now + ONE_WAY);
     }
 
@@ -47,14 +47,14 @@ impl World<'_> {
     pub(crate) fn end_follows(&mut self, dead: NodeIndex) {
         let concerns = |follow: &Follow| follow.follower == dead || follow.followed == dead;
         let ended: Vec<FollowId> =
-            self.follows.iter().filter(|(_, follow)| concerns(follow)).map(|(id, _)| *id).collect();
+            self.follows.iter().filter(|(_, follow)| concerns(follow)).map(|(id, _)| FollowId(id)).collect();
         for id in ended {
             self.end_follow(id);
         }
     }
 
     fn end_follow(&mut self, id: FollowId) {
-        let Some(Follow { follower, followed, digest, .. }) = self.follows.remove(&id) else { return };
+        let Some(Follow { follower, followed, digest, .. }) = self.follows.remove(id.0) else { return };
         self.nodes[follower.place()].follows.remove(&(digest, followed));
         if let Some(followers) = self.nodes[followed.place()].followers.get_mut(&digest) {
             followers.retain(|other| *other != id);
@@ -69,14 +69,14 @@ impl World<'_> {
     }
 
     fn plan_telling(&mut self, id: FollowId, at: Time) {
-        let lane = &mut self.follows.get_mut(&id).expect("a follow is named while it is there").lane;
+        let lane = &mut self.follows.get_mut(id.0).expect("a follow is named while it is there").lane;
         if let Some(at) = lane.plan_flush(at, GATHERING) {
             self.queue.push(at, Event::FollowedTells(id));
         }
     }
 
     pub(crate) fn followed_tells(&mut self, id: FollowId) {
-        let Some(follow) = self.follows.get_mut(&id) else { return };
+        let Some(follow) = self.follows.get_mut(id.0) else { return };
         follow.lane.flushed(self.now);
         let Some(blob) = self.nodes[follow.followed.place()].blobs.get(&follow.digest) else { return };
         let mut fresh = PieceSet::new(follow.layout.piece_count());
@@ -90,7 +90,7 @@ impl World<'_> {
     }
 
     pub(crate) fn follower_hears(&mut self, id: FollowId, pieces: PieceSet) {
-        let Some(Follow { follower, followed, digest, .. }) = self.follows.get(&id) else { return };
+        let Some(Follow { follower, followed, digest, .. }) = self.follows.get(id.0) else { return };
         let (follower, digest) = (*follower, *digest);
         let partner = self.nodes[followed.place()].id.clone();
         let hashes = pieces.iter().map(|piece| self.piece_hash(digest, piece)).collect();

@@ -36,6 +36,7 @@ pub mod plot;
 mod region;
 mod report;
 pub mod scenario;
+mod slab;
 mod source;
 mod talk;
 mod transfer;

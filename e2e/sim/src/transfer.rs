@@ -55,26 +55,30 @@ impl World<'_> {
         wish: UploadWish,
         patience: Patience,
     ) {
-        let (id, parent) = (FetchId(self.next_id()), self.node_by_id[parent]);
+        let parent = self.node_by_id[parent];
+        let looked = (self.now, 0.0);
+        let (begun_at, stage) = (self.now, Stage::Asked);
+        let named_piece = match &wish {
+            UploadWish::Piece { piece, .. } => Some(*piece),
+            UploadWish::Any { .. } => None,
+        };
+        let fetch = Fetch { child, parent, digest, layout, wish, begun_at, patience, looked, stage };
+        let id = FetchId(self.fetches.insert(fetch));
         let node = &mut self.nodes[child.place()];
-        let former = match &wish {
-            UploadWish::Piece { piece, .. } => node.fetches.insert((digest, *piece), id),
-            UploadWish::Any { .. } => node.takes.insert((digest, parent), id),
+        let former = match named_piece {
+            Some(piece) => node.fetches.insert((digest, piece), id),
+            None => node.takes.insert((digest, parent), id),
         };
         assert_eq!(former, None, "a core aborts a fetch before it starts another for the piece");
         self.queue.push(self.now + REQUEST, Event::Asked(id));
         self.queue.push(self.now + patience.stall, Event::MayStall(id));
         self.nodes[child.place()].met.insert(parent);
         self.nodes[parent.place()].met.insert(child);
-        let (begun_at, stage) = (self.now, Stage::Asked);
-        let looked = (self.now, 0.0);
-        let fetch = Fetch { child, parent, digest, layout, wish, begun_at, patience, looked, stage };
-        self.fetches.insert(id, fetch);
     }
 
     /// The parent hears of the request; its core decides what becomes of it.
     pub(crate) fn asked(&mut self, id: FetchId) {
-        let Some(fetch) = self.fetches.get_mut(&id) else { return };
+        let Some(fetch) = self.fetches.get_mut(id.0) else { return };
         if !self.nodes[fetch.parent.place()].is_alive {
             return;
         }
@@ -86,7 +90,7 @@ impl World<'_> {
 
     /// The request's turn has come.
     pub(crate) fn send_piece(&mut self, id: FetchId, piece: u32) {
-        let fetch = self.fetches.get_mut(&id).expect("a parent hears when a request ends");
+        let fetch = self.fetches.get_mut(id.0).expect("a parent hears when a request ends");
         let path = path(&self.nodes[fetch.parent.place()].links, &self.nodes[fetch.child.place()].links);
         let bytes = fetch.layout.piece_size(piece).into();
         let flow = self.network.start(self.now, path, bytes, Cargo::Fetch(id));
@@ -104,7 +108,7 @@ impl World<'_> {
             UploadRefusal::Busy => FetchError::Busy,
             UploadRefusal::NotHeld => FetchError::NotHeld,
         };
-        if let Some(fetch) = self.fetches.get_mut(&id) {
+        if let Some(fetch) = self.fetches.get_mut(id.0) {
             // Its parent has forgotten it.
             fetch.stage = Stage::Asked;
             self.fail_fetch(id, error);
@@ -125,11 +129,10 @@ impl World<'_> {
 
     /// The last byte arrived: the child verifies and writes.
     pub(crate) fn fetch_arrived(&mut self, id: FetchId) {
-        let stage = self.fetches.get(&id).expect("a flow's fetch is there").stage;
+        let stage = self.fetches.get(id.0).expect("a flow's fetch is there").stage;
         let Stage::Sending { piece, first_byte, .. } = stage else { unreachable!("a fetch flows") };
-        let corrupts = self.nodes[self.fetches[&id].parent.place()].spec.corrupts;
         let (fetch, moved) = self.end_fetch(id, true).expect("a flow's fetch is there");
-        if corrupts {
+        if self.nodes[fetch.parent.place()].spec.corrupts {
             self.tally.wasted_bytes += moved;
             return self.tell_failure(fetch, FetchError::Corrupt);
         }
@@ -155,7 +158,7 @@ impl World<'_> {
 
     /// The child looks how much came since it looked last, and gives up if that is too little.
     pub(crate) fn may_stall(&mut self, id: FetchId) {
-        let Some(fetch) = self.fetches.get_mut(&id) else { return };
+        let Some(fetch) = self.fetches.get_mut(id.0) else { return };
         let Patience { stall, least_bytes_per_s } = fetch.patience;
         let (since, moved) = match fetch.stage {
             Stage::Sending { flow, .. } => (fetch.looked.0, self.network.moved(self.now, flow)),
@@ -214,7 +217,7 @@ impl World<'_> {
     /// Takes a fetch out of all books; its parent gives the slot to the next. How many bytes of
     /// it were sent.
     fn end_fetch(&mut self, id: FetchId, delivered: bool) -> Option<(Fetch, u64)> {
-        let fetch = self.fetches.remove(&id)?;
+        let fetch = self.fetches.remove(id.0)?;
         let child = &mut self.nodes[fetch.child.place()];
         match &fetch.wish {
             UploadWish::Piece { piece, .. } => drop(child.fetches.remove(&(fetch.digest, *piece))),
@@ -240,10 +243,14 @@ impl World<'_> {
         for id in own {
             self.abort(id);
         }
-        let sent: Vec<FetchId> =
-            self.fetches.iter().filter(|(_, fetch)| fetch.parent == dead).map(|(id, _)| *id).collect();
+        let sent: Vec<FetchId> = self
+            .fetches
+            .iter()
+            .filter(|(_, fetch)| fetch.parent == dead)
+            .map(|(id, _)| FetchId(id))
+            .collect();
         for id in sent {
-            let fetch = self.fetches.get_mut(&id).expect("listed above");
+            let fetch = self.fetches.get_mut(id.0).expect("listed above");
             let (child, stall) = (fetch.child, fetch.patience.stall);
             if let Stage::Sending { flow, .. } =
                 std::mem::replace(&mut fetch.stage, Stage::Cut { at: self.now })

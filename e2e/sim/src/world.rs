@@ -1,26 +1,26 @@
 //! The world: both cores, the nodes, the links, and the queue that drives them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
 use flotilla_peer_core::Input as PeerInput;
 use flotilla_proto::{Digest, PeerId, PieceHash, PieceSet};
-use flotilla_scheduler_core::{
-    Explanation, Input as SchedulerInput, Limits, PeerFacts, PeerKey, Scheduler, Zone,
-};
+use flotilla_scheduler_core::{Input as SchedulerInput, Limits, PeerFacts, PeerKey, Scheduler, Zone};
 
 use crate::audit::Audit;
 use crate::event::{Event, NodeIndex, Queue, Time};
 use crate::explain::{Answer, Question};
 use crate::fair::LinkId;
-use crate::follow::{Follow, FollowId};
+use crate::follow::Follow;
 use crate::log::Log;
 use crate::network::Network;
 use crate::node::{Follower, Node, NodeLinks};
 use crate::planner::{LOAD_WINDOW, PlannerThread, Probe};
 use crate::region::Region;
 use crate::scenario::{Manner, Part, Scenario};
+use crate::slab::Slab;
 use crate::source::{Read, ReadId};
 use crate::transfer::{Fetch, FetchId};
 use crate::violation::Violation;
@@ -47,12 +47,12 @@ pub(crate) struct World<'a> {
     pub(crate) nodes: Vec<Node>,
     /// By [`PeerKey`]; keys are allotted in order.
     pub(crate) node_by_key: Vec<NodeIndex>,
-    pub(crate) node_by_id: BTreeMap<PeerId, NodeIndex>,
+    pub(crate) node_by_id: HashMap<PeerId, NodeIndex, BuildHasherDefault<DefaultHasher>>,
     blob_by_digest: BTreeMap<Digest, usize>,
     /// By blob and piece: how many living nodes hold it.
     pub(crate) copies: Vec<Vec<u32>>,
-    pub(crate) fetches: BTreeMap<FetchId, Fetch>,
-    pub(crate) follows: BTreeMap<FollowId, Follow>,
+    pub(crate) fetches: Slab<Fetch>,
+    pub(crate) follows: Slab<Follow>,
     pub(crate) reads: BTreeMap<ReadId, Read>,
     last_id: u64,
     to_arrive_count: usize,
@@ -129,8 +129,8 @@ impl<'a> World<'a> {
             node_by_key: Vec::new(),
             blob_by_digest: blobs.map(|(place, blob)| (blob.digest, place)).collect(),
             copies: region.blobs.iter().map(|blob| vec![0; blob.hashes.len()]).collect(),
-            fetches: BTreeMap::new(),
-            follows: BTreeMap::new(),
+            fetches: Slab::default(),
+            follows: Slab::default(),
             reads: BTreeMap::new(),
             last_id: 0,
             to_arrive_count: nodes.len(),
