@@ -148,14 +148,17 @@ impl Swarm {
         }
     }
 
+    /// The piece is on disk, even where its take was given up in the same moment.
     pub(crate) fn taken(&mut self, digest: Digest, seed: &PeerId, piece: u32, first_byte: Duration) {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        let Some(Taking { begun_at, piece: Some(chosen) }) = blob.taking.remove(seed) else { return };
-        if chosen == piece {
-            let bytes = blob.layout.piece_size(piece);
-            self.delivered(seed, begun_at, first_byte, bytes);
-            self.hold(digest, piece, Vec::new());
+        if piece >= blob.layout.piece_count() {
+            return;
         }
+        let bytes = blob.layout.piece_size(piece);
+        if let Some(Taking { begun_at, .. }) = blob.taking.remove(seed) {
+            self.delivered(seed, begun_at, first_byte, bytes);
+        }
+        self.hold(digest, piece, Vec::new());
         self.feed_all(digest);
     }
 

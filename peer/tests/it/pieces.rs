@@ -64,14 +64,14 @@ async fn nonsense_from_a_peer_is_refused_and_hurts_nobody() {
         (Digest::of(b"x").into(), u32::MAX, u32::MAX, Status::NotHeld),
     ];
     for (digest, first, count, expected) in runs {
-        let run = PieceRun { digest, first, count };
+        let run = PieceRun { digest, first, count, picked: false };
         let (status, bytes) = call(&region.one, tls_of(&friend), request::Kind::Pieces(run)).await.unwrap();
         assert_eq!((status, bytes.len()), (expected, 0));
     }
 }
 
 async fn piece(node: &Node, tls: Arc<ClientConfig>, blob: &Bytes) -> Result<(Status, Bytes), String> {
-    let run = PieceRun { digest: Digest::of(blob).into(), first: 0, count: 1 };
+    let run = PieceRun { digest: Digest::of(blob).into(), first: 0, count: 1, picked: false };
     call(node, tls, request::Kind::Pieces(run)).await
 }
 
