@@ -17,29 +17,40 @@ pub(crate) type Time = Duration;
 
 /// A node's place among the nodes of the world, seeds first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct NodeIndex(pub(crate) usize);
+pub(crate) struct NodeIndex(pub(crate) u32);
+
+impl NodeIndex {
+    /// The node of that place.
+    pub(crate) fn at(place: usize) -> Self {
+        Self(u32::try_from(place).expect("fewer nodes than 2^32"))
+    }
+
+    pub(crate) fn place(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// Something that happens at its time.
 #[derive(Debug)]
 pub(crate) enum Event {
     /// A node attaches to the scheduler and wants what the scenario says.
     Arrives(NodeIndex),
-    /// The crash of that place in the scenario.
+    /// The death of that place in the region.
     Crashes(usize),
+    /// Every link's rate is drawn anew.
+    RatesDrawn,
     /// The scheduler sees that a crashed peer's stream ended.
     StreamEnds(PeerKey),
     /// The scheduler sends what it gathered for a peer.
     SchedulerFlushes(NodeIndex),
     /// A batch reaches the scheduler.
     SchedulerHears(PeerKey, Batch),
-    /// A batch reaches a peer.
-    PeerHears(NodeIndex, Vec<PeerInput>),
+    /// A batch reaches a peer over that stream.
+    PeerHears(PeerKey, Vec<PeerInput>),
     /// The scheduler's own deadline.
     SchedulerDue,
     /// A peer core's own deadline.
     PeerDue(NodeIndex),
-    /// A flow ends, or rates are to be found anew.
-    NetworkDue,
     /// A request for a piece reaches the parent.
     Asked(FetchId),
     /// A fetch that has not begun by then has stalled.
@@ -58,8 +69,41 @@ pub(crate) enum Event {
     ReadHashed(ReadId),
     /// A peer has hashed a blob from end to end.
     Hashed(NodeIndex, Digest),
+    /// A client has read a blob to its end.
+    BlobTaken(NodeIndex),
+    /// A node's stream to the scheduler stands again.
+    Attaches(NodeIndex),
     /// The planner is looked at for idle slots.
     Sampled,
+}
+
+impl Event {
+    /// What it is, and whose: for the log.
+    pub(crate) fn tag_and_subject(&self) -> (u8, u64) {
+        match self {
+            Self::Arrives(node) => (0, node.0.into()),
+            Self::Crashes(place) => (1, *place as u64),
+            Self::RatesDrawn => (2, 0),
+            Self::StreamEnds(key) => (3, key.0.into()),
+            Self::SchedulerFlushes(node) => (5, node.0.into()),
+            Self::SchedulerHears(key, _) => (6, key.0.into()),
+            Self::PeerHears(key, _) => (7, key.0.into()),
+            Self::SchedulerDue => (8, 0),
+            Self::PeerDue(node) => (9, node.0.into()),
+            Self::Asked(fetch) => (10, fetch.0),
+            Self::MayStall(fetch) => (11, fetch.0),
+            Self::FollowedTells(follow) => (20, follow.0),
+            Self::FollowerHears(follow, _) => (4, follow.0),
+            Self::CredentialOffered(node, _) => (12, node.0.into()),
+            Self::CredentialMissing(read) => (13, read.0),
+            Self::RegistryAnswers(read) => (14, read.0),
+            Self::ReadHashed(read) => (15, read.0),
+            Self::Hashed(node, _) => (16, node.0.into()),
+            Self::BlobTaken(node) => (17, node.0.into()),
+            Self::Attaches(node) => (18, node.0.into()),
+            Self::Sampled => (19, 0),
+        }
+    }
 }
 
 /// Events by time; those of one time in the order in which they were put here.
@@ -81,6 +125,10 @@ impl Queue {
         let seq = self.next_seq;
         self.next_seq += 1;
         self.waiting.push(Waiting { at, seq, event });
+    }
+
+    pub(crate) fn next_at(&self) -> Option<Time> {
+        self.waiting.peek().map(|waiting| waiting.at)
     }
 
     pub(crate) fn pop(&mut self) -> Option<(Time, Event)> {

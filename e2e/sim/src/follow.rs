@@ -29,8 +29,8 @@ impl World<'_> {
     pub(crate) fn follow(&mut self, follower: NodeIndex, digest: Digest, layout: Layout, partner: &PeerId) {
         let id = FollowId(self.next_id());
         let followed = self.node_by_id[partner];
-        self.nodes[follower.0].follows.insert((digest, followed), id);
-        self.nodes[followed.0].followers.entry(digest).or_default().push(id);
+        self.nodes[follower.place()].follows.insert((digest, followed), id);
+        self.nodes[followed.place()].followers.entry(digest).or_default().push(id);
         let told = PieceSet::new(layout.piece_count());
         self.follows.insert(id, Follow { follower, followed, digest, layout, told, lane: Lane::default() });
         self.plan_telling(id, self.now + ONE_WAY);
@@ -38,7 +38,7 @@ impl World<'_> {
 
     pub(crate) fn unfollow(&mut self, follower: NodeIndex, digest: Digest, partner: &PeerId) {
         let followed = self.node_by_id[partner];
-        if let Some(id) = self.nodes[follower.0].follows.remove(&(digest, followed)) {
+        if let Some(id) = self.nodes[follower.place()].follows.remove(&(digest, followed)) {
             self.end_follow(id);
         }
     }
@@ -55,15 +55,15 @@ impl World<'_> {
 
     fn end_follow(&mut self, id: FollowId) {
         let Some(Follow { follower, followed, digest, .. }) = self.follows.remove(&id) else { return };
-        self.nodes[follower.0].follows.remove(&(digest, followed));
-        if let Some(followers) = self.nodes[followed.0].followers.get_mut(&digest) {
+        self.nodes[follower.place()].follows.remove(&(digest, followed));
+        if let Some(followers) = self.nodes[followed.place()].followers.get_mut(&digest) {
             followers.retain(|other| *other != id);
         }
     }
 
     /// A piece is on the disk of a node that may be followed.
     pub(crate) fn tell_followers(&mut self, followed: NodeIndex, digest: Digest) {
-        for id in self.nodes[followed.0].followers.get(&digest).cloned().unwrap_or_default() {
+        for id in self.nodes[followed.place()].followers.get(&digest).cloned().unwrap_or_default() {
             self.plan_telling(id, self.now);
         }
     }
@@ -78,7 +78,7 @@ impl World<'_> {
     pub(crate) fn followed_tells(&mut self, id: FollowId) {
         let Some(follow) = self.follows.get_mut(&id) else { return };
         follow.lane.flushed(self.now);
-        let Some(blob) = self.nodes[follow.followed.0].blobs.get(&follow.digest) else { return };
+        let Some(blob) = self.nodes[follow.followed.place()].blobs.get(&follow.digest) else { return };
         let mut fresh = PieceSet::new(follow.layout.piece_count());
         for piece in blob.held.iter().filter(|piece| !follow.told.contains(*piece)) {
             fresh.insert(piece);
@@ -92,7 +92,7 @@ impl World<'_> {
     pub(crate) fn follower_hears(&mut self, id: FollowId, pieces: PieceSet) {
         let Some(Follow { follower, followed, digest, .. }) = self.follows.get(&id) else { return };
         let (follower, digest) = (*follower, *digest);
-        let partner = self.nodes[followed.0].id.clone();
+        let partner = self.nodes[followed.place()].id.clone();
         let hashes = pieces.iter().map(|piece| self.piece_hash(digest, piece)).collect();
         self.tell_peer(follower, PeerInput::PartnerHolds { digest, partner, pieces, hashes });
     }

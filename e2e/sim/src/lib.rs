@@ -28,18 +28,23 @@ mod follow;
 mod log;
 mod network;
 mod node;
+mod region;
 mod report;
 pub mod scenario;
 mod source;
 mod talk;
 mod transfer;
 mod violation;
+mod weather;
 mod world;
 
-pub use report::{Report, lower_bound};
+pub use report::Report;
 pub use scenario::Scenario;
 pub use violation::Violation;
 
+use std::time::Duration;
+
+use region::Region;
 use world::World;
 
 /// One history, to its end.
@@ -60,4 +65,9 @@ pub fn run(scenario: &Scenario, seed: u64) -> Result<History, Violation> {
     world.run()?;
     let report = Report::of(&world, seed);
     Ok(History { report, log_hash: world.log.finish() })
+}
+
+/// No scheme can give the last of the living peers its last byte sooner.
+pub fn lower_bound(scenario: &Scenario, seed: u64) -> Duration {
+    Region::draw(scenario, seed).lower_bound(scenario)
 }

@@ -1,6 +1,6 @@
 //! One node: its peer core, and what its daemon's shell would keep around it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 use flotilla_peer_core::{Input as PeerInput, Limits, Swarm};
@@ -11,6 +11,7 @@ use crate::event::{NodeIndex, Time};
 use crate::fair::LinkId;
 use crate::follow::FollowId;
 use crate::network::bytes_f64;
+use crate::region::Site;
 use crate::scenario::NodeSpec;
 use crate::transfer::FetchId;
 
@@ -21,15 +22,20 @@ pub(crate) struct Node {
     pub(crate) spec: NodeSpec,
     pub(crate) is_seed: bool,
     pub(crate) is_alive: bool,
+    /// Blobs that its client has not asked for yet, in the order in which it will.
+    pub(crate) to_want: VecDeque<usize>,
+    /// Blobs that its client asked for and that are not complete.
+    pub(crate) lacking_count: usize,
     pub(crate) core: Swarm,
     /// When the core is to be called, as far as the queue knows.
     pub(crate) due: Option<Time>,
     /// The scheduler's name for it, while the scheduler knows it.
     pub(crate) key: Option<PeerKey>,
-    pub(crate) up: LinkId,
-    pub(crate) down: LinkId,
+    pub(crate) links: NodeLinks,
     pub(crate) blobs: BTreeMap<Digest, BlobState>,
     pub(crate) fetches: BTreeMap<(Digest, u32), FetchId>,
+    /// Those it asked for a piece, or that asked it.
+    pub(crate) met: BTreeSet<NodeIndex>,
     /// Fetches whose piece the parent chooses.
     pub(crate) takes: BTreeMap<(Digest, NodeIndex), FetchId>,
     /// Whom it follows.
@@ -42,6 +48,15 @@ pub(crate) struct Node {
     /// What the scheduler gathered for it.
     pub(crate) inbox: Vec<PeerInput>,
     pub(crate) downward: Lane,
+}
+
+/// The links that a node's pieces go over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NodeLinks {
+    pub(crate) up: LinkId,
+    pub(crate) down: LinkId,
+    /// Out of its zone and into it, where the zone's link is narrow.
+    pub(crate) zone: Option<(LinkId, LinkId)>,
 }
 
 /// One direction of a stream: messages keep their order.
@@ -83,27 +98,21 @@ pub(crate) struct Follower {
 }
 
 impl Node {
-    pub(crate) fn new(
-        id: PeerId,
-        is_seed: bool,
-        spec: NodeSpec,
-        up: LinkId,
-        down: LinkId,
-        seed: u64,
-    ) -> Self {
-        let core = Swarm::new(Limits::default(), seed_of(&id, seed));
+    pub(crate) fn new(site: &Site, links: NodeLinks, seed: u64) -> Self {
         Self {
-            id,
-            spec,
-            is_seed,
+            id: site.id.clone(),
+            spec: site.spec,
+            is_seed: site.is_seed,
             is_alive: true,
-            core,
+            to_want: VecDeque::new(),
+            lacking_count: 0,
+            core: Swarm::new(Limits::default(), seed_of(&site.id, seed)),
             due: None,
             key: None,
-            up,
-            down,
+            links,
             blobs: BTreeMap::new(),
             fetches: BTreeMap::new(),
+            met: BTreeSet::new(),
             takes: BTreeMap::new(),
             follows: BTreeMap::new(),
             followers: BTreeMap::new(),
@@ -124,7 +133,7 @@ impl Node {
 
     /// Whether all that was wanted of it is there and right.
     pub(crate) fn is_done(&self) -> bool {
-        self.blobs.values().all(|blob| blob.client.is_none() || blob.complete_at.is_some())
+        self.to_want.is_empty() && self.lacking_count == 0
     }
 }
 
@@ -189,9 +198,6 @@ fn seed_of(id: &PeerId, seed: u64) -> u64 {
 
 /// One core's SHA-256 (`dataplane.md`).
 pub(crate) const SHA256_BYTES_PER_S: f64 = 1.9e9;
-
-/// A client that unpacks what it pulls (`scheduling.md` §2d).
-pub(crate) const CLIENT_BYTES_PER_S: f64 = 130e6;
 
 #[cfg(test)]
 mod tests {

@@ -7,7 +7,6 @@ use flotilla_peer_core::{Failure, Input as PeerInput};
 use flotilla_proto::{Digest, Layout, PieceSet, Run};
 
 use crate::event::{Event, NodeIndex};
-use crate::fair::LinkId;
 use crate::network::FlowId;
 use crate::node::{Follower, SHA256_BYTES_PER_S};
 use crate::violation::Violation;
@@ -25,8 +24,6 @@ pub(crate) struct Read {
     layout: Layout,
     /// What is still to be asked for.
     runs: VecDeque<Run>,
-    /// The registry's limit on this read.
-    limit: LinkId,
     stage: Stage,
     /// No piece from here on is read for the present.
     paced_until: u32,
@@ -60,14 +57,13 @@ impl World<'_> {
             digest,
             layout,
             runs: pieces.runs().into(),
-            limit: self.network.add_link(self.scenario.registry.bytes_per_s),
             stage: Stage::Unauthorised,
             paced_until: u32::MAX,
             hasher,
             read: PieceSet::new(layout.piece_count()),
         };
         self.reads.insert(id, read);
-        if self.nodes[seed.0].credentials.contains(&digest) {
+        if self.nodes[seed.place()].credentials.contains(&digest) {
             self.ask_registry(id);
         } else {
             self.queue.push(self.now + CREDENTIAL_WAIT, Event::CredentialMissing(id));
@@ -75,7 +71,7 @@ impl World<'_> {
     }
 
     pub(crate) fn credential_offered(&mut self, seed: NodeIndex, digest: Digest) {
-        if !self.nodes[seed.0].is_alive || !self.nodes[seed.0].credentials.insert(digest) {
+        if !self.nodes[seed.place()].is_alive || !self.nodes[seed.place()].credentials.insert(digest) {
             return;
         }
         let waits = |read: &Read| (read.seed, read.digest) == (seed, digest);
@@ -128,7 +124,9 @@ impl World<'_> {
             read.stage = Stage::Paced { piece, end };
             return;
         }
-        let path = [read.limit, self.nodes[read.seed.0].down].into();
+        let links = self.nodes[read.seed.place()].links;
+        let into_zone = links.zone.map(|(_, into)| into);
+        let path = [Some(self.registry_link), into_zone, Some(links.down)].into_iter().flatten().collect();
         let bytes = read.layout.piece_size(piece).into();
         let flow = self.network.start(self.now, path, bytes, Cargo::Read(id));
         read.stage = Stage::Reading { flow, piece, end };
@@ -182,7 +180,7 @@ impl World<'_> {
     /// The SHA-256 of a blob read in one go is right.
     pub(crate) fn read_hashed(&mut self, id: ReadId) {
         let Some(Read { seed, digest, layout, .. }) = self.reads.remove(&id) else { return };
-        self.nodes[seed.0].blob(digest, layout).is_hashed = true;
+        self.nodes[seed.place()].blob(digest, layout).is_hashed = true;
         if let Some(last) = layout.last_piece() {
             self.source_read(seed, digest, layout, last);
         }
@@ -209,10 +207,12 @@ impl World<'_> {
 
     /// Invariant 1 of DESIGN.md §2: nobody reads from the registry what a living node holds.
     fn check_once(&mut self, digest: Digest, piece: u32) {
-        let holder = self.nodes.iter().find(|node| node.is_alive && node.holds(digest, piece));
-        if let Some(holder) = holder.map(|node| node.id.clone()) {
-            self.break_off(Violation::ReadThoughHeld { digest, piece, holder });
+        if self.copies[self.blob_place(digest)][piece as usize] == 0 {
+            return;
         }
+        let holder = self.nodes.iter().find(|node| node.is_alive && node.holds(digest, piece));
+        let holder = holder.expect("copies are counted as they come and go").id.clone();
+        self.break_off(Violation::ReadThoughHeld { digest, piece, holder });
     }
 }
 

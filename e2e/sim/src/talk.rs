@@ -17,7 +17,7 @@ use crate::world::World;
 impl World<'_> {
     pub(crate) fn tell_peer(&mut self, index: NodeIndex, input: PeerInput) {
         let now = self.instant();
-        let node = &mut self.nodes[index.0];
+        let node = &mut self.nodes[index.place()];
         if node.is_alive {
             node.core.handle(now, input);
             self.drain_peer(index);
@@ -26,7 +26,7 @@ impl World<'_> {
 
     pub(crate) fn peer_is_due(&mut self, index: NodeIndex) {
         let now = self.instant();
-        let node = &mut self.nodes[index.0];
+        let node = &mut self.nodes[index.place()];
         if node.due.take_if(|due| *due <= self.now).is_some() && node.is_alive {
             node.core.handle_timeout(now);
             self.drain_peer(index);
@@ -34,12 +34,12 @@ impl World<'_> {
     }
 
     fn drain_peer(&mut self, index: NodeIndex) {
-        while let Some(output) = self.nodes[index.0].core.poll_output() {
-            self.log.record(self.now, &(index, &output));
+        while let Some(output) = self.nodes[index.place()].core.poll_output() {
+            self.log.peer_decided(self.now, index, &output);
             self.obey_peer(index, output);
         }
-        let due = self.nodes[index.0].core.poll_timeout().map(|at| self.time(at));
-        let node = &mut self.nodes[index.0];
+        let due = self.nodes[index.place()].core.poll_timeout().map(|at| self.time(at));
+        let node = &mut self.nodes[index.place()];
         if let Some(due) = due.filter(|due| node.due.is_none_or(|expected| *due < expected)) {
             node.due = Some(due);
             self.queue.push(due, Event::PeerDue(index));
@@ -50,7 +50,7 @@ impl World<'_> {
         match output {
             PeerOutput::Fetch { digest, layout, piece, parent, hash, patience, picked } => {
                 if hash != self.piece_hash(digest, piece) {
-                    let peer = self.nodes[index.0].id.clone();
+                    let peer = self.nodes[index.place()].id.clone();
                     self.break_off(Violation::WrongHash { peer, digest, piece });
                 }
                 let wish = UploadWish::Piece { piece, picked };
@@ -79,24 +79,52 @@ impl World<'_> {
             PeerOutput::Hash { digest } => self.hash(index, digest),
             PeerOutput::Complete { digest } => self.complete(index, digest),
             PeerOutput::Fail { digest, failure } => {
-                let peer = self.nodes[index.0].id.clone();
-                self.break_off(Violation::DownloadFailed { peer, digest, message: failure.message });
+                self.download_failed(index, digest, failure.message);
             }
-            PeerOutput::Purge { digest } => drop(self.nodes[index.0].blobs.remove(&digest)),
+            PeerOutput::Purge { digest } => self.purge(index, digest),
             PeerOutput::Flush(batch) => self.peer_flushes(index, batch),
         }
     }
 
+    /// A download may only fail where the disk takes nothing.
+    fn download_failed(&mut self, index: NodeIndex, digest: Digest, message: String) {
+        let node = &mut self.nodes[index.place()];
+        let peer = node.id.clone();
+        if !node.spec.disk_full {
+            return self.break_off(Violation::DownloadFailed { peer, digest, message });
+        }
+        self.tally.failed_downloads += 1;
+        self.download_ended(index);
+    }
+
+    fn download_ended(&mut self, index: NodeIndex) {
+        let node = &mut self.nodes[index.place()];
+        node.lacking_count -= 1;
+        self.unfinished_count -= usize::from(node.is_done());
+    }
+
     /// A piece is on the node's disk.
     pub(crate) fn hold(&mut self, index: NodeIndex, digest: Digest, layout: Layout, piece: u32) {
-        if let Some(at) = self.nodes[index.0].blob(digest, layout).hold(self.now, piece) {
+        if !self.nodes[index.place()].holds(digest, piece) {
+            let place = self.blob_place(digest);
+            self.copies[place][piece as usize] += 1;
+        }
+        if let Some(at) = self.nodes[index.place()].blob(digest, layout).hold(self.now, piece) {
             self.queue.push(at, Event::Hashed(index, digest));
         }
         self.tell_followers(index, digest);
     }
 
+    fn purge(&mut self, index: NodeIndex, digest: Digest) {
+        let place = self.blob_place(digest);
+        let Some(blob) = self.nodes[index.place()].blobs.remove(&digest) else { return };
+        for piece in blob.held.iter() {
+            self.copies[place][piece as usize] -= 1;
+        }
+    }
+
     fn hash(&mut self, index: NodeIndex, digest: Digest) {
-        let blob = self.nodes[index.0].blobs.get_mut(&digest).expect("a blob is wanted or read before");
+        let blob = self.nodes[index.place()].blobs.get_mut(&digest).expect("a blob is wanted or read before");
         blob.hasher = Some(Follower::new(self.now, SHA256_BYTES_PER_S));
         if let Some(at) = blob.hash(self.now) {
             self.queue.push(at, Event::Hashed(index, digest));
@@ -104,14 +132,14 @@ impl World<'_> {
     }
 
     pub(crate) fn hashed(&mut self, index: NodeIndex, digest: Digest) {
-        if let Some(blob) = self.nodes[index.0].blobs.get_mut(&digest) {
+        if let Some(blob) = self.nodes[index.place()].blobs.get_mut(&digest) {
             blob.is_hashed = true;
             self.tell_peer(index, PeerInput::Hashed { digest, matches: true });
         }
     }
 
     fn release(&mut self, index: NodeIndex, digest: Digest, piece: u32) {
-        let node = &mut self.nodes[index.0];
+        let node = &mut self.nodes[index.place()];
         let peer = node.id.clone();
         let blob = node.blobs.get_mut(&digest).expect("what is released is held");
         let may = blob.held.contains(piece) && (blob.is_hashed || blob.layout.last_piece() != Some(piece));
@@ -123,19 +151,24 @@ impl World<'_> {
     }
 
     fn complete(&mut self, index: NodeIndex, digest: Digest) {
-        let node = &mut self.nodes[index.0];
+        let node = &mut self.nodes[index.place()];
         let peer = node.id.clone();
         let blob = node.blobs.get_mut(&digest).expect("what is complete is held");
+        let is_verified = blob.held.is_full() && blob.is_hashed;
         blob.released.insert_all();
         blob.complete_at = Some(self.now);
         blob.serve(self.now);
-        if !blob.held.is_full() || !blob.is_hashed {
+        if let Some(client) = &blob.client {
+            self.queue.push(client.free_at, Event::BlobTaken(index));
+            self.download_ended(index);
+        }
+        if !is_verified {
             self.break_off(Violation::CompletedUnverified { peer, digest });
         }
     }
 
     fn peer_flushes(&mut self, index: NodeIndex, batch: Batch) {
-        let node = &self.nodes[index.0];
+        let node = &self.nodes[index.place()];
         for report in batch.reports() {
             if let Report::Announce { digest, pieces, .. } = report
                 && let Some(piece) = pieces.iter().find(|piece| !node.holds(*digest, *piece))
@@ -147,14 +180,20 @@ impl World<'_> {
         let Some(key) = node.key.filter(|_| node.is_alive) else { return };
         self.tally.control_messages += 1;
         let at = self.upward_arrival(index);
+        if self.is_lost() {
+            return self.breaks_off(index);
+        }
         self.queue.push(at, Event::SchedulerHears(key, batch));
     }
 
     pub(crate) fn scheduler_hears(&mut self, key: PeerKey, batch: Batch) {
+        if self.nodes[self.node_by_key[key.0 as usize].place()].key != Some(key) {
+            return;
+        }
         for report in batch {
             let input = match report {
                 Report::Hashes { digest, .. } => self.hashes_told(key, digest),
-                report => to_scheduler(key, report, |id| self.nodes[self.node_by_id[id].0].key),
+                report => to_scheduler(key, report, |id| self.nodes[self.node_by_id[id].place()].key),
             };
             if let Some(input) = input {
                 self.tell_scheduler(input);
@@ -164,7 +203,7 @@ impl World<'_> {
 
     /// The shell reads the hashes of what is held from its store.
     fn hashes_told(&self, key: PeerKey, digest: Digest) -> Option<SchedulerInput> {
-        let blob = self.nodes[self.node_by_key[key.0 as usize].0].blobs.get(&digest)?;
+        let blob = self.nodes[self.node_by_key[key.0 as usize].place()].blobs.get(&digest)?;
         let hashes = blob.held.iter().map(|piece| self.piece_hash(digest, piece)).collect();
         Some(SchedulerInput::HashesTold { peer: key, digest, pieces: blob.held.clone(), hashes })
     }
@@ -184,7 +223,7 @@ impl World<'_> {
 
     fn drain_scheduler(&mut self) {
         while let Some(output) = self.scheduler.poll_output() {
-            self.log.record(self.now, &output);
+            self.log.scheduler_decided(self.now, &output);
             if let Err(violation) = self.audit.told(&output) {
                 self.break_off(violation);
             }
@@ -200,7 +239,7 @@ impl World<'_> {
 
     fn say(&mut self, index: NodeIndex, input: PeerInput) {
         let (now, batch) = (self.now, self.scenario.control.batch);
-        let node = &mut self.nodes[index.0];
+        let node = &mut self.nodes[index.place()];
         node.inbox.push(input);
         if let Some(at) = node.downward.plan_flush(now, batch) {
             self.queue.push(at, Event::SchedulerFlushes(index));
@@ -209,19 +248,24 @@ impl World<'_> {
 
     pub(crate) fn scheduler_flushes(&mut self, index: NodeIndex) {
         let latency = self.latency();
-        let node = &mut self.nodes[index.0];
+        let node = &mut self.nodes[index.place()];
         node.downward.flushed(self.now);
         let mut batch = std::mem::take(&mut node.inbox);
-        if batch.is_empty() || node.key.is_none() {
-            return;
-        }
+        let Some(key) = node.key.filter(|_| !batch.is_empty()) else { return };
         batch.sort_by_key(downward_rank);
         self.tally.control_messages += 1;
         let at = node.downward.arrival(self.now + latency);
-        self.queue.push(at, Event::PeerHears(index, batch));
+        if self.is_lost() {
+            return self.breaks_off(index);
+        }
+        self.queue.push(at, Event::PeerHears(key, batch));
     }
 
-    pub(crate) fn peer_hears(&mut self, index: NodeIndex, batch: Vec<PeerInput>) {
+    pub(crate) fn peer_hears(&mut self, key: PeerKey, batch: Vec<PeerInput>) {
+        let index = self.node_by_key[key.0 as usize];
+        if self.nodes[index.place()].key != Some(key) {
+            return;
+        }
         for input in batch {
             self.tell_peer(index, input);
         }
@@ -230,19 +274,38 @@ impl World<'_> {
     /// When something that a node says now reaches the scheduler.
     pub(crate) fn upward_arrival(&mut self, index: NodeIndex) -> Time {
         let latency = self.latency();
-        self.nodes[index.0].upward.arrival(self.now + latency)
+        self.nodes[index.place()].upward.arrival(self.now + latency)
     }
 
     fn latency(&mut self) -> Duration {
         let control = self.scenario.control;
-        control.one_way.mul_f64(1.0 + control.jitter * (2.0 * self.rng.f64() - 1.0))
+        let latency = control.one_way.mul_f64(1.0 + control.jitter * (2.0 * self.rng.f64() - 1.0));
+        let is_late = control.late_per_mille > 0 && self.rng.u32(..1000) < control.late_per_mille;
+        if is_late { latency + control.late_by } else { latency }
+    }
+
+    fn is_lost(&mut self) -> bool {
+        let control = self.scenario.control;
+        control.lost_per_million > 0 && self.rng.u32(..1_000_000) < control.lost_per_million
+    }
+
+    /// A message is lost, and its stream with it: both ends forget what they gathered, and the
+    /// node attaches anew after its daemon's pause.
+    fn breaks_off(&mut self, index: NodeIndex) {
+        let latency = self.latency();
+        let node = &mut self.nodes[index.place()];
+        let Some(key) = node.key.take() else { return };
+        node.inbox.clear();
+        self.queue.push(self.now + latency, Event::StreamEnds(key));
+        self.queue.push(self.now + latency + REATTACH, Event::Attaches(index));
+        self.tell_peer(index, PeerInput::SchedulerDown);
     }
 
     fn peer_id(&self, key: PeerKey) -> PeerId {
-        self.nodes[self.node_by_key[key.0 as usize].0].id.clone()
+        self.nodes[self.node_by_key[key.0 as usize].place()].id.clone()
     }
 
-    fn instant(&self) -> Instant {
+    pub(crate) fn instant(&self) -> Instant {
         self.base + self.now
     }
 
@@ -271,3 +334,6 @@ impl Lane {
 
 /// A credential's way to a seed.
 const OFFER: Duration = Duration::from_micros(300);
+
+/// The first pause of a daemon that lost its scheduler (`peer/src/control.rs`).
+const REATTACH: Duration = Duration::from_millis(100);

@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use flotilla_peer_core::{FetchError, Input as PeerInput, Patience, UploadId, UploadRefusal, UploadWish};
+use flotilla_peer_core::{
+    Failure, FetchError, Input as PeerInput, Patience, UploadId, UploadRefusal, UploadWish,
+};
 use flotilla_proto::{Digest, Layout, PeerId};
 
 use crate::event::{Event, NodeIndex, Time};
+use crate::fair::Path;
 use crate::network::FlowId;
+use crate::node::NodeLinks;
 use crate::world::{Cargo, World};
 
 /// A fetch, never used again once it ended. Its parent calls the upload the same.
@@ -51,7 +55,7 @@ impl World<'_> {
         patience: Patience,
     ) {
         let (id, parent, stall) = (FetchId(self.next_id()), self.node_by_id[parent], patience.stall);
-        let node = &mut self.nodes[child.0];
+        let node = &mut self.nodes[child.place()];
         let former = match &wish {
             UploadWish::Piece { piece, .. } => node.fetches.insert((digest, *piece), id),
             UploadWish::Any { .. } => node.takes.insert((digest, parent), id),
@@ -59,6 +63,8 @@ impl World<'_> {
         assert_eq!(former, None, "a core aborts a fetch before it starts another for the piece");
         self.queue.push(self.now + REQUEST, Event::Asked(id));
         self.queue.push(self.now + stall, Event::MayStall(id));
+        self.nodes[child.place()].met.insert(parent);
+        self.nodes[parent.place()].met.insert(child);
         let (begun_at, stage) = (self.now, Stage::Asked);
         self.fetches.insert(id, Fetch { child, parent, digest, layout, wish, begun_at, stall, stage });
     }
@@ -66,24 +72,25 @@ impl World<'_> {
     /// The parent hears of the request; its core decides what becomes of it.
     pub(crate) fn asked(&mut self, id: FetchId) {
         let Some(fetch) = self.fetches.get_mut(&id) else { return };
-        if !self.nodes[fetch.parent.0].is_alive {
+        if !self.nodes[fetch.parent.place()].is_alive {
             return;
         }
         fetch.stage = Stage::Waiting;
         let (digest, wish, parent) = (fetch.digest, fetch.wish.clone(), fetch.parent);
-        let child = self.nodes[fetch.child.0].id.clone();
+        let child = self.nodes[fetch.child.place()].id.clone();
         self.tell_peer(parent, PeerInput::UploadAsked { upload: UploadId(id.0), child, digest, wish });
     }
 
     /// The request's turn has come.
     pub(crate) fn send_piece(&mut self, id: FetchId, piece: u32) {
         let fetch = self.fetches.get_mut(&id).expect("a parent hears when a request ends");
-        let path = [self.nodes[fetch.parent.0].up, self.nodes[fetch.child.0].down].into();
+        let path = path(&self.nodes[fetch.parent.place()].links, &self.nodes[fetch.child.place()].links);
         let bytes = fetch.layout.piece_size(piece).into();
         let flow = self.network.start(self.now, path, bytes, Cargo::Fetch(id));
         fetch.stage = Stage::Sending { flow, piece, first_byte: self.now - fetch.begun_at };
         if let UploadWish::Any { .. } = fetch.wish {
-            let (child, digest, parent) = (fetch.child, fetch.digest, self.nodes[fetch.parent.0].id.clone());
+            let (child, digest, parent) =
+                (fetch.child, fetch.digest, self.nodes[fetch.parent.place()].id.clone());
             self.tell_peer(child, PeerInput::TakeBegun { digest, parent, piece });
         }
     }
@@ -100,20 +107,39 @@ impl World<'_> {
         }
     }
 
+    /// Counts what went over narrow links between zones.
+    fn count_crossing(&mut self, parent: NodeIndex, child: NodeIndex, bytes: u64) {
+        let zones = [parent, child].map(|node| self.nodes[node.place()].spec.zone);
+        let narrow = [parent, child].map(|node| self.nodes[node.place()].links.zone.is_some());
+        if zones[0] == zones[1] {
+            return;
+        }
+        for (zone, _) in zones.into_iter().zip(narrow).filter(|(_, is_narrow)| *is_narrow) {
+            *self.tally.crossed_bytes.entry(zone).or_default() += bytes;
+        }
+    }
+
     /// The last byte arrived: the child verifies and writes.
     pub(crate) fn fetch_arrived(&mut self, id: FetchId) {
         let stage = self.fetches.get(&id).expect("a flow's fetch is there").stage;
         let Stage::Sending { piece, first_byte, .. } = stage else { unreachable!("a fetch flows") };
-        let corrupts = self.nodes[self.fetches[&id].parent.0].spec.corrupts;
+        let corrupts = self.nodes[self.fetches[&id].parent.place()].spec.corrupts;
         let (fetch, moved) = self.end_fetch(id, true).expect("a flow's fetch is there");
         if corrupts {
             self.tally.wasted_bytes += moved;
             return self.tell_failure(fetch, FetchError::Corrupt);
         }
+        let disk_full = self.nodes[fetch.child.place()].spec.disk_full;
+        if disk_full {
+            self.tally.wasted_bytes += moved;
+            let (child, digest) = (fetch.child, fetch.digest);
+            return self.tell_peer(child, PeerInput::GivenUp { digest, failure: disk_full_failure() });
+        }
         let Fetch { child, parent, digest, wish, .. } = fetch;
         self.tally.kept_bytes += moved;
+        self.tally.kept_pieces += 1;
         self.hold(child, digest, fetch.layout, piece);
-        let parent = self.nodes[parent.0].id.clone();
+        let parent = self.nodes[parent.place()].id.clone();
         self.tell_peer(
             child,
             match wish {
@@ -138,7 +164,7 @@ impl World<'_> {
 
     fn tell_failure(&mut self, fetch: Fetch, error: FetchError) {
         let Fetch { child, parent, digest, wish, .. } = fetch;
-        let parent = self.nodes[parent.0].id.clone();
+        let parent = self.nodes[parent.place()].id.clone();
         self.tell_peer(
             child,
             match wish {
@@ -149,14 +175,14 @@ impl World<'_> {
     }
 
     pub(crate) fn abort_fetch(&mut self, child: NodeIndex, digest: Digest, piece: u32) {
-        if let Some(id) = self.nodes[child.0].fetches.get(&(digest, piece)).copied() {
+        if let Some(id) = self.nodes[child.place()].fetches.get(&(digest, piece)).copied() {
             self.abort(id);
         }
     }
 
     pub(crate) fn abort_take(&mut self, child: NodeIndex, digest: Digest, parent: &PeerId) {
         let parent = self.node_by_id[parent];
-        if let Some(id) = self.nodes[child.0].takes.get(&(digest, parent)).copied() {
+        if let Some(id) = self.nodes[child.place()].takes.get(&(digest, parent)).copied() {
             self.abort(id);
         }
     }
@@ -171,7 +197,7 @@ impl World<'_> {
     /// it were sent.
     fn end_fetch(&mut self, id: FetchId, delivered: bool) -> Option<(Fetch, u64)> {
         let fetch = self.fetches.remove(&id)?;
-        let child = &mut self.nodes[fetch.child.0];
+        let child = &mut self.nodes[fetch.child.place()];
         match &fetch.wish {
             UploadWish::Piece { piece, .. } => drop(child.fetches.remove(&(fetch.digest, *piece))),
             UploadWish::Any { .. } => drop(child.takes.remove(&(fetch.digest, fetch.parent))),
@@ -180,6 +206,7 @@ impl World<'_> {
             Stage::Sending { flow, .. } => self.network.stop(self.now, flow),
             Stage::Asked | Stage::Waiting | Stage::Cut => 0,
         };
+        self.count_crossing(fetch.parent, fetch.child, moved);
         if matches!(fetch.stage, Stage::Waiting | Stage::Sending { .. }) {
             self.tell_peer(fetch.parent, PeerInput::UploadEnded { upload: UploadId(id.0), delivered });
         }
@@ -189,21 +216,38 @@ impl World<'_> {
     /// A node is dead: what it fetched is not wanted any more, and what it sent stops.
     pub(crate) fn cut_fetches(&mut self, dead: NodeIndex) {
         let own: Vec<FetchId> = {
-            let node = &self.nodes[dead.0];
+            let node = &self.nodes[dead.place()];
             node.fetches.values().chain(node.takes.values()).copied().collect()
         };
         for id in own {
             self.abort(id);
         }
-        let sent = self.fetches.iter_mut().filter(|(_, fetch)| fetch.parent == dead);
-        for (id, fetch) in sent {
-            if let Stage::Sending { flow, .. } = fetch.stage {
-                self.tally.wasted_bytes += self.network.stop(self.now, flow);
-                self.queue.push(self.now + fetch.stall, Event::MayStall(*id));
+        let sent: Vec<FetchId> =
+            self.fetches.iter().filter(|(_, fetch)| fetch.parent == dead).map(|(id, _)| *id).collect();
+        for id in sent {
+            let fetch = self.fetches.get_mut(&id).expect("listed above");
+            let (child, stall) = (fetch.child, fetch.stall);
+            if let Stage::Sending { flow, .. } = std::mem::replace(&mut fetch.stage, Stage::Cut) {
+                let moved = self.network.stop(self.now, flow);
+                self.tally.wasted_bytes += moved;
+                self.count_crossing(dead, child, moved);
+                self.queue.push(self.now + stall, Event::MayStall(id));
             }
-            fetch.stage = Stage::Cut;
         }
     }
+}
+
+/// Up, out of the zone, into the zone, down.
+fn path(parent: &NodeLinks, child: &NodeLinks) -> Path {
+    let crosses = parent.zone != child.zone;
+    let out = parent.zone.filter(|_| crosses).map(|(out, _)| out);
+    let into = child.zone.filter(|_| crosses).map(|(_, into)| into);
+    [Some(parent.up), out, into, Some(child.down)].into_iter().flatten().collect()
+}
+
+fn disk_full_failure() -> Failure {
+    let message = "the disk of this node is full".to_owned();
+    Failure { status: 507, code: "UNAVAILABLE".to_owned(), message, poisoned: false }
 }
 
 /// From a request to the first byte of its piece, or to its refusal.

@@ -15,8 +15,9 @@ fn json_has_the_keys_that_scripts_read() {
     let ran = sim(&["run", "small-images", "--seed", "3", "--json"]);
     let report: serde_json::Value = serde_json::from_slice(&ran.stdout).unwrap();
     let keys = "scenario seed peers bytes piece_len lower_bound_s last_s client_last_s ratio_client_last \
-                longest_silence_s p50_s p99_s ratio_last ratio_p50 ratio_p99 source_ratio wasted_ratio \
-                control_messages_per_piece";
+                longest_silence_s p50_s p99_s p999_s ratio_last ratio_p50 ratio_p99 ratio_p999 ratio_own_p99 \
+                zone_copies source_ratio wasted_ratio connections_per_peer control_messages_per_piece \
+                planner_us_per_piece planner_peak_bytes";
     for key in keys.split_whitespace() {
         assert!(report.get(key).is_some(), "{key} in {report}");
     }

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use flotilla_e2e_sim::scenario::{Crash, Victim};
+use flotilla_e2e_sim::scenario::{Crash, Manner, Moment, Victim};
 use flotilla_e2e_sim::{Report, Scenario, catalogue, run};
 
 #[test]
@@ -74,8 +74,9 @@ fn a_seed_may_die_at_any_moment() {
         let mut scenario = scenario("seed-dies-even");
         scenario.peers.truncate(6);
         scenario.blobs = vec![16 << 20, 1 << 10];
-        let at = flotilla_e2e_sim::lower_bound(&scenario) * tenth / 10;
-        scenario.crashes = vec![Crash { at, victim: Victim::HomeSeed }];
+        let at = flotilla_e2e_sim::lower_bound(&scenario, tenth.into()) * tenth / 10;
+        scenario.crashes =
+            vec![Crash { at: Moment::At(at), victim: Victim::HomeSeed, manner: Manner::Killed }];
         let report = twice(&scenario, tenth.into());
         assert!(report.source_ratio <= 1.2, "at {at:?}: {report:?}");
     }
@@ -85,8 +86,11 @@ fn a_seed_may_die_at_any_moment() {
 fn everybody_but_one_may_die() {
     let mut scenario = scenario("even-12");
     scenario.blobs = vec![32 << 20];
-    let crash =
-        |peer: usize| Crash { at: Duration::from_millis(80) * peer as u32, victim: Victim::Peer(peer) };
+    let crash = |peer: usize| Crash {
+        at: Moment::At(Duration::from_millis(80) * peer as u32),
+        victim: Victim::Peer(peer),
+        manner: Manner::Killed,
+    };
     scenario.crashes = (1..12).map(crash).collect();
     let report = twice(&scenario, 1);
     assert_eq!(report.source_ratio, 1.0);

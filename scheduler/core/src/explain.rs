@@ -7,6 +7,7 @@ use std::time::Instant;
 use flotilla_proto::Digest;
 
 use crate::rank::{ParentRank, PieceScore};
+use crate::task::{Seat, Task};
 use crate::{PeerKey, Scheduler};
 
 /// How the planner sees one piece for one child, at one moment.
@@ -64,6 +65,13 @@ pub enum Obstacle {
     KeptApart,
     /// A copy is in the child's zone already, or on its way there.
     CrossedAlready,
+    /// As many pieces are on their way into the child's zone, or out of the parent's, as its
+    /// link carries.
+    GateClosed,
+    /// The child chooses its pieces by itself.
+    PicksItself,
+    /// The child wants nothing, or everything is on its way.
+    NothingWanted,
     /// It does not hold the piece, or nobody told what it must hash to.
     NotHeld,
 }
@@ -105,6 +113,9 @@ impl fmt::Display for Obstacle {
             Self::WindowFull => "the child's window is full",
             Self::KeptApart => "it failed the child",
             Self::CrossedAlready => "the piece is in the child's zone already",
+            Self::GateClosed => "the link between the zones is full",
+            Self::PicksItself => "the child picks by itself",
+            Self::NothingWanted => "the child wants nothing more",
             Self::NotHeld => "it does not hold the piece",
         })
     }
@@ -114,17 +125,55 @@ impl Scheduler {
     /// How the planner sees a piece for a child; `None` if the child has no part in the blob,
     /// or the blob no such piece. Changes nothing; costs a look at each partner.
     pub fn explain(&self, now: Instant, child: PeerKey, digest: Digest, piece: u32) -> Option<Explanation> {
-        let task = self.tasks.get(&digest)?;
-        let member = task.members.get(&child).filter(|_| piece < task.layout.piece_count())?;
-        let state = match member.in_flight().get(&piece) {
-            Some(parent) => PieceState::InFlight { parent: *parent },
-            None if member.held.contains(piece) => PieceState::Held,
+        let (slot, seat) = self.find(child, digest)?;
+        let task = &self.tasks[slot];
+        if piece >= task.piece_count() {
+            return None;
+        }
+        let member = task.member(seat);
+        let state = match member.flight(piece) {
+            Some(flight) => PieceState::InFlight { parent: task.member(flight.parent).peer },
+            None if task.holds(seat, piece) => PieceState::Held,
             None => PieceState::Lacking,
         };
-        let candidate = |parent: &PeerKey| self.candidate(now, task, *parent, child, piece);
+        let candidate = |parent: &Seat| self.candidate(now, task, *parent, seat, piece);
         let mut candidates: Vec<Candidate> = member.partners.iter().map(candidate).collect();
         candidates.sort();
-        let copies = task.copies_for(member, piece).into();
+        let copies = task.zones[member.zone as usize].rarity.copies(piece);
         Some(Explanation { child, digest, piece, state, copies, candidates })
+    }
+
+    fn candidate(&self, now: Instant, task: &Task, parent: Seat, child: Seat, piece: u32) -> Candidate {
+        let zone = &task.zones[task.member(child).zone as usize];
+        let obstacle = if !task.holds(parent, piece) || task.hash(piece).is_none() {
+            Some(Obstacle::NotHeld)
+        } else if task.crosses(parent, child) && !zone.rarity.is_absent(piece) {
+            Some(Obstacle::CrossedAlready)
+        } else {
+            self.obstacle(now, task, parent, child)
+        };
+        let score = task.score(parent, child, piece);
+        let rank = self.parent_rank(now, task, parent, child, score);
+        let first = task.best_piece(parent, child);
+        Candidate { obstacle, rank, parent: task.member(parent).peer, first }
+    }
+
+    /// A parent with a free slot, a child with room that lacks what it holds, and the blob:
+    /// there is none after an input, for the planner is work-conserving (DESIGN.md §2.9). For
+    /// tests and the simulator; costs a look at every pair of partners.
+    pub fn find_idle(&self, now: Instant) -> Option<(PeerKey, PeerKey, Digest)> {
+        let tasks = self.tasks.iter().map(|(_, task)| task).filter(|task| task.is_wanted());
+        let pairs = tasks.flat_map(|task| {
+            let of_parent = move |(parent, member): (Seat, &'_ crate::member::Member)| {
+                member.partners.iter().map(move |child| (task, parent, *child)).collect::<Vec<_>>()
+            };
+            task.members().flat_map(of_parent)
+        });
+        let mut idle = pairs.filter(|(task, parent, child)| {
+            self.obstacle(now, task, *parent, *child).is_none() && task.can_help(*parent, *child)
+        });
+        idle.next().map(|(task, parent, child)| {
+            (task.member(parent).peer, task.member(child).peer, task.digest)
+        })
     }
 }
