@@ -83,7 +83,11 @@ impl Swarm {
                 Follow::Yes => false,
                 Follow::Ended { again_at } => again_at <= now,
             };
-            if is_due && partner.may_serve(is_alone) && !barred.contains(id) {
+            if !is_due {
+                continue;
+            }
+            partner.follow = Follow::No;
+            if partner.may_serve(is_alone) && !barred.contains(id) {
                 partner.follow = Follow::Yes;
                 let (layout, partner) = (*layout, id.clone());
                 self.outputs.push_back(Output::Follow { digest, layout, partner });

@@ -11,7 +11,7 @@ use flotilla_proto::{Digest, Layout};
 
 use crate::client::Answer;
 use crate::region::{Node, Region, blob_path, noise};
-use crate::script::{Attached, Script};
+use crate::script::Attached;
 
 #[tokio::test]
 async fn peers_that_are_told_to_pick_complete_a_blob_from_the_seed_and_from_each_other() {
