@@ -43,10 +43,14 @@ pub(crate) enum Event {
     StreamEnds(PeerKey),
     /// The scheduler sends what it gathered for a peer.
     SchedulerFlushes(NodeIndex),
-    /// A batch reaches the scheduler.
-    SchedulerHears(PeerKey, Batch),
-    /// A batch reaches a peer over that stream.
-    PeerHears(PeerKey, Vec<PeerInput>),
+    /// A batch reaches the scheduler, with the number of the last that its peer saw.
+    SchedulerHears(PeerKey, u64, Batch),
+    /// The planner is through with a batch and those before it.
+    PlannerTakes(PeerKey, u64, Batch),
+    /// The scheduler's shell knows the planner's load.
+    LoadMeasured,
+    /// A numbered batch reaches a peer over that stream.
+    PeerHears(PeerKey, u64, Vec<PeerInput>),
     /// The scheduler's own deadline.
     SchedulerDue,
     /// A peer core's own deadline.
@@ -86,8 +90,8 @@ impl Event {
             Self::RatesDrawn => (2, 0),
             Self::StreamEnds(key) => (3, key.0.into()),
             Self::SchedulerFlushes(node) => (5, node.0.into()),
-            Self::SchedulerHears(key, _) => (6, key.0.into()),
-            Self::PeerHears(key, _) => (7, key.0.into()),
+            Self::SchedulerHears(key, ..) => (6, key.0.into()),
+            Self::PeerHears(key, ..) => (7, key.0.into()),
             Self::SchedulerDue => (8, 0),
             Self::PeerDue(node) => (9, node.0.into()),
             Self::Asked(fetch) => (10, fetch.0),
@@ -102,6 +106,8 @@ impl Event {
             Self::BlobTaken(node) => (17, node.0.into()),
             Self::Attaches(node) => (18, node.0.into()),
             Self::Sampled => (19, 0),
+            Self::PlannerTakes(key, ..) => (21, key.0.into()),
+            Self::LoadMeasured => (22, 0),
         }
     }
 }

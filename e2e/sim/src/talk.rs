@@ -1,13 +1,12 @@
-//! What the shells do: inputs to the cores, what their outputs set going, and the messages
-//! between them.
+//! What a peer's shell does: inputs to its core, what the core's outputs set going, and its
+//! stream to the scheduler.
 
 use std::time::{Duration, Instant};
 
 use flotilla_peer_core::{Batch, Input as PeerInput, Output as PeerOutput, Report, UploadWish};
-use flotilla_proto::{Digest, Layout, PeerId};
-use flotilla_scheduler_core::{Input as SchedulerInput, PeerKey};
+use flotilla_proto::{Digest, Layout};
+use flotilla_scheduler_core::PeerKey;
 
-use crate::control::{downward_rank, to_peer, to_scheduler};
 use crate::event::{Event, NodeIndex, Time};
 use crate::node::{Follower, Lane, SHA256_BYTES_PER_S};
 use crate::transfer::FetchId;
@@ -36,6 +35,7 @@ impl World<'_> {
     fn drain_peer(&mut self, index: NodeIndex) {
         while let Some(output) = self.nodes[index.place()].core.poll_output() {
             self.log.peer_decided(self.now, index, &output);
+            self.note_pick(index, &output);
             self.obey_peer(index, output);
         }
         let due = self.nodes[index.place()].core.poll_timeout().map(|at| self.time(at));
@@ -183,89 +183,17 @@ impl World<'_> {
         if self.is_lost() {
             return self.breaks_off(index);
         }
-        self.queue.push(at, Event::SchedulerHears(key, batch));
+        let seen_seq = self.nodes[index.place()].seen_seq;
+        self.queue.push(at, Event::SchedulerHears(key, seen_seq, batch));
     }
 
-    pub(crate) fn scheduler_hears(&mut self, key: PeerKey, batch: Batch) {
-        if self.nodes[self.node_by_key[key.0 as usize].place()].key != Some(key) {
-            return;
-        }
-        for report in batch {
-            let input = match report {
-                Report::Hashes { digest, .. } => self.hashes_told(key, digest),
-                report => to_scheduler(key, report, |id| self.nodes[self.node_by_id[id].place()].key),
-            };
-            if let Some(input) = input {
-                self.tell_scheduler(input);
-            }
-        }
-    }
-
-    /// The shell reads the hashes of what is held from its store.
-    fn hashes_told(&self, key: PeerKey, digest: Digest) -> Option<SchedulerInput> {
-        let blob = self.nodes[self.node_by_key[key.0 as usize].place()].blobs.get(&digest)?;
-        let hashes = blob.held.iter().map(|piece| self.piece_hash(digest, piece)).collect();
-        Some(SchedulerInput::HashesTold { peer: key, digest, pieces: blob.held.clone(), hashes })
-    }
-
-    pub(crate) fn tell_scheduler(&mut self, input: SchedulerInput) {
-        self.audit.heard(&input);
-        self.scheduler.handle(self.instant(), input);
-        self.drain_scheduler();
-    }
-
-    pub(crate) fn scheduler_is_due(&mut self) {
-        if self.scheduler_due.take_if(|due| *due <= self.now).is_some() {
-            self.scheduler.handle_timeout(self.instant());
-            self.drain_scheduler();
-        }
-    }
-
-    fn drain_scheduler(&mut self) {
-        while let Some(output) = self.scheduler.poll_output() {
-            self.log.scheduler_decided(self.now, &output);
-            if let Err(violation) = self.audit.told(&output) {
-                self.break_off(violation);
-            }
-            let (key, input) = to_peer(output, |key| self.peer_id(key));
-            self.say(self.node_by_key[key.0 as usize], input);
-        }
-        let due = self.scheduler.poll_timeout().map(|at| self.time(at));
-        if let Some(due) = due.filter(|due| self.scheduler_due.is_none_or(|expected| *due < expected)) {
-            self.scheduler_due = Some(due);
-            self.queue.push(due, Event::SchedulerDue);
-        }
-    }
-
-    fn say(&mut self, index: NodeIndex, input: PeerInput) {
-        let (now, batch) = (self.now, self.scenario.control.batch);
-        let node = &mut self.nodes[index.place()];
-        node.inbox.push(input);
-        if let Some(at) = node.downward.plan_flush(now, batch) {
-            self.queue.push(at, Event::SchedulerFlushes(index));
-        }
-    }
-
-    pub(crate) fn scheduler_flushes(&mut self, index: NodeIndex) {
-        let latency = self.latency();
-        let node = &mut self.nodes[index.place()];
-        node.downward.flushed(self.now);
-        let mut batch = std::mem::take(&mut node.inbox);
-        let Some(key) = node.key.filter(|_| !batch.is_empty()) else { return };
-        batch.sort_by_key(downward_rank);
-        self.tally.control_messages += 1;
-        let at = node.downward.arrival(self.now + latency);
-        if self.is_lost() {
-            return self.breaks_off(index);
-        }
-        self.queue.push(at, Event::PeerHears(key, batch));
-    }
-
-    pub(crate) fn peer_hears(&mut self, key: PeerKey, batch: Vec<PeerInput>) {
+    pub(crate) fn peer_hears(&mut self, key: PeerKey, seq: u64, batch: Vec<PeerInput>) {
         let index = self.node_by_key[key.0 as usize];
-        if self.nodes[index.place()].key != Some(key) {
+        let node = &mut self.nodes[index.place()];
+        if node.key != Some(key) {
             return;
         }
+        node.seen_seq = seq;
         for input in batch {
             self.tell_peer(index, input);
         }
@@ -277,39 +205,36 @@ impl World<'_> {
         self.nodes[index.place()].upward.arrival(self.now + latency)
     }
 
-    fn latency(&mut self) -> Duration {
+    pub(crate) fn latency(&mut self) -> Duration {
         let control = self.scenario.control;
         let latency = control.one_way.mul_f64(1.0 + control.jitter * (2.0 * self.rng.f64() - 1.0));
         let is_late = control.late_per_mille > 0 && self.rng.u32(..1000) < control.late_per_mille;
         if is_late { latency + control.late_by } else { latency }
     }
 
-    fn is_lost(&mut self) -> bool {
+    pub(crate) fn is_lost(&mut self) -> bool {
         let control = self.scenario.control;
         control.lost_per_million > 0 && self.rng.u32(..1_000_000) < control.lost_per_million
     }
 
     /// A message is lost, and its stream with it: both ends forget what they gathered, and the
     /// node attaches anew after its daemon's pause.
-    fn breaks_off(&mut self, index: NodeIndex) {
+    pub(crate) fn breaks_off(&mut self, index: NodeIndex) {
         let latency = self.latency();
         let node = &mut self.nodes[index.place()];
         let Some(key) = node.key.take() else { return };
+        (node.seen_seq, node.probe) = (0, None);
         node.inbox.clear();
         self.queue.push(self.now + latency, Event::StreamEnds(key));
         self.queue.push(self.now + latency + REATTACH, Event::Attaches(index));
         self.tell_peer(index, PeerInput::SchedulerDown);
     }
 
-    fn peer_id(&self, key: PeerKey) -> PeerId {
-        self.nodes[self.node_by_key[key.0 as usize].place()].id.clone()
-    }
-
     pub(crate) fn instant(&self) -> Instant {
         self.base + self.now
     }
 
-    fn time(&self, at: Instant) -> Time {
+    pub(crate) fn time(&self, at: Instant) -> Time {
         at.duration_since(self.base).max(self.now)
     }
 }
@@ -326,7 +251,7 @@ impl Lane {
     }
 
     /// When a message that would arrive `at` does: not before the one that was sent before it.
-    fn arrival(&mut self, at: Time) -> Time {
+    pub(crate) fn arrival(&mut self, at: Time) -> Time {
         self.arrives_at = self.arrives_at.max(at);
         self.arrives_at
     }

@@ -9,7 +9,7 @@ use flotilla_proto::{Digest, Layout, PeerId};
 
 use crate::event::{Event, NodeIndex, Time};
 use crate::fair::Path;
-use crate::network::FlowId;
+use crate::network::{FlowId, bytes_f64};
 use crate::node::NodeLinks;
 use crate::world::{Cargo, World};
 
@@ -26,8 +26,9 @@ pub(crate) struct Fetch {
     layout: Layout,
     wish: UploadWish,
     begun_at: Time,
-    /// The child gives up when nothing came for so long.
-    stall: Duration,
+    patience: Patience,
+    /// When the child last looked how much had come, and how much it was.
+    looked: (Time, f64),
     stage: Stage,
 }
 
@@ -40,8 +41,8 @@ enum Stage {
     Waiting,
     /// The piece flows, since `first_byte` after the request.
     Sending { flow: FlowId, piece: u32, first_byte: Duration },
-    /// The parent died while it sent.
-    Cut,
+    /// The parent died at that time.
+    Cut { at: Time },
 }
 
 impl World<'_> {
@@ -54,7 +55,7 @@ impl World<'_> {
         wish: UploadWish,
         patience: Patience,
     ) {
-        let (id, parent, stall) = (FetchId(self.next_id()), self.node_by_id[parent], patience.stall);
+        let (id, parent) = (FetchId(self.next_id()), self.node_by_id[parent]);
         let node = &mut self.nodes[child.place()];
         let former = match &wish {
             UploadWish::Piece { piece, .. } => node.fetches.insert((digest, *piece), id),
@@ -62,11 +63,13 @@ impl World<'_> {
         };
         assert_eq!(former, None, "a core aborts a fetch before it starts another for the piece");
         self.queue.push(self.now + REQUEST, Event::Asked(id));
-        self.queue.push(self.now + stall, Event::MayStall(id));
+        self.queue.push(self.now + patience.stall, Event::MayStall(id));
         self.nodes[child.place()].met.insert(parent);
         self.nodes[parent.place()].met.insert(child);
         let (begun_at, stage) = (self.now, Stage::Asked);
-        self.fetches.insert(id, Fetch { child, parent, digest, layout, wish, begun_at, stall, stage });
+        let looked = (self.now, 0.0);
+        let fetch = Fetch { child, parent, digest, layout, wish, begun_at, patience, looked, stage };
+        self.fetches.insert(id, fetch);
     }
 
     /// The parent hears of the request; its core decides what becomes of it.
@@ -88,6 +91,7 @@ impl World<'_> {
         let bytes = fetch.layout.piece_size(piece).into();
         let flow = self.network.start(self.now, path, bytes, Cargo::Fetch(id));
         fetch.stage = Stage::Sending { flow, piece, first_byte: self.now - fetch.begun_at };
+        fetch.looked = (self.now, 0.0);
         if let UploadWish::Any { .. } = fetch.wish {
             let (child, digest, parent) =
                 (fetch.child, fetch.digest, self.nodes[fetch.parent.place()].id.clone());
@@ -149,16 +153,30 @@ impl World<'_> {
         );
     }
 
-    /// Nothing has come by now: the child gives up.
+    /// The child looks how much came since it looked last, and gives up if that is too little.
     pub(crate) fn may_stall(&mut self, id: FetchId) {
-        let Some(fetch) = self.fetches.get(&id) else { return };
-        if !matches!(fetch.stage, Stage::Sending { .. }) {
-            self.fail_fetch(id, FetchError::Stalled);
+        let Some(fetch) = self.fetches.get_mut(&id) else { return };
+        let Patience { stall, least_bytes_per_s } = fetch.patience;
+        let (since, moved) = match fetch.stage {
+            Stage::Sending { flow, .. } => (fetch.looked.0, self.network.moved(self.now, flow)),
+            Stage::Cut { at } => (at, fetch.looked.1),
+            Stage::Asked | Stage::Waiting => (fetch.begun_at, 0.0),
+        };
+        let window = self.now - since;
+        if window < stall {
+            return self.queue.push(since + stall, Event::MayStall(id));
         }
+        let least = bytes_f64(least_bytes_per_s) * window.as_secs_f64();
+        if moved - fetch.looked.1 <= least {
+            return self.fail_fetch(id, FetchError::Stalled);
+        }
+        fetch.looked = (self.now, moved);
+        self.queue.push(self.now + stall, Event::MayStall(id));
     }
 
     fn fail_fetch(&mut self, id: FetchId, error: FetchError) {
-        let (fetch, _) = self.end_fetch(id, false).expect("the caller found it");
+        let (fetch, moved) = self.end_fetch(id, false).expect("the caller found it");
+        self.tally.wasted_bytes += moved;
         self.tell_failure(fetch, error);
     }
 
@@ -204,7 +222,7 @@ impl World<'_> {
         }
         let moved = match fetch.stage {
             Stage::Sending { flow, .. } => self.network.stop(self.now, flow),
-            Stage::Asked | Stage::Waiting | Stage::Cut => 0,
+            Stage::Asked | Stage::Waiting | Stage::Cut { .. } => 0,
         };
         self.count_crossing(fetch.parent, fetch.child, moved);
         if matches!(fetch.stage, Stage::Waiting | Stage::Sending { .. }) {
@@ -226,8 +244,10 @@ impl World<'_> {
             self.fetches.iter().filter(|(_, fetch)| fetch.parent == dead).map(|(id, _)| *id).collect();
         for id in sent {
             let fetch = self.fetches.get_mut(&id).expect("listed above");
-            let (child, stall) = (fetch.child, fetch.stall);
-            if let Stage::Sending { flow, .. } = std::mem::replace(&mut fetch.stage, Stage::Cut) {
+            let (child, stall) = (fetch.child, fetch.patience.stall);
+            if let Stage::Sending { flow, .. } =
+                std::mem::replace(&mut fetch.stage, Stage::Cut { at: self.now })
+            {
                 let moved = self.network.stop(self.now, flow);
                 self.tally.wasted_bytes += moved;
                 self.count_crossing(dead, child, moved);

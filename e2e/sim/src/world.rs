@@ -6,15 +6,19 @@ use std::time::{Duration, Instant};
 use fastrand::Rng;
 use flotilla_peer_core::Input as PeerInput;
 use flotilla_proto::{Digest, PeerId, PieceHash, PieceSet};
-use flotilla_scheduler_core::{Input as SchedulerInput, Limits, PeerFacts, PeerKey, Scheduler, Zone};
+use flotilla_scheduler_core::{
+    Explanation, Input as SchedulerInput, Limits, PeerFacts, PeerKey, Scheduler, Zone,
+};
 
 use crate::audit::Audit;
 use crate::event::{Event, NodeIndex, Queue, Time};
+use crate::explain::{Answer, Question};
 use crate::fair::LinkId;
 use crate::follow::{Follow, FollowId};
 use crate::log::Log;
 use crate::network::Network;
 use crate::node::{Follower, Node, NodeLinks};
+use crate::planner::{LOAD_WINDOW, PlannerThread, Probe};
 use crate::region::Region;
 use crate::scenario::{Manner, Part, Scenario};
 use crate::source::{Read, ReadId};
@@ -55,9 +59,10 @@ pub(crate) struct World<'a> {
     /// Living nodes that arrived and lack something they want.
     pub(crate) unfinished_count: usize,
     pub(crate) tally: Tally,
-    /// In the scheduler's core, by the meter that the run was given.
-    pub(crate) planner_time: Duration,
-    pub(crate) planner_peak_bytes: u64,
+    pub(crate) thread: PlannerThread,
+    pub(crate) probe: Option<Probe>,
+    pub(crate) question: Option<Question>,
+    pub(crate) answers: Vec<Answer>,
     violation: Option<Violation>,
 }
 
@@ -131,8 +136,10 @@ impl<'a> World<'a> {
             to_arrive_count: nodes.len(),
             unfinished_count: 0,
             tally: Tally::default(),
-            planner_time: Duration::ZERO,
-            planner_peak_bytes: 0,
+            thread: PlannerThread::default(),
+            probe: None,
+            question: None,
+            answers: Vec::new(),
             violation: None,
             nodes,
             region,
@@ -149,6 +156,11 @@ impl<'a> World<'a> {
         }
         if self.region.weather.varies() {
             self.queue.push(Time::ZERO, Event::RatesDrawn);
+        }
+        if self.scenario.planner.told_load_percent.is_some() {
+            self.queue.push(Time::ZERO, Event::LoadMeasured);
+        } else if !self.scenario.planner.input_cost.is_zero() {
+            self.queue.push(LOAD_WINDOW, Event::LoadMeasured);
         }
         self.queue.push(SAMPLE_EVERY, Event::Sampled);
         let patience = PATIENCE.max(self.lower_bound * PATIENCE_IN_BOUNDS);
@@ -187,8 +199,10 @@ impl<'a> World<'a> {
             Event::RatesDrawn => self.rates_drawn(),
             Event::StreamEnds(key) => self.stream_ends(key),
             Event::SchedulerFlushes(node) => self.scheduler_flushes(node),
-            Event::SchedulerHears(key, batch) => self.scheduler_hears(key, batch),
-            Event::PeerHears(key, batch) => self.peer_hears(key, batch),
+            Event::SchedulerHears(key, seen_seq, batch) => self.scheduler_hears(key, seen_seq, batch),
+            Event::PlannerTakes(key, seen_seq, batch) => self.planner_takes(key, seen_seq, batch),
+            Event::LoadMeasured => self.load_measured(),
+            Event::PeerHears(key, seq, batch) => self.peer_hears(key, seq, batch),
             Event::SchedulerDue => self.scheduler_is_due(),
             Event::PeerDue(node) => self.peer_is_due(node),
             Event::Asked(fetch) => self.asked(fetch),
@@ -314,10 +328,14 @@ impl<'a> World<'a> {
     }
 
     fn sampled(&mut self) {
+        if let Some(probe) = self.probe {
+            (probe.progress)(self.now, self.unfinished_count);
+        }
         if let Some((parent, child, digest)) = self.scheduler.find_idle(self.instant()) {
             self.break_off(Violation::Idle { parent, child, digest });
         }
-        self.queue.push(self.now + SAMPLE_EVERY, Event::Sampled);
+        let often = u32::try_from(self.nodes.len() / SAMPLED_OFTEN).expect("fewer nodes than 2^32");
+        self.queue.push(self.now + SAMPLE_EVERY * (often + 1), Event::Sampled);
     }
 
     fn flows_end(&mut self) {
@@ -372,6 +390,9 @@ const PATIENCE_IN_BOUNDS: u32 = 20;
 
 /// Often enough that a slot left idle is seen, seldom enough to cost little.
 const SAMPLE_EVERY: Duration = Duration::from_millis(20);
+
+/// A look costs a pass over all partners: a region of more nodes is looked at less often.
+const SAMPLED_OFTEN: usize = 256;
 
 /// A stream whose other end is gone without a word ends after two keep-alives
 /// (`daemon/src/rpc/mod.rs`).
