@@ -61,11 +61,16 @@ impl Swarm {
         }
     }
 
+    /// The piece is on disk, even where its fetch was given up in the same moment.
     pub(crate) fn fetched(&mut self, digest: Digest, piece: u32, first_byte: Duration) {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        let Some(Fetching { parent, begun_at, .. }) = blob.fetching.remove(&piece) else { return };
+        if piece >= blob.layout.piece_count() {
+            return;
+        }
         let bytes = blob.layout.piece_size(piece);
-        self.delivered(&parent, begun_at, first_byte, bytes);
+        if let Some(Fetching { parent, begun_at, .. }) = blob.fetching.remove(&piece) {
+            self.delivered(&parent, begun_at, first_byte, bytes);
+        }
         self.hold(digest, piece, Vec::new());
         self.feed_all(digest);
     }

@@ -83,7 +83,11 @@ impl Swarm {
                 Follow::Yes => false,
                 Follow::Ended { again_at } => again_at <= now,
             };
-            if is_due && partner.may_serve(is_alone) && !barred.contains(id) {
+            if !is_due {
+                continue;
+            }
+            partner.follow = Follow::No;
+            if partner.may_serve(is_alone) && !barred.contains(id) {
                 partner.follow = Follow::Yes;
                 let (layout, partner) = (*layout, id.clone());
                 self.outputs.push_back(Output::Follow { digest, layout, partner });
@@ -148,14 +152,17 @@ impl Swarm {
         }
     }
 
+    /// The piece is on disk, even where its take was given up in the same moment.
     pub(crate) fn taken(&mut self, digest: Digest, seed: &PeerId, piece: u32, first_byte: Duration) {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        let Some(Taking { begun_at, piece: Some(chosen) }) = blob.taking.remove(seed) else { return };
-        if chosen == piece {
-            let bytes = blob.layout.piece_size(piece);
-            self.delivered(seed, begun_at, first_byte, bytes);
-            self.hold(digest, piece, Vec::new());
+        if piece >= blob.layout.piece_count() {
+            return;
         }
+        let bytes = blob.layout.piece_size(piece);
+        if let Some(Taking { begun_at, .. }) = blob.taking.remove(seed) {
+            self.delivered(seed, begun_at, first_byte, bytes);
+        }
+        self.hold(digest, piece, Vec::new());
         self.feed_all(digest);
     }
 
