@@ -147,7 +147,7 @@ const OWN: &[Gate] = &[
 const COMMON: &[Gate] = &[
     Gate { over: Over::Worst, ..median("", SOURCE_RATIO, |report| report.source_ratio, |_| 1.01) },
     median("", "wasted_ratio", |report| report.wasted_ratio, |_| 0.03),
-    median("", "connections_per_peer", |report| connections(report), |_| 48.0),
+    median("", "connections_per_peer", connections, |_| 48.0),
 ];
 
 const fn median(

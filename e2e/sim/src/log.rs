@@ -27,10 +27,10 @@ impl Log {
         match output {
             PeerOutput::Fetch { piece, .. } => self.record_often(at, FETCH, [peer_word, (*piece).into(), 0]),
             PeerOutput::Release { piece, .. } => {
-                self.record_often(at, RELEASE, [peer_word, (*piece).into(), 0])
+                self.record_often(at, RELEASE, [peer_word, (*piece).into(), 0]);
             }
             PeerOutput::Take { lacking, .. } => {
-                self.record_often(at, TAKE, [peer_word, lacking.count().into(), 0])
+                self.record_often(at, TAKE, [peer_word, lacking.count().into(), 0]);
             }
             PeerOutput::Upload { upload, piece } => {
                 self.record_often(at, UPLOAD, [peer_word, upload.0, (*piece).into()]);

@@ -99,7 +99,7 @@ fn steps(done: &[Duration], scale: &Scale) -> String {
     // A curve of thousands of peers needs no more corners than it has pixels.
     let stride = (done.len() / CORNERS_MAX).max(1);
     for (place, at) in (1_u32..).zip(done) {
-        if place as usize % stride == 0 || place as usize == done.len() {
+        if (place as usize).is_multiple_of(stride) || place as usize == done.len() {
             write!(path, "H{:.1}V{:.1}", scale.x(*at), y(f64::from(place) / count)).expect(INFALLIBLE);
         }
     }
@@ -123,11 +123,11 @@ const INFALLIBLE: &str = "a string takes everything";
 /// Mid-tones that stand out on white and on black; text follows the reader's theme where the
 /// viewer knows it.
 const STYLE: &str = "\
-text{fill:#57606a}.title{font-size:16px;font-weight:600}\
+text{fill:#768390}.title{font-size:16px;font-weight:600}\
 path{fill:none}.grid{stroke:#8c959f;stroke-opacity:.35}\
 .ours{stroke:#1f7ae0;stroke-width:3}.other{stroke:#d9822b;stroke-width:2.5}\
 .bound{stroke:#2da44e;stroke-width:2;stroke-dasharray:6 5}\
-@media (prefers-color-scheme:dark){text{fill:#adb5bd}}";
+@media (prefers-color-scheme:light){text{fill:#57606a}}@media (prefers-color-scheme:dark){text{fill:#adbac7}}";
 
 #[cfg(test)]
 mod tests {

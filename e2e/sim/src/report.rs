@@ -65,6 +65,9 @@ pub struct Report {
     pub planner_us_per_piece: f64,
     /// What the scheduler's core held at most.
     pub planner_peak_bytes: u64,
+    /// Downloads that ended without their blob, where the scenario has nodes that cannot store it.
+    #[serde(skip)]
+    pub failed_downloads: u64,
 }
 
 impl Report {
@@ -111,6 +114,7 @@ impl Report {
             control_messages_per_piece: bytes_f64(tally.control_messages) / pieces,
             planner_us_per_piece: world.thread.measured.as_secs_f64() * 1e6 / pieces,
             planner_peak_bytes: u64::try_from(world.thread.peak_bytes).unwrap_or_default(),
+            failed_downloads: tally.failed_downloads,
         }
     }
 }

@@ -38,6 +38,37 @@ fn help_shows_examples() {
     }
 }
 
+#[test]
+fn several_seeds_make_a_table_with_medians() {
+    let ran = sim(&["run", "small-images", "--seeds", "3"]);
+    let table = text(&ran.stdout);
+    assert_eq!(table.lines().count(), 6, "a title, names, three seeds, medians: {table}");
+    assert!(table.lines().last().unwrap().starts_with("median"));
+}
+
+#[test]
+fn explain_names_the_parent_and_ranks_its_rivals() {
+    let ran = sim(&["explain", "even-50", "--peer", "3", "--piece", "100"]);
+    let answer = text(&ran.stdout);
+    assert!(answer.contains("s: from ") && answer.contains("piece 100 of"), "{answer}");
+    assert!(answer.matches("trusted").count() > 1, "{answer}");
+}
+
+#[test]
+fn a_plot_is_an_image_with_both_curves_and_the_bound() {
+    let out = tempfile::NamedTempFile::new().expect("a place for the plot");
+    let ran = sim(&["plot", "even-50", "--out", out.path().to_str().unwrap()]);
+    assert!(ran.status.success(), "{}", text(&ran.stderr));
+    let svg = std::fs::read_to_string(out.path()).unwrap();
+    assert!(svg.contains("Flotilla") && svg.contains("random graph") && svg.contains("lower bound"));
+}
+
+#[test]
+fn gates_of_one_scenario_say_which_figure_is_held_to_what() {
+    let ran = sim(&["gates", "--only", "lone-late", "--seeds", "1"]);
+    assert!(text(&ran.stdout).contains("ratio_last"), "{}", text(&ran.stdout));
+}
+
 fn sim(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_flotilla-e2e-sim")).args(args).output().expect("the binary runs")
 }

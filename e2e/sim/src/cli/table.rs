@@ -28,6 +28,9 @@ pub(crate) fn in_words(report: &Report) -> String {
     line("control", report.control_messages_per_piece, "messages a piece".to_owned());
     line("planner", report.planner_us_per_piece, "µs a piece".to_owned());
     line("planner's heap", count(report.planner_peak_bytes) / f64::from(1 << 20), "MiB at most".to_owned());
+    if report.failed_downloads > 0 {
+        line("failed", count(report.failed_downloads), "downloads, on nodes that cannot store".to_owned());
+    }
     text.trim_end().to_owned()
 }
 
