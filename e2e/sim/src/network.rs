@@ -148,6 +148,13 @@ impl<C: Copy> Network<C> {
         moved
     }
 
+    /// How many bytes a flow moved since it was started or last extended.
+    pub(crate) fn moved(&mut self, now: Time, flow_id: FlowId) -> f64 {
+        self.catch_up(flow_id.slot, nanos(now));
+        let flow = self.flow_mut(flow_id);
+        flow.total - flow.left
+    }
+
     /// Gives what flows left behind to those that can use it. Called once whatever starts flows
     /// at this moment has done so: they come first.
     pub(crate) fn tidy(&mut self, now: Time) {
@@ -383,8 +390,8 @@ fn seconds(nanos: Nanos) -> f64 {
 }
 
 const INTERVAL_MIN: Nanos = 100_000;
-const INTERVAL_PER_FLOW: Nanos = 500;
-const INTERVAL_MAX: Nanos = 5_000_000;
+const INTERVAL_PER_FLOW: Nanos = 2_000;
+const INTERVAL_MAX: Nanos = 10_000_000;
 
 /// On links with more flows only the filling of all gives a flow more than what is left.
 const LOOKED_AT: usize = 64;

@@ -7,9 +7,9 @@ use flotilla_peer_core::{Input as PeerInput, Limits, Swarm};
 use flotilla_proto::{Digest, Layout, PeerId, PieceSet};
 use flotilla_scheduler_core::PeerKey;
 
-use crate::control::Outbox;
 use crate::event::{NodeIndex, Time};
 use crate::fair::LinkId;
+use crate::follow::FollowId;
 use crate::network::bytes_f64;
 use crate::region::Site;
 use crate::scenario::NodeSpec;
@@ -36,14 +36,24 @@ pub(crate) struct Node {
     pub(crate) fetches: BTreeMap<(Digest, u32), FetchId>,
     /// Those it asked for a piece, or that asked it.
     pub(crate) met: BTreeSet<NodeIndex>,
-    pub(crate) uploads: Uploads,
+    /// Fetches whose piece the parent chooses.
+    pub(crate) takes: BTreeMap<(Digest, NodeIndex), FetchId>,
+    /// Whom it follows.
+    pub(crate) follows: BTreeMap<(Digest, NodeIndex), FollowId>,
+    /// Who follows it.
+    pub(crate) followers: BTreeMap<Digest, Vec<FollowId>>,
     /// Blobs that a client's credential came for. Seeds only.
     pub(crate) credentials: BTreeSet<Digest>,
-    pub(crate) outbox: Outbox,
     pub(crate) upward: Lane,
     /// What the scheduler gathered for it.
     pub(crate) inbox: Vec<PeerInput>,
     pub(crate) downward: Lane,
+    /// The number of the last batch that the scheduler sent.
+    pub(crate) sent_seq: u64,
+    /// The batch whose echo the scheduler awaits, and when it was sent.
+    pub(crate) probe: Option<(u64, Time)>,
+    /// The number of the last batch that the peer heard.
+    pub(crate) seen_seq: u64,
 }
 
 /// The links that a node's pieces go over.
@@ -63,13 +73,6 @@ pub(crate) struct Lane {
     pub(crate) flushed_at: Option<Time>,
     /// When the last message arrives.
     pub(crate) arrives_at: Time,
-}
-
-/// The requests that a node answers: some at once, some wait, more are refused.
-#[derive(Debug, Default)]
-pub(crate) struct Uploads {
-    pub(crate) running: usize,
-    pub(crate) waiting: VecDeque<FetchId>,
 }
 
 /// What a node's disk holds of a blob, and who follows it there.
@@ -101,7 +104,7 @@ pub(crate) struct Follower {
 }
 
 impl Node {
-    pub(crate) fn new(site: &Site, links: NodeLinks) -> Self {
+    pub(crate) fn new(site: &Site, links: NodeLinks, seed: u64) -> Self {
         Self {
             id: site.id.clone(),
             spec: site.spec,
@@ -109,19 +112,23 @@ impl Node {
             is_alive: true,
             to_want: VecDeque::new(),
             lacking_count: 0,
-            core: Swarm::new(Limits::default()),
+            core: Swarm::new(Limits::default(), seed_of(&site.id, seed)),
             due: None,
             key: None,
             links,
             blobs: BTreeMap::new(),
             fetches: BTreeMap::new(),
             met: BTreeSet::new(),
-            uploads: Uploads::default(),
+            takes: BTreeMap::new(),
+            follows: BTreeMap::new(),
+            followers: BTreeMap::new(),
             credentials: BTreeSet::new(),
-            outbox: Outbox::default(),
             upward: Lane::default(),
             inbox: Vec::new(),
             downward: Lane::default(),
+            sent_seq: 0,
+            probe: None,
+            seen_seq: 0,
         }
     }
 
@@ -190,6 +197,12 @@ impl Follower {
         self.next_piece = end;
         (end == layout.piece_count()).then_some(self.free_at)
     }
+}
+
+/// Every node breaks its ties in its own way.
+fn seed_of(id: &PeerId, seed: u64) -> u64 {
+    let digest = Digest::of(format!("{id} of history {seed}").as_bytes());
+    u64::from_le_bytes(*digest.as_bytes().first_chunk().expect("32 bytes"))
 }
 
 /// One core's SHA-256 (`dataplane.md`).

@@ -109,10 +109,17 @@ impl Report {
             wasted_ratio: bytes_f64(tally.wasted_bytes) / bytes_f64(tally.kept_bytes.max(1)),
             connections_per_peer: connections(living()),
             control_messages_per_piece: bytes_f64(tally.control_messages) / pieces,
-            planner_us_per_piece: world.planner_time.as_secs_f64() * 1e6 / pieces,
-            planner_peak_bytes: world.planner_peak_bytes,
+            planner_us_per_piece: world.thread.measured.as_secs_f64() * 1e6 / pieces,
+            planner_peak_bytes: u64::try_from(world.thread.peak_bytes).unwrap_or_default(),
         }
     }
+}
+
+/// When each living peer that wanted something had it, sorted.
+pub(crate) fn done_times(world: &World<'_>) -> Vec<Time> {
+    let mut times: Vec<Time> = done(world).into_iter().map(|(_, at)| at).collect();
+    times.sort_unstable();
+    times
 }
 
 /// The living peers that wanted something and had it, and when they did.

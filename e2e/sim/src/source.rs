@@ -25,6 +25,8 @@ pub(crate) struct Read {
     /// What is still to be asked for.
     runs: VecDeque<Run>,
     stage: Stage,
+    /// No piece from here on is read for the present.
+    paced_until: u32,
     /// Hashes along where the whole blob is read; its last piece waits for the result.
     hasher: Option<Follower>,
     read: PieceSet,
@@ -38,6 +40,8 @@ enum Stage {
     Asked(Run),
     /// Its pieces from `piece` to before `end` come.
     Reading { flow: FlowId, piece: u32, end: u32 },
+    /// The body is not read on: the next piece would be `piece`.
+    Paced { piece: u32, end: u32 },
     /// A run came; another is to be asked for, if there is one.
     RunEnded,
     /// Everything came.
@@ -54,6 +58,7 @@ impl World<'_> {
             layout,
             runs: pieces.runs().into(),
             stage: Stage::Unauthorised,
+            paced_until: u32::MAX,
             hasher,
             read: PieceSet::new(layout.piece_count()),
         };
@@ -105,18 +110,41 @@ impl World<'_> {
     }
 
     pub(crate) fn registry_answers(&mut self, id: ReadId) {
-        let Some(Read { stage: Stage::Asked(run), seed, digest, layout, .. }) = self.reads.get(&id) else {
+        let Some(Read { stage: Stage::Asked(run), .. }) = self.reads.get(&id) else {
             return;
         };
         let (piece, end) = (run.first, run.first + run.count);
-        let links = self.nodes[seed.place()].links;
+        self.read_on(id, piece, end);
+    }
+
+    /// Reads from a piece on, as far as that is allowed.
+    fn read_on(&mut self, id: ReadId, piece: u32, end: u32) {
+        let read = self.reads.get_mut(&id).expect("the caller found it");
+        if piece >= read.paced_until {
+            read.stage = Stage::Paced { piece, end };
+            return;
+        }
+        let links = self.nodes[read.seed.place()].links;
         let into_zone = links.zone.map(|(_, into)| into);
         let path = [Some(self.registry_link), into_zone, Some(links.down)].into_iter().flatten().collect();
-        let bytes = layout.piece_size(piece).into();
-        let digest = *digest;
+        let bytes = read.layout.piece_size(piece).into();
         let flow = self.network.start(self.now, path, bytes, Cargo::Read(id));
-        self.reads.get_mut(&id).expect("found above").stage = Stage::Reading { flow, piece, end };
+        read.stage = Stage::Reading { flow, piece, end };
+        let digest = read.digest;
         self.check_once(digest, piece);
+    }
+
+    pub(crate) fn pace_reads(&mut self, seed: NodeIndex, digest: Digest, until: u32) {
+        let concerns = |read: &Read| (read.seed, read.digest) == (seed, digest);
+        let ids: Vec<ReadId> =
+            self.reads.iter().filter(|(_, read)| concerns(read)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let read = self.reads.get_mut(&id).expect("listed above");
+            read.paced_until = until;
+            if let Stage::Paced { piece, end } = read.stage {
+                self.read_on(id, piece, end);
+            }
+        }
     }
 
     /// A piece came whole: it is written and told, unless the blob's hash must be known first.
@@ -130,7 +158,10 @@ impl World<'_> {
         read.read.insert(piece);
         let hashed_at = read.hasher.as_mut().and_then(|hasher| hasher.follow(self.now, &read.read, &layout));
         let next = piece + 1;
-        if next < end {
+        if next < end && next >= read.paced_until {
+            read.stage = Stage::Paced { piece: next, end };
+            self.network.stop(self.now, flow);
+        } else if next < end {
             read.stage = Stage::Reading { flow, piece: next, end };
             self.network.extend(self.now, flow, layout.piece_size(next).into());
             self.check_once(digest, next);

@@ -1,16 +1,15 @@
-//! What the shells do: inputs to the cores, what their outputs set going, and the messages
-//! between them.
+//! What a peer's shell does: inputs to its core, what the core's outputs set going, and its
+//! stream to the scheduler.
 
 use std::time::{Duration, Instant};
 
-use flotilla_peer_core::{Input as PeerInput, Output as PeerOutput, Report};
-use flotilla_proto::{Digest, Layout, PeerId};
-use flotilla_scheduler_core::{Input as SchedulerInput, Output as SchedulerOutput, PeerKey};
+use flotilla_peer_core::{Batch, Input as PeerInput, Output as PeerOutput, Report, UploadWish};
+use flotilla_proto::{Digest, Layout};
+use flotilla_scheduler_core::PeerKey;
 
-use crate::control::{downward_rank, to_peer, to_scheduler};
 use crate::event::{Event, NodeIndex, Time};
 use crate::node::{Follower, Lane, SHA256_BYTES_PER_S};
-use crate::transfer::{Fetch, Stage};
+use crate::transfer::FetchId;
 use crate::violation::Violation;
 use crate::world::World;
 
@@ -35,23 +34,8 @@ impl World<'_> {
 
     fn drain_peer(&mut self, index: NodeIndex) {
         while let Some(output) = self.nodes[index.place()].core.poll_output() {
-            match &output {
-                PeerOutput::Fetch { piece, .. } => {
-                    self.log.record_often(self.now, 100, [index.0.into(), (*piece).into(), 0])
-                }
-                PeerOutput::Release { piece, .. } => {
-                    self.log.record_often(self.now, 101, [index.0.into(), (*piece).into(), 0])
-                }
-                PeerOutput::Tell(Report::Announce { pieces, .. }) => {
-                    let first = pieces.first_missing(0);
-                    self.log.record_often(
-                        self.now,
-                        102,
-                        [index.0.into(), first.into(), pieces.count().into()],
-                    );
-                }
-                rare => self.log.record(self.now, &(index, rare)),
-            }
+            self.log.peer_decided(self.now, index, &output);
+            self.note_pick(index, &output);
             self.obey_peer(index, output);
         }
         let due = self.nodes[index.place()].core.poll_timeout().map(|at| self.time(at));
@@ -64,15 +48,23 @@ impl World<'_> {
 
     fn obey_peer(&mut self, index: NodeIndex, output: PeerOutput) {
         match output {
-            PeerOutput::Fetch { digest, layout, piece, parent, hash, stall } => {
+            PeerOutput::Fetch { digest, layout, piece, parent, hash, patience, picked } => {
                 if hash != self.piece_hash(digest, piece) {
                     let peer = self.nodes[index.place()].id.clone();
                     self.break_off(Violation::WrongHash { peer, digest, piece });
                 }
-                let parent = self.node_by_id[&parent];
-                let stage = Stage::Asked;
-                self.start_fetch(Fetch { child: index, parent, digest, layout, piece, stall, stage });
+                let wish = UploadWish::Piece { piece, picked };
+                self.start_fetch(index, &parent, digest, layout, wish, patience);
             }
+            PeerOutput::Take { digest, layout, parent, lacking, patience } => {
+                let wish = UploadWish::Any { lacking };
+                self.start_fetch(index, &parent, digest, layout, wish, patience);
+            }
+            PeerOutput::AbortTake { digest, parent } => self.abort_take(index, digest, &parent),
+            PeerOutput::Upload { upload, piece } => self.send_piece(FetchId(upload.0), piece),
+            PeerOutput::RefuseUpload { upload, why } => self.refuse(FetchId(upload.0), why),
+            PeerOutput::Follow { digest, layout, partner } => self.follow(index, digest, layout, &partner),
+            PeerOutput::Unfollow { digest, partner } => self.unfollow(index, digest, &partner),
             PeerOutput::AbortFetch { digest, piece } => self.abort_fetch(index, digest, piece),
             PeerOutput::OfferCredentials { digest, seed } => {
                 let offered = Event::CredentialOffered(self.node_by_id[&seed], digest);
@@ -81,6 +73,7 @@ impl World<'_> {
             PeerOutput::ReadSource { digest, layout, pieces } => {
                 self.start_read(index, digest, layout, &pieces);
             }
+            PeerOutput::PaceSource { digest, until } => self.pace_reads(index, digest, until),
             PeerOutput::StopSource { digest } => self.stop_reads(index, Some(digest)),
             PeerOutput::Release { digest, piece } => self.release(index, digest, piece),
             PeerOutput::Hash { digest } => self.hash(index, digest),
@@ -89,7 +82,7 @@ impl World<'_> {
                 self.download_failed(index, digest, failure.message);
             }
             PeerOutput::Purge { digest } => self.purge(index, digest),
-            PeerOutput::Tell(report) => self.report(index, report),
+            PeerOutput::Flush(batch) => self.peer_flushes(index, batch),
         }
     }
 
@@ -119,6 +112,7 @@ impl World<'_> {
         if let Some(at) = self.nodes[index.place()].blob(digest, layout).hold(self.now, piece) {
             self.queue.push(at, Event::Hashed(index, digest));
         }
+        self.tell_followers(index, digest);
     }
 
     fn purge(&mut self, index: NodeIndex, digest: Digest) {
@@ -173,123 +167,33 @@ impl World<'_> {
         }
     }
 
-    fn report(&mut self, index: NodeIndex, report: Report) {
-        if let Report::Announce { digest, pieces, .. } = &report {
-            let node = &self.nodes[index.place()];
-            if let Some(piece) = pieces.iter().find(|piece| !node.holds(*digest, *piece)) {
+    fn peer_flushes(&mut self, index: NodeIndex, batch: Batch) {
+        let node = &self.nodes[index.place()];
+        for report in batch.reports() {
+            if let Report::Announce { digest, pieces, .. } = report
+                && let Some(piece) = pieces.iter().find(|piece| !node.holds(*digest, *piece))
+            {
                 let (peer, digest) = (node.id.clone(), *digest);
-                self.break_off(Violation::AnnouncedNotHeld { peer, digest, piece });
+                return self.break_off(Violation::AnnouncedNotHeld { peer, digest, piece });
             }
         }
-        let (now, batch) = (self.now, self.scenario.control.batch);
-        let node = &mut self.nodes[index.place()];
-        node.outbox.add(report);
-        if let Some(at) = node.upward.plan_flush(now, batch) {
-            self.queue.push(at, Event::PeerFlushes(index));
-        }
-    }
-
-    pub(crate) fn peer_flushes(&mut self, index: NodeIndex) {
-        let node = &mut self.nodes[index.place()];
-        node.upward.flushed(self.now);
-        let batch = node.outbox.take();
-        let Some(key) = node.key.filter(|_| node.is_alive && !batch.is_empty()) else { return };
+        let Some(key) = node.key.filter(|_| node.is_alive) else { return };
         self.tally.control_messages += 1;
         let at = self.upward_arrival(index);
         if self.is_lost() {
             return self.breaks_off(index);
         }
-        self.queue.push(at, Event::SchedulerHears(key, batch));
+        let seen_seq = self.nodes[index.place()].seen_seq;
+        self.queue.push(at, Event::SchedulerHears(key, seen_seq, batch));
     }
 
-    pub(crate) fn scheduler_hears(&mut self, key: PeerKey, batch: Vec<Report>) {
-        if self.nodes[self.node_by_key[key.0 as usize].place()].key != Some(key) {
-            return;
-        }
-        for report in batch {
-            let input = match report {
-                Report::Hashes { digest, .. } => self.hashes_told(key, digest),
-                report => to_scheduler(key, report, |id| self.nodes[self.node_by_id[id].place()].key),
-            };
-            if let Some(input) = input {
-                self.tell_scheduler(input);
-            }
-        }
-    }
-
-    /// The shell reads the hashes of what is held from its store.
-    fn hashes_told(&self, key: PeerKey, digest: Digest) -> Option<SchedulerInput> {
-        let blob = self.nodes[self.node_by_key[key.0 as usize].place()].blobs.get(&digest)?;
-        let hashes = blob.held.iter().map(|piece| self.piece_hash(digest, piece)).collect();
-        Some(SchedulerInput::HashesTold { peer: key, digest, pieces: blob.held.clone(), hashes })
-    }
-
-    pub(crate) fn tell_scheduler(&mut self, input: SchedulerInput) {
-        self.audit.heard(&input);
-        self.scheduler.handle(self.instant(), input);
-        self.drain_scheduler();
-    }
-
-    pub(crate) fn scheduler_is_due(&mut self) {
-        if self.scheduler_due.take_if(|due| *due <= self.now).is_some() {
-            self.scheduler.handle_timeout(self.instant());
-            self.drain_scheduler();
-        }
-    }
-
-    fn drain_scheduler(&mut self) {
-        while let Some(output) = self.scheduler.poll_output() {
-            match &output {
-                SchedulerOutput::Assign { child, parent, digest, piece, .. } => {
-                    let place = self.blob_place(*digest) as u64;
-                    let pair = u64::from(child.0) << 32 | u64::from(parent.0);
-                    self.log.record_often(self.now, 103, [pair, place, (*piece).into()]);
-                }
-                rare => self.log.record(self.now, rare),
-            }
-            if let Err(violation) = self.audit.told(&output) {
-                self.break_off(violation);
-            }
-            if let Some((key, input)) = to_peer(output, |key| self.peer_id(key)) {
-                self.say(self.node_by_key[key.0 as usize], input);
-            }
-        }
-        let due = self.scheduler.poll_timeout().map(|at| self.time(at));
-        if let Some(due) = due.filter(|due| self.scheduler_due.is_none_or(|expected| *due < expected)) {
-            self.scheduler_due = Some(due);
-            self.queue.push(due, Event::SchedulerDue);
-        }
-    }
-
-    fn say(&mut self, index: NodeIndex, input: PeerInput) {
-        let (now, batch) = (self.now, self.scenario.control.batch);
-        let node = &mut self.nodes[index.place()];
-        node.inbox.push(input);
-        if let Some(at) = node.downward.plan_flush(now, batch) {
-            self.queue.push(at, Event::SchedulerFlushes(index));
-        }
-    }
-
-    pub(crate) fn scheduler_flushes(&mut self, index: NodeIndex) {
-        let latency = self.latency();
-        let node = &mut self.nodes[index.place()];
-        node.downward.flushed(self.now);
-        let mut batch = std::mem::take(&mut node.inbox);
-        let Some(key) = node.key.filter(|_| !batch.is_empty()) else { return };
-        batch.sort_by_key(downward_rank);
-        self.tally.control_messages += 1;
-        let at = node.downward.arrival(self.now + latency);
-        if self.is_lost() {
-            return self.breaks_off(index);
-        }
-        self.queue.push(at, Event::PeerHears(key, batch));
-    }
-
-    pub(crate) fn peer_hears(&mut self, key: PeerKey, batch: Vec<PeerInput>) {
+    pub(crate) fn peer_hears(&mut self, key: PeerKey, seq: u64, batch: Vec<PeerInput>) {
         let index = self.node_by_key[key.0 as usize];
-        if self.nodes[index.place()].key != Some(key) {
+        let node = &mut self.nodes[index.place()];
+        if node.key != Some(key) {
             return;
         }
+        node.seen_seq = seq;
         for input in batch {
             self.tell_peer(index, input);
         }
@@ -301,57 +205,53 @@ impl World<'_> {
         self.nodes[index.place()].upward.arrival(self.now + latency)
     }
 
-    fn latency(&mut self) -> Duration {
+    pub(crate) fn latency(&mut self) -> Duration {
         let control = self.scenario.control;
         let latency = control.one_way.mul_f64(1.0 + control.jitter * (2.0 * self.rng.f64() - 1.0));
         let is_late = control.late_per_mille > 0 && self.rng.u32(..1000) < control.late_per_mille;
         if is_late { latency + control.late_by } else { latency }
     }
 
-    fn is_lost(&mut self) -> bool {
+    pub(crate) fn is_lost(&mut self) -> bool {
         let control = self.scenario.control;
         control.lost_per_million > 0 && self.rng.u32(..1_000_000) < control.lost_per_million
     }
 
     /// A message is lost, and its stream with it: both ends forget what they gathered, and the
     /// node attaches anew after its daemon's pause.
-    fn breaks_off(&mut self, index: NodeIndex) {
+    pub(crate) fn breaks_off(&mut self, index: NodeIndex) {
         let latency = self.latency();
         let node = &mut self.nodes[index.place()];
         let Some(key) = node.key.take() else { return };
-        drop(node.outbox.take());
+        (node.seen_seq, node.probe) = (0, None);
         node.inbox.clear();
         self.queue.push(self.now + latency, Event::StreamEnds(key));
         self.queue.push(self.now + latency + REATTACH, Event::Attaches(index));
         self.tell_peer(index, PeerInput::SchedulerDown);
     }
 
-    fn peer_id(&self, key: PeerKey) -> PeerId {
-        self.nodes[self.node_by_key[key.0 as usize].place()].id.clone()
-    }
-
     pub(crate) fn instant(&self) -> Instant {
         self.base + self.now
     }
 
-    fn time(&self, at: Instant) -> Time {
+    pub(crate) fn time(&self, at: Instant) -> Time {
         at.duration_since(self.base).max(self.now)
     }
 }
 
 impl Lane {
     /// When to flush what was just gathered; `None` if that is planned already.
-    fn plan_flush(&mut self, now: Time, batch: Duration) -> Option<Time> {
+    pub(crate) fn plan_flush(&mut self, now: Time, batch: Duration) -> Option<Time> {
         let planned = std::mem::replace(&mut self.flush_waits, true);
         (!planned).then(|| self.flushed_at.map_or(now, |at| (at + batch).max(now)))
     }
 
-    fn flushed(&mut self, now: Time) {
+    pub(crate) fn flushed(&mut self, now: Time) {
         (self.flush_waits, self.flushed_at) = (false, Some(now));
     }
 
     /// When a message that would arrive `at` does: not before the one that was sent before it.
-    fn arrival(&mut self, at: Time) -> Time {
+    pub(crate) fn arrival(&mut self, at: Time) -> Time {
         self.arrives_at = self.arrives_at.max(at);
         self.arrives_at
     }

@@ -1,6 +1,7 @@
 //! The world: both cores, the nodes, the links, and the queue that drives them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::{BuildHasherDefault, DefaultHasher};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
@@ -10,12 +11,16 @@ use flotilla_scheduler_core::{Input as SchedulerInput, Limits, PeerFacts, PeerKe
 
 use crate::audit::Audit;
 use crate::event::{Event, NodeIndex, Queue, Time};
+use crate::explain::{Answer, Question};
 use crate::fair::LinkId;
+use crate::follow::Follow;
 use crate::log::Log;
 use crate::network::Network;
 use crate::node::{Follower, Node, NodeLinks};
+use crate::planner::{LOAD_WINDOW, PlannerThread, Probe};
 use crate::region::Region;
 use crate::scenario::{Manner, Part, Scenario};
+use crate::slab::Slab;
 use crate::source::{Read, ReadId};
 use crate::transfer::{Fetch, FetchId};
 use crate::violation::Violation;
@@ -42,20 +47,22 @@ pub(crate) struct World<'a> {
     pub(crate) nodes: Vec<Node>,
     /// By [`PeerKey`]; keys are allotted in order.
     pub(crate) node_by_key: Vec<NodeIndex>,
-    pub(crate) node_by_id: BTreeMap<PeerId, NodeIndex>,
+    pub(crate) node_by_id: HashMap<PeerId, NodeIndex, BuildHasherDefault<DefaultHasher>>,
     blob_by_digest: BTreeMap<Digest, usize>,
     /// By blob and piece: how many living nodes hold it.
     pub(crate) copies: Vec<Vec<u32>>,
-    pub(crate) fetches: BTreeMap<FetchId, Fetch>,
+    pub(crate) fetches: Slab<Fetch>,
+    pub(crate) follows: Slab<Follow>,
     pub(crate) reads: BTreeMap<ReadId, Read>,
     last_id: u64,
     to_arrive_count: usize,
     /// Living nodes that arrived and lack something they want.
     pub(crate) unfinished_count: usize,
     pub(crate) tally: Tally,
-    /// In the scheduler's core, by the meter that the run was given.
-    pub(crate) planner_time: Duration,
-    pub(crate) planner_peak_bytes: u64,
+    pub(crate) thread: PlannerThread,
+    pub(crate) probe: Option<Probe>,
+    pub(crate) question: Option<Question>,
+    pub(crate) answers: Vec<Answer>,
     violation: Option<Violation>,
 }
 
@@ -100,7 +107,7 @@ impl<'a> World<'a> {
             .iter()
             .map(|site| {
                 let (up, down) = (network.add_link(site.spec.up), network.add_link(site.spec.down));
-                Node::new(site, NodeLinks { up, down, zone: zone_links.get(&site.spec.zone).copied() })
+                Node::new(site, NodeLinks { up, down, zone: zone_links.get(&site.spec.zone).copied() }, seed)
             })
             .collect();
         let ids = nodes.iter().enumerate().map(|(place, node)| (node.id.clone(), NodeIndex::at(place)));
@@ -122,14 +129,17 @@ impl<'a> World<'a> {
             node_by_key: Vec::new(),
             blob_by_digest: blobs.map(|(place, blob)| (blob.digest, place)).collect(),
             copies: region.blobs.iter().map(|blob| vec![0; blob.hashes.len()]).collect(),
-            fetches: BTreeMap::new(),
+            fetches: Slab::default(),
+            follows: Slab::default(),
             reads: BTreeMap::new(),
             last_id: 0,
             to_arrive_count: nodes.len(),
             unfinished_count: 0,
             tally: Tally::default(),
-            planner_time: Duration::ZERO,
-            planner_peak_bytes: 0,
+            thread: PlannerThread::default(),
+            probe: None,
+            question: None,
+            answers: Vec::new(),
             violation: None,
             nodes,
             region,
@@ -146,6 +156,11 @@ impl<'a> World<'a> {
         }
         if self.region.weather.varies() {
             self.queue.push(Time::ZERO, Event::RatesDrawn);
+        }
+        if self.scenario.planner.told_load_percent.is_some() {
+            self.queue.push(Time::ZERO, Event::LoadMeasured);
+        } else if !self.scenario.planner.input_cost.is_zero() {
+            self.queue.push(LOAD_WINDOW, Event::LoadMeasured);
         }
         self.queue.push(SAMPLE_EVERY, Event::Sampled);
         let patience = PATIENCE.max(self.lower_bound * PATIENCE_IN_BOUNDS);
@@ -173,8 +188,7 @@ impl<'a> World<'a> {
     fn happens_next(&mut self) {
         let (at, event) = self.queue.pop().expect("the caller saw one");
         self.now = at;
-        let (tag, subject) = event.tag_and_subject();
-        self.log.record_often(at, tag, [subject, 0, 0]);
+        self.log.happened(at, &event);
         self.happen(event);
     }
 
@@ -184,14 +198,17 @@ impl<'a> World<'a> {
             Event::Crashes(place) => self.crashes(place),
             Event::RatesDrawn => self.rates_drawn(),
             Event::StreamEnds(key) => self.stream_ends(key),
-            Event::PeerFlushes(node) => self.peer_flushes(node),
             Event::SchedulerFlushes(node) => self.scheduler_flushes(node),
-            Event::SchedulerHears(key, batch) => self.scheduler_hears(key, batch),
-            Event::PeerHears(key, batch) => self.peer_hears(key, batch),
+            Event::SchedulerHears(key, seen_seq, batch) => self.scheduler_hears(key, seen_seq, batch),
+            Event::PlannerTakes(key, seen_seq, batch) => self.planner_takes(key, seen_seq, batch),
+            Event::LoadMeasured => self.load_measured(),
+            Event::PeerHears(key, seq, batch) => self.peer_hears(key, seq, batch),
             Event::SchedulerDue => self.scheduler_is_due(),
             Event::PeerDue(node) => self.peer_is_due(node),
             Event::Asked(fetch) => self.asked(fetch),
             Event::MayStall(fetch) => self.may_stall(fetch),
+            Event::FollowedTells(follow) => self.followed_tells(follow),
+            Event::FollowerHears(follow, pieces) => self.follower_hears(follow, pieces),
             Event::CredentialOffered(seed, digest) => self.credential_offered(seed, digest),
             Event::CredentialMissing(read) => self.credential_missing(read),
             Event::RegistryAnswers(read) => self.registry_answers(read),
@@ -259,6 +276,7 @@ impl<'a> World<'a> {
         let facts = PeerFacts { id: node.id.clone(), seed: node.is_seed, zone: Zone(node.spec.zone) };
         self.tell_scheduler(SchedulerInput::PeerJoined { peer: key, facts });
         self.tell_peer(index, PeerInput::SchedulerUp);
+        self.tell_peer(index, PeerInput::ReportsPaced { interval: self.scenario.control.batch });
     }
 
     /// The node dies; its parents and children hear nothing.
@@ -270,6 +288,7 @@ impl<'a> World<'a> {
         self.unfinished_count -= usize::from(has_arrived && !dead.is_done());
         self.forget_copies(death.node);
         self.cut_fetches(death.node);
+        self.end_follows(death.node);
         self.stop_reads(death.node, None);
         if let Some(key) = self.nodes[death.node.place()].key {
             let heard = self.upward_arrival(death.node);
@@ -309,10 +328,14 @@ impl<'a> World<'a> {
     }
 
     fn sampled(&mut self) {
+        if let Some(probe) = self.probe {
+            (probe.progress)(self.now, self.unfinished_count);
+        }
         if let Some((parent, child, digest)) = self.scheduler.find_idle(self.instant()) {
             self.break_off(Violation::Idle { parent, child, digest });
         }
-        self.queue.push(self.now + SAMPLE_EVERY, Event::Sampled);
+        let often = u32::try_from(self.nodes.len() / SAMPLED_OFTEN).expect("fewer nodes than 2^32");
+        self.queue.push(self.now + SAMPLE_EVERY * (often + 1), Event::Sampled);
     }
 
     fn flows_end(&mut self) {
@@ -367,6 +390,9 @@ const PATIENCE_IN_BOUNDS: u32 = 20;
 
 /// Often enough that a slot left idle is seen, seldom enough to cost little.
 const SAMPLE_EVERY: Duration = Duration::from_millis(20);
+
+/// A look costs a pass over all partners: a region of more nodes is looked at less often.
+const SAMPLED_OFTEN: usize = 256;
 
 /// A stream whose other end is gone without a word ends after two keep-alives
 /// (`daemon/src/rpc/mod.rs`).

@@ -1,14 +1,19 @@
 //! Pieces and forwarded requests between peers, over QUIC with mutual TLS.
 //!
 //! One connection per peer pair, whoever dialled; one bidirectional stream per request: a
-//! small header, then raw bytes. `quic` sets the endpoint up, `pool` keeps connections,
-//! `call` asks, `serve` answers.
+//! small header, then raw bytes. `quic` sets the endpoint up, `pool` keeps connections.
+//! `fetch` asks for pieces, `upload` sends them, `follow` tells and hears who holds what,
+//! `call` asks a seed to speak to a registry, `serve` answers that.
 
 mod call;
+mod fetch;
+mod follow;
 mod pool;
 mod quic;
+mod runs;
 mod serve;
 mod stream;
+mod upload;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -18,6 +23,7 @@ use flotilla_proto::PeerId;
 use prometheus_client::registry::Registry;
 
 pub(crate) use call::{CallError, Offered};
+pub(crate) use fetch::Received;
 pub(crate) use pool::DialError;
 pub(crate) use serve::Services;
 pub(crate) use stream::Incoming;
