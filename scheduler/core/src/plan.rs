@@ -83,10 +83,10 @@ impl Scheduler {
         let mut seen = 0;
         for slot in rotate(&peer.serves, turn) {
             let task = &self.tasks[*slot];
-            if !peer.has_upload_room(now, self.slots(task), task.piece_len(), &self.limits) {
+            let seat = peer.seats[slot];
+            if !peer.has_upload_room(now, self.upload_slots(task, seat), task.piece_len(), &self.limits) {
                 continue;
             }
-            let seat = peer.seats[slot];
             for child in rotate(&task.member(seat).partners, turn) {
                 if seen == self.limits.candidates {
                     break;
@@ -139,7 +139,7 @@ impl Scheduler {
 
     fn parent_obstacle(&self, now: Instant, task: &Task, parent: Seat) -> Option<Obstacle> {
         let peer = &self.peers[task.member(parent).peer];
-        let has_room = peer.has_upload_room(now, self.slots(task), task.piece_len(), &self.limits);
+        let has_room = peer.has_upload_room(now, self.upload_slots(task, parent), task.piece_len(), &self.limits);
         (!has_room).then_some(Obstacle::QueueFull)
     }
 
@@ -182,7 +182,7 @@ impl Scheduler {
             fed_lately: !starves,
             stays_in_zone: from.zone == to.zone,
             preheats: !reads,
-            fill: 64 * peer.down.count / peer.window(self.slots(task), task.piece_len(), &self.limits),
+            fill: self.limits.fill_steps * peer.down.count / peer.window(self.slots(task), task.piece_len(), &self.limits),
             completeness: portion(to.held_count, task.piece_count()),
             tie: tie(self.seed, to.peer, from.peer),
         }
@@ -198,7 +198,7 @@ impl Scheduler {
     ) -> ParentRank {
         let (from, to) = (task.member(parent), task.member(child));
         let peer = &self.peers[from.peer];
-        let queue = peer.queue(now, self.slots(task), task.piece_len(), &self.limits);
+        let queue = peer.queue(now, self.upload_slots(task, parent), task.piece_len(), &self.limits);
         ParentRank {
             blamed: peer.is_blamed(now),
             stays_in_zone: from.zone == to.zone,
@@ -210,7 +210,14 @@ impl Scheduler {
 
     /// Pieces sent and received at once where nothing is unusual (K, `scheduling.md` §2b).
     fn slots(&self, task: &Task) -> u32 {
-        if task.piece_count() > MANY_PIECES { self.limits.slots_many } else { self.limits.slots_few }
+        let most = if task.piece_count() > MANY_PIECES { self.limits.slots_many } else { self.limits.slots_few };
+        most
+    }
+
+    /// x
+    fn upload_slots(&self, task: &Task, parent: Seat) -> u32 {
+        let ramp = self.limits.ramp_start + task.member(parent).given_count / self.limits.ramp_pieces;
+        self.slots(task).min(ramp)
     }
 
     fn assign(&mut self, now: Instant, choice: Choice) {
@@ -252,6 +259,7 @@ impl Scheduler {
         let arrived = landing == Landing::Held;
         if arrived {
             task.member_mut(child).progress_at = now;
+            task.member_mut(flight.parent).given_count += 1;
         }
         let (from, to) = (task.member(flight.parent), task.member(child));
         let (sender, receiver) = (from.peer, to.peer);
