@@ -20,7 +20,6 @@ pub(crate) struct Follow {
     follower: NodeIndex,
     followed: NodeIndex,
     digest: Digest,
-    layout: Layout,
     told: PieceSet,
     lane: Lane,
 }
@@ -29,7 +28,7 @@ impl World<'_> {
     pub(crate) fn follow(&mut self, follower: NodeIndex, digest: Digest, layout: Layout, partner: &PeerId) {
         let followed = self.node_by_id[partner];
         let told = PieceSet::new(layout.piece_count());
-        let follow = Follow { follower, followed, digest, layout, told, lane: Lane::default() };
+        let follow = Follow { follower, followed, digest, told, lane: Lane::default() };
         let id = FollowId(self.follows.insert(follow));
         self.nodes[follower.place()].follows.insert((digest, followed), id);
         self.nodes[followed.place()].followers.entry(digest).or_default().push(id);
@@ -79,10 +78,7 @@ impl World<'_> {
         let Some(follow) = self.follows.get_mut(id.0) else { return };
         follow.lane.flushed(self.now);
         let Some(blob) = self.nodes[follow.followed.place()].blobs.get(&follow.digest) else { return };
-        let mut fresh = PieceSet::new(follow.layout.piece_count());
-        for piece in blob.held.iter().filter(|piece| !follow.told.contains(*piece)) {
-            fresh.insert(piece);
-        }
+        let fresh = untold(&blob.held, &follow.told);
         if !fresh.is_empty() {
             follow.told.union_with(&fresh);
             self.queue.push(self.now + ONE_WAY, Event::FollowerHears(id, fresh));
@@ -96,6 +92,19 @@ impl World<'_> {
         let hashes = pieces.iter().map(|piece| self.piece_hash(digest, piece)).collect();
         self.tell_peer(follower, PeerInput::PartnerHolds { digest, partner, pieces, hashes });
     }
+}
+
+/// What is held and was not told. Costs a word operation per 64 pieces, and little more.
+fn untold(held: &PieceSet, told: &PieceSet) -> PieceSet {
+    let mut fresh = PieceSet::new(held.len());
+    for (base, (held, told)) in (0_u32..).step_by(64).zip(held.words().iter().zip(told.words())) {
+        let mut word = held & !told;
+        while word != 0 {
+            fresh.insert(base + word.trailing_zeros());
+            word &= word - 1;
+        }
+    }
+    fresh
 }
 
 /// Half of what a request and the first byte of its answer take.
