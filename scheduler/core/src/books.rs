@@ -5,10 +5,10 @@ use std::ops::{Index, IndexMut};
 
 use flotilla_proto::Digest;
 
+use crate::PeerKey;
 use crate::hash::KeyHash;
 use crate::peer::Peer;
 use crate::task::{Task, TaskSlot};
-use crate::PeerKey;
 
 /// Attached peers, by key.
 #[derive(Debug, Default)]

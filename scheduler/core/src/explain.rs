@@ -158,9 +158,9 @@ impl Scheduler {
         Candidate { obstacle, rank, parent: task.member(parent).peer, first }
     }
 
-    /// A parent with a free slot, a child with room that lacks what it holds, and the blob:
-    /// there is none after an input, for the planner is work-conserving (DESIGN.md §2.9). For
-    /// tests and the simulator; costs a look at every pair of partners.
+    /// A parent with a free slot, a child of its zone with room that lacks what it holds, and the
+    /// blob: there is none after an input, for the planner is work-conserving (DESIGN.md §2.9).
+    /// For tests and the simulator; costs a look at every pair of partners.
     pub fn find_idle(&self, now: Instant) -> Option<(PeerKey, PeerKey, Digest)> {
         let tasks = self.tasks.iter().map(|(_, task)| task).filter(|task| task.is_wanted());
         let pairs = tasks.flat_map(|task| {
@@ -170,10 +170,11 @@ impl Scheduler {
             task.members().flat_map(of_parent)
         });
         let mut idle = pairs.filter(|(task, parent, child)| {
-            self.obstacle(now, task, *parent, *child).is_none() && task.can_help(*parent, *child)
+            !task.crosses(*parent, *child)
+                && self.obstacle(now, task, *parent, *child).is_none()
+                && task.can_help(*parent, *child)
         });
-        idle.next().map(|(task, parent, child)| {
-            (task.member(parent).peer, task.member(child).peer, task.digest)
-        })
+        idle.next()
+            .map(|(task, parent, child)| (task.member(parent).peer, task.member(child).peer, task.digest))
     }
 }

@@ -27,12 +27,6 @@ pub struct Limits {
     pub slots_many: u32,
     /// The same where it has fewer.
     pub slots_few: u32,
-    /// x
-    pub ramp_start: u32,
-    /// x
-    pub ramp_pieces: u32,
-    /// x
-    pub fill_steps: u32,
     /// Pieces a parent may owe, over all tasks (Q). A parent at the bound gets no more.
     pub queue_max: u32,
     /// Pieces an unproven parent may owe; doubles with each piece it delivers.
@@ -86,35 +80,31 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        let env = |name: &str, value: u64| std::env::var(format!("L_{name}")).ok().and_then(|v| v.parse().ok()).unwrap_or(value);
         Self {
             peers_max: 1 << 20,
-            partners_drawn: env("partners_drawn", 14) as usize,
-            partners_max: env("partners_max", 32) as usize,
-            seed_partners_max: env("seed_partners_max", 64) as usize,
+            partners_drawn: 12,
+            partners_max: 48,
+            seed_partners_max: 64,
             partners_min: 8,
-            full_mesh_max: env("full_mesh_max", 24) as usize,
-            partners_across: env("partners_across", 4) as usize,
+            full_mesh_max: 24,
+            partners_across: 4,
             warm_max: 64,
-            candidates: env("candidates", 8) as usize,
-            slots_many: env("slots_many", 8) as u32,
-            ramp_start: env("ramp_start", 2) as u32,
-            ramp_pieces: env("ramp_pieces", 4) as u32,
-            fill_steps: env("fill_steps", 64) as u32,
-            slots_few: env("slots_few", 4) as u32,
-            queue_max: env("queue_max", 32) as u32,
-            queue_start: env("queue_start", 2) as u32,
-            queue_ahead_min: env("queue_ahead_min", 2) as u32,
+            candidates: 8,
+            slots_many: 6,
+            slots_few: 4,
+            queue_max: 32,
+            queue_start: 8,
+            queue_ahead_min: 2,
             queue_bytes: 64 << 20,
             stuck: Duration::from_millis(500),
-            window_max: env("window_max", 48) as u32,
+            window_max: 48,
             window_bytes: 64 << 20,
             starving: Duration::from_secs(5),
             pair_rest: Duration::from_secs(2),
             blame: Duration::from_secs(15),
             hopeless: Duration::from_secs(5),
             timeouts_to_blame: 3,
-            lead_percent: env("lead_percent", 5) as u32,
+            lead_percent: 5,
             read_lease: Duration::from_secs(3),
             seed_wait: Duration::from_secs(5),
             settle: Duration::from_secs(5),

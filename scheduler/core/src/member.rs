@@ -22,8 +22,6 @@ pub(crate) struct Member {
     pub(crate) held_count: u32,
     /// Held or in flight to it.
     pub(crate) taken_count: u32,
-    /// Pieces that it sent to others.
-    pub(crate) given_count: u32,
     /// What is in flight to it; at most [`Limits::window_max`](crate::Limits::window_max) and a few.
     pub(crate) in_flight: Vec<Flight>,
     /// What it wants, if it does.
@@ -70,7 +68,6 @@ impl Member {
             row,
             held_count: 0,
             taken_count: 0,
-            given_count: 0,
             in_flight: Vec::new(),
             wish: None,
             partners: Vec::new(),

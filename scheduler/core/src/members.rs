@@ -247,9 +247,7 @@ impl Scheduler {
     pub(crate) fn has_room_for_holder(&self, key: PeerKey, digest: Digest) -> bool {
         let Some(slot) = self.tasks.slot(digest) else { return true };
         let task = &self.tasks[slot];
-        task.is_wanted()
-            || self.seat(key, slot).is_some()
-            || task.member_count() < self.limits.holders_max
+        task.is_wanted() || self.seat(key, slot).is_some() || task.member_count() < self.limits.holders_max
     }
 }
 

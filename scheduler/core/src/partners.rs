@@ -123,9 +123,7 @@ impl Scheduler {
     /// Whether one of the two wants, and they are no partners yet.
     fn is_useful(&self, task: &Task, seat: Seat, other: Seat) -> bool {
         let (one, two) = (task.member(seat), task.member(other));
-        seat != other
-            && (one.wish.is_some() || two.wish.is_some())
-            && !one.partners.contains(&other)
+        seat != other && (one.wish.is_some() || two.wish.is_some()) && !one.partners.contains(&other)
     }
 
     fn is_source(&self, task: &Task, seat: Seat) -> bool {

@@ -187,7 +187,7 @@ impl Side {
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are positive")]
         {
             self.share = ((rate / (usual * UNUSUAL)).min(1.0) * f64::from(SHARE_ONE)).ceil().max(1.0) as u32;
-            self.ahead_bytes = (rate * round_trip.as_secs_f64()) as u64;
+            self.ahead_bytes = (rate * AHEAD * round_trip.as_secs_f64()) as u64;
         }
     }
 }
@@ -197,3 +197,8 @@ const UNUSUAL: f64 = 0.7;
 
 /// The share of a link that is as fast as usual, or faster.
 const SHARE_ONE: u32 = 64;
+
+/// Round trips that a queue covers: one passes until a landing is known and the next plan made,
+/// and pieces do not land evenly. With 10 ms one way and batches of 20 ms, 1.25 makes the last
+/// peer 1.32 × the bound, 1.8 to 2.2 make it 1.18 to 1.19.
+const AHEAD: f64 = 2.0;

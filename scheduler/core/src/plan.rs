@@ -47,7 +47,8 @@ impl Scheduler {
         let Some(peer) = self.peers.get(child) else { return };
         let wanted = peer.wants.len();
         let turn = if wanted > 1 { self.rng.usize(..wanted) } else { 0 };
-        let mut slots: Vec<TaskSlot> = peer.wants[turn..].iter().chain(&peer.wants[..turn]).copied().collect();
+        let mut slots: Vec<TaskSlot> =
+            peer.wants[turn..].iter().chain(&peer.wants[..turn]).copied().collect();
         slots.truncate(DOWNLOADS_AT_ONCE);
         while !slots.is_empty() {
             slots.retain(|slot| {
@@ -84,7 +85,7 @@ impl Scheduler {
         for slot in rotate(&peer.serves, turn) {
             let task = &self.tasks[*slot];
             let seat = peer.seats[slot];
-            if !peer.has_upload_room(now, self.upload_slots(task, seat), task.piece_len(), &self.limits) {
+            if !peer.has_upload_room(now, self.slots(task), task.piece_len(), &self.limits) {
                 continue;
             }
             for child in rotate(&task.member(seat).partners, turn) {
@@ -139,7 +140,7 @@ impl Scheduler {
 
     fn parent_obstacle(&self, now: Instant, task: &Task, parent: Seat) -> Option<Obstacle> {
         let peer = &self.peers[task.member(parent).peer];
-        let has_room = peer.has_upload_room(now, self.upload_slots(task, parent), task.piece_len(), &self.limits);
+        let has_room = peer.has_upload_room(now, self.slots(task), task.piece_len(), &self.limits);
         (!has_room).then_some(Obstacle::QueueFull)
     }
 
@@ -180,9 +181,9 @@ impl Scheduler {
         let starves = reads && now.saturating_duration_since(to.progress_at) > self.limits.starving;
         ChildRank {
             fed_lately: !starves,
-            stays_in_zone: from.zone == to.zone,
+            crosses_last: (from.zone == to.zone) != from.seed,
             preheats: !reads,
-            fill: self.limits.fill_steps * peer.down.count / peer.window(self.slots(task), task.piece_len(), &self.limits),
+            fill: 64 * peer.down.count / peer.window(self.slots(task), task.piece_len(), &self.limits),
             completeness: portion(to.held_count, task.piece_count()),
             tie: tie(self.seed, to.peer, from.peer),
         }
@@ -198,7 +199,7 @@ impl Scheduler {
     ) -> ParentRank {
         let (from, to) = (task.member(parent), task.member(child));
         let peer = &self.peers[from.peer];
-        let queue = peer.queue(now, self.upload_slots(task, parent), task.piece_len(), &self.limits);
+        let queue = peer.queue(now, self.slots(task), task.piece_len(), &self.limits);
         ParentRank {
             blamed: peer.is_blamed(now),
             stays_in_zone: from.zone == to.zone,
@@ -210,14 +211,7 @@ impl Scheduler {
 
     /// Pieces sent and received at once where nothing is unusual (K, `scheduling.md` §2b).
     fn slots(&self, task: &Task) -> u32 {
-        let most = if task.piece_count() > MANY_PIECES { self.limits.slots_many } else { self.limits.slots_few };
-        most
-    }
-
-    /// x
-    fn upload_slots(&self, task: &Task, parent: Seat) -> u32 {
-        let ramp = self.limits.ramp_start + task.member(parent).given_count / self.limits.ramp_pieces;
-        self.slots(task).min(ramp)
+        if task.piece_count() > MANY_PIECES { self.limits.slots_many } else { self.limits.slots_few }
     }
 
     fn assign(&mut self, now: Instant, choice: Choice) {
@@ -259,7 +253,6 @@ impl Scheduler {
         let arrived = landing == Landing::Held;
         if arrived {
             task.member_mut(child).progress_at = now;
-            task.member_mut(flight.parent).given_count += 1;
         }
         let (from, to) = (task.member(flight.parent), task.member(child));
         let (sender, receiver) = (from.peer, to.peer);

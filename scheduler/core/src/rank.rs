@@ -13,8 +13,9 @@ pub(crate) struct ChildRank {
     /// Nothing reached it for so long that its client may give up comes first.
     pub(crate) fed_lately: bool,
     /// A crossing into another zone comes first: thin links are the scarcest, and the zone's
-    /// gate lets no more cross than they carry.
-    pub(crate) stays_in_zone: bool,
+    /// gate lets no more cross than they carry. Not so from a seed, whose uplink is scarcer:
+    /// what it gives its own zone crosses from there.
+    pub(crate) crosses_last: bool,
     /// No client waits.
     pub(crate) preheats: bool,
     /// What it awaits over all its downloads, in 64ths of what it may.
@@ -52,10 +53,11 @@ pub struct PieceScore {
 }
 
 impl PieceScore {
-    /// The score of piece `index`, which `copies` peers other than seeds hold or await.
-    pub(crate) fn new(index: u32, copies: u32, reader: Reader, from_seed: bool) -> Self {
+    /// The score of piece `index`, which `copies` peers of the child's zone other than seeds
+    /// hold or await.
+    pub(crate) fn new(index: u32, copies: u32, reader: Reader, second_copy_from_seed: bool) -> Self {
         let value = PER_DOUBLING * (copies + 1).ilog2() + reader.distance_to(index);
-        Self { second_copy_from_seed: from_seed && copies > 0, value }
+        Self { second_copy_from_seed, value }
     }
 }
 
@@ -119,8 +121,8 @@ mod tests {
 
     #[test]
     fn what_has_not_left_the_seed_comes_first_from_it() {
-        let score = |index, copies| PieceScore::new(index, copies, START, true);
-        assert!(score(1000, 0) < score(0, 1));
+        let score = |index, second| PieceScore::new(index, 0, START, second);
+        assert!(score(1000, false) < score(0, true));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! `2^l − 1 ≤ copies < 2^(l+1) − 1`. The best of a level is the first set bit from the
 //! reader on, and a level is only worth a look while it can beat what was found before.
 
-use crate::rank::{PER_DOUBLING, PieceScore, Reader};
+use crate::rank::{PER_DOUBLING, Reader};
 use crate::rows;
 
 /// The copies of each piece in a zone: one bit per level and piece, five to eight bytes a piece
@@ -94,29 +94,22 @@ impl Rarity {
         self.levels[index] & !self.at_seeds[index]
     }
 
-    /// The best of the useful pieces, given as a function from word index to word. Costs at
+    /// The best of the useful pieces, and its [`PieceScore::value`](crate::PieceScore::value). They are given as a function from word index to word. Costs at
     /// most a look at each word per level that has pieces; mostly a few.
-    pub(crate) fn best(
-        &self,
-        useful: impl Fn(usize) -> u64,
-        reader: Reader,
-        from_seed: bool,
-    ) -> Option<(PieceScore, u32)> {
-        let mut best: Option<(PieceScore, u32)> = None;
+    pub(crate) fn best(&self, useful: impl Fn(usize) -> u64, reader: Reader) -> Option<(u32, u32)> {
+        let mut best: Option<(u32, u32)> = None;
         for level in (0..self.counts.len()).filter(|level| self.counts[*level] > 0) {
             let floor = PER_DOUBLING * u32::try_from(level).expect("at most 32");
             let reach = match best {
-                Some((score, _)) if from_seed && !score.second_copy_from_seed => break,
-                Some((score, _)) if score.value <= floor => break,
-                Some((score, _)) => score.value - floor,
+                Some((value, _)) if value <= floor => break,
+                Some((value, _)) => value - floor,
                 None => u32::MAX,
             };
             let words = &self.levels[level * self.stride..][..self.stride];
             let Some(piece) = nearest(|index| words[index] & useful(index), reader, reach) else { continue };
             let value = floor + reader.distance_to(piece);
-            let score = PieceScore { second_copy_from_seed: from_seed && level > 0, value };
-            if best.is_none_or(|(other, _)| score < other) {
-                best = Some((score, piece));
+            if best.is_none_or(|(other, _)| value < other) {
+                best = Some((value, piece));
             }
         }
         best
@@ -153,6 +146,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::PieceScore;
 
     proptest! {
         #[test]
@@ -161,7 +155,6 @@ mod tests {
             useful: u64,
             reader: u32,
             nobody_reads: bool,
-            from_seed: bool,
         ) {
             let piece_count = u32::try_from(copies.len()).unwrap();
             let mut rarity = Rarity::new(piece_count);
@@ -178,9 +171,9 @@ mod tests {
                 pieces.fold(0, |word, (piece, bit)| word | u64::from(is_useful(u32::try_from(piece).unwrap())) << bit)
             };
             let reader = Reader { piece: reader % piece_count, piece_count, reads: !nobody_reads };
-            let score = |piece: u32| PieceScore::new(piece, copies[piece as usize], reader, from_seed);
+            let score = |piece: u32| PieceScore::new(piece, copies[piece as usize], reader, false).value;
             let least = (0..piece_count).filter(|piece| is_useful(*piece)).map(score).min();
-            let best = rarity.best(word, reader, from_seed);
+            let best = rarity.best(word, reader);
             prop_assert_eq!(best.map(|(score, _)| score), least);
             if let Some((found, piece)) = best {
                 prop_assert!(is_useful(piece));

@@ -64,17 +64,14 @@ impl Usual {
     }
 }
 
-/// Control round trips: the shortest of late, since an echo may have waited for something to say.
+/// Control round trips, smoothed.
 #[derive(Debug, Default)]
 pub(crate) struct RoundTrip(Option<Duration>);
 
 impl RoundTrip {
     pub(crate) fn learn(&mut self, measured: Duration) {
         let measured = measured.min(LONGEST_ROUND_TRIP);
-        self.0 = Some(match self.0 {
-            Some(known) if measured > known => known + (measured - known) / 8,
-            _ => measured,
-        });
+        self.0 = Some(self.0.map_or(measured, |known| (7 * known + measured) / 8));
     }
 
     pub(crate) fn value(&self) -> Duration {

@@ -5,8 +5,8 @@ use std::time::Instant;
 use flotilla_proto::{Digest, Layout, PieceHash, PieceSet};
 
 use crate::PeerKey;
-use crate::member::{Flight, Member, Wish};
 pub(crate) use crate::member::Seat;
+use crate::member::{Flight, Member, Wish};
 use crate::rank::PieceScore;
 use crate::rarity::Rarity;
 use crate::rows::{self, Row, Rows};
@@ -32,6 +32,10 @@ pub(crate) struct Task {
     /// Per piece: members that hold it.
     holder_counts: Vec<u32>,
     unheld: Vec<u64>,
+    /// Per piece: members other than seeds that hold or await it, in all zones.
+    copy_counts: Vec<u32>,
+    /// Pieces that any of them does.
+    shared: Vec<u64>,
     /// Per piece, once told: what it must hash to. Only such pieces are planned.
     hashes: Vec<Option<PieceHash>>,
     known: Vec<u64>,
@@ -75,6 +79,8 @@ impl Task {
             seeds: Vec::new(),
             zones: Vec::new(),
             holder_counts: vec![0; piece_count as usize],
+            copy_counts: vec![0; piece_count as usize],
+            shared: vec![0; unheld.len()],
             known: vec![0; unheld.len()],
             unheld,
             hashes: Vec::new(),
@@ -237,7 +243,8 @@ impl Task {
         let fresh = rows::insert(self.rows.taken_mut(row), piece);
         let piece_count = self.piece_count();
         let next = self.member(seat).next_piece;
-        let next = if next == piece { rows::first_missing(self.rows.held(row), next, piece_count) } else { next };
+        let next =
+            if next == piece { rows::first_missing(self.rows.held(row), next, piece_count) } else { next };
         let member = self.member_mut(seat);
         member.next_piece = next;
         member.held_count += 1;
@@ -302,10 +309,18 @@ impl Task {
             return;
         }
         let rarity = &mut self.zones[zone as usize].rarity;
+        let copies = &mut self.copy_counts[piece as usize];
         if more {
             rarity.add(piece, seed);
+            *copies += u32::from(!seed);
         } else {
             rarity.remove(piece, seed);
+            *copies -= u32::from(!seed);
+        }
+        if *copies > 0 {
+            rows::insert(&mut self.shared, piece);
+        } else {
+            rows::remove(&mut self.shared, piece);
         }
     }
 
@@ -352,18 +367,29 @@ impl Task {
         (0..self.known.len()).any(|index| useful(index) != 0)
     }
 
-    /// The best piece that `parent` can give `child`, with its score.
+    /// The best piece that `parent` can give `child`, with its score. From a seed, one that no
+    /// other peer of the region has or awaits, if there is any.
     pub(crate) fn best_piece(&self, parent: Seat, child: Seat) -> Option<(PieceScore, u32)> {
         let (from, to) = (self.member(parent), self.member(child));
         let reader = to.reader(self.piece_count());
-        self.zones[to.zone as usize].rarity.best(self.useful(parent, child), reader, from.seed)
+        let rarity = &self.zones[to.zone as usize].rarity;
+        let useful = self.useful(parent, child);
+        let scored = |second_copy_from_seed: bool| {
+            move |(value, piece)| (PieceScore { second_copy_from_seed, value }, piece)
+        };
+        if !from.seed {
+            return rarity.best(useful, reader).map(scored(false));
+        }
+        let first = rarity.best(|index| useful(index) & !self.shared[index], reader).map(scored(false));
+        first.or_else(|| rarity.best(useful, reader).map(scored(true)))
     }
 
     /// The score of one piece for a pair.
     pub(crate) fn score(&self, parent: Seat, child: Seat, piece: u32) -> PieceScore {
         let (from, to) = (self.member(parent), self.member(child));
         let copies = self.zones[to.zone as usize].rarity.copies(piece);
-        PieceScore::new(piece, copies, to.reader(self.piece_count()), from.seed)
+        let second = from.seed && rows::contains(&self.shared, piece);
+        PieceScore::new(piece, copies, to.reader(self.piece_count()), second)
     }
 
     /// Word by word the pieces that `parent` can give `child`: those it holds whose hash is

@@ -499,7 +499,8 @@ fn what_only_a_corrupt_parent_has_leaves_the_seed_anew_as_if_nobody_had_it() {
 
 #[test]
 fn whoever_loses_its_last_partner_is_served_by_the_next() {
-    let limits = Limits { partners_drawn: 1, partners_max: 1, partners_min: 1, full_mesh_max: 0, ..Limits::default() };
+    let limits =
+        Limits { partners_drawn: 1, partners_max: 1, partners_min: 1, full_mesh_max: 0, ..Limits::default() };
     for seed in 0..8 {
         let mut planner = Planner::new(limits, seed);
         let (holder, between, child) = (PeerKey(0), PeerKey(1), PeerKey(2));
