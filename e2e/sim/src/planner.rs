@@ -102,10 +102,12 @@ impl World<'_> {
 
     /// A window of the thread's load is over.
     pub(crate) fn load_measured(&mut self) {
-        self.queue.push(self.now + LOAD_WINDOW, Event::LoadMeasured);
+        let told = self.scenario.planner.told_load_percent;
+        let window = if told.is_some() { TOLD_EVERY } else { LOAD_WINDOW };
+        self.queue.push(self.now + window, Event::LoadMeasured);
         let busy = std::mem::take(&mut self.thread.busy);
         let measured = u8::try_from(100 * busy.as_micros() / LOAD_WINDOW.as_micros()).unwrap_or(100).min(100);
-        let load_percent = self.scenario.planner.told_load_percent.unwrap_or(measured);
+        let load_percent = told.unwrap_or(measured);
         self.tell_scheduler(SchedulerInput::LoadMeasured { load_percent });
     }
 
@@ -169,3 +171,7 @@ fn input_count(report: &Report) -> u32 {
 
 /// The scheduler's daemon measures its load over so long (`scheduler/src/load.rs`).
 pub(crate) const LOAD_WINDOW: Duration = Duration::from_secs(1);
+
+/// Where a scenario says what the load is, the planner hears it so often: before it has planned
+/// much of anything.
+const TOLD_EVERY: Duration = Duration::from_millis(10);

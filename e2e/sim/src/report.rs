@@ -50,7 +50,7 @@ pub struct Report {
     /// Each peer's time since it came ÷ the least it could have taken by itself: what 99 of 100
     /// peers with links of one class reach, in the class where that is worst.
     pub ratio_own_p99: f64,
-    /// Bytes over a narrow link between zones, both ways, ÷ `bytes`, on the link with most.
+    /// Bytes that came into a zone over narrow links ÷ `bytes`, in the zone where that is most.
     pub zone_copies: f64,
     /// Bytes read from the registry ÷ `bytes`.
     pub source_ratio: f64,

@@ -115,15 +115,13 @@ impl World<'_> {
         }
     }
 
-    /// Counts what went over narrow links between zones.
+    /// Counts what came into a zone over a narrow link. That a site passes a piece on to another
+    /// is no second copy of it.
     fn count_crossing(&mut self, parent: NodeIndex, child: NodeIndex, bytes: u64) {
-        let zones = [parent, child].map(|node| self.nodes[node.place()].spec.zone);
-        let narrow = [parent, child].map(|node| self.nodes[node.place()].links.zone.is_some());
-        if zones[0] == zones[1] {
-            return;
-        }
-        for (zone, _) in zones.into_iter().zip(narrow).filter(|(_, is_narrow)| *is_narrow) {
-            *self.tally.crossed_bytes.entry(zone).or_default() += bytes;
+        let [from, to] = [parent, child].map(|node| &self.nodes[node.place()]);
+        let is_narrow = from.links.zone.is_some() || to.links.zone.is_some();
+        if from.spec.zone != to.spec.zone && is_narrow {
+            *self.tally.crossed_bytes.entry(to.spec.zone).or_default() += bytes;
         }
     }
 

@@ -84,7 +84,7 @@ pub(crate) struct Tally {
     pub(crate) kept_pieces: u64,
     /// From peer to peer, and of no use.
     pub(crate) wasted_bytes: u64,
-    /// Over each narrow link between zones, both ways, by its zone.
+    /// Over narrow links between zones, by the zone into which it came.
     pub(crate) crossed_bytes: BTreeMap<u32, u64>,
     /// Batches between scheduler and peers, both ways.
     pub(crate) control_messages: u64,

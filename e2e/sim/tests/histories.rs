@@ -114,6 +114,44 @@ fn a_far_and_batching_scheduler_still_completes_every_download() {
     assert!(report.control_messages_per_piece < 1.5, "{report:?}");
 }
 
+/// Lost messages break streams; late ones hold up those behind them.
+#[test]
+fn a_peer_whose_stream_breaks_attaches_anew_and_nothing_is_planned_twice() {
+    for seed in 1..=3 {
+        let report = twice(&scenario("shaky-control"), seed);
+        assert_eq!(report.source_ratio, 1.0);
+        assert!(report.wasted_ratio <= 0.03, "{report:?}");
+    }
+}
+
+#[test]
+fn a_planner_at_its_limit_leaves_the_choice_to_the_peers() {
+    let mut scenario = scenario("even-50");
+    scenario.planner.told_load_percent = Some(100);
+    let report = twice(&scenario, 1);
+    assert_eq!(report.source_ratio, 1.0);
+    assert!(report.control_messages_per_piece < 2.0, "{report:?}");
+}
+
+#[test]
+fn a_disk_that_takes_nothing_costs_its_own_download_only() {
+    let mut scenario = scenario("even-12");
+    scenario.blobs = vec![32 << 20];
+    scenario.peers[5].disk_full = true;
+    let report = twice(&scenario, 1);
+    assert_eq!((report.source_ratio, report.failed_downloads), (1.0, 1));
+}
+
+#[test]
+fn a_piece_crosses_a_thin_link_once() {
+    let mut scenario = scenario("edge-30x5");
+    scenario.peers.truncate(15);
+    scenario.zone_links.truncate(3);
+    scenario.blobs = vec![8 << 20];
+    let report = twice(&scenario, 1);
+    assert!(report.zone_copies >= 1.0 && report.zone_copies <= 1.05, "{report:?}");
+}
+
 fn scenario(name: &str) -> Scenario {
     catalogue::find(name).expect("a scenario of the catalogue")
 }

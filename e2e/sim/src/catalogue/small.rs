@@ -64,10 +64,10 @@ fn corrupt_parent() -> Scenario {
 }
 
 fn shaky_control() -> Scenario {
-    let about = "even-50; 1 control message of 5000 is lost and breaks its stream, 1 of 100 is 50 ms late";
+    let about = "even-50; 1 control message of 5000 is lost and breaks its stream, 1 of 1000 is 50 ms late and holds up those behind it";
     let mut scenario = Scenario { name: "shaky-control", about, ..even_50() };
     scenario.control.lost_per_million = 200;
-    scenario.control.late_per_mille = 10;
+    scenario.control.late_per_mille = 1;
     scenario.control.late_by = Duration::from_millis(50);
     scenario
 }
