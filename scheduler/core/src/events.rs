@@ -213,12 +213,13 @@ impl Scheduler {
             FailureReason::TimedOut | FailureReason::Unreachable => {
                 self.rest_pair(now, slot, seat, owner);
                 if self.peers.known_mut(parent).timed_out(child, now, &self.limits) {
+                    self.blame(now, parent);
                     self.remove_parent(now, parent);
                 }
             }
             FailureReason::Busy => self.rest_pair(now, slot, seat, owner),
             FailureReason::Corrupt => {
-                self.peers.known_mut(parent).blame(now, &self.limits);
+                self.blame(now, parent);
                 let task = &mut self.tasks[slot];
                 task.member_mut(seat).banned.push(owner);
                 task.member_mut(owner).corrupt = true;
@@ -235,6 +236,12 @@ impl Scheduler {
         if let Some((slot, seat)) = self.find(child, digest) {
             self.feed_neighbours(now, slot, seat);
         }
+    }
+
+    fn blame(&mut self, now: Instant, parent: PeerKey) {
+        let until = now + self.limits.blame;
+        self.peers.known_mut(parent).blame(until);
+        self.deadlines.insert((until, Deadline::Parent(parent)));
     }
 
     /// What a parent that several children gave up on still owes is planned anew, from others

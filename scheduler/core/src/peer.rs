@@ -116,7 +116,7 @@ impl Peer {
         self.failures_in_a_row = 0;
     }
 
-    /// It did not deliver to `child` in time. True if that makes it blamed.
+    /// It did not deliver to `child` in time. True if it is to be blamed for that, and is not yet.
     pub(crate) fn timed_out(&mut self, child: PeerKey, now: Instant, limits: &Limits) -> bool {
         self.trust = (self.trust / 2).max(1);
         self.failed_children
@@ -125,19 +125,15 @@ impl Peer {
         self.failures_in_a_row += 1;
         let blamed = self.failed_children.len() >= limits.timeouts_to_blame
             || self.failures_in_a_row >= limits.timeouts_to_blame;
-        let fresh = blamed && !self.is_blamed(now);
-        if blamed {
-            self.blame(now, limits);
-        }
-        fresh
+        blamed && !self.is_blamed(now)
     }
 
     /// It comes last until the blame has worn off: never excluded, since it may be the only holder.
-    pub(crate) fn blame(&mut self, now: Instant, limits: &Limits) {
+    pub(crate) fn blame(&mut self, until: Instant) {
         self.failed_children.clear();
         self.failures_in_a_row = 0;
         self.trust = 1;
-        self.blamed_until = Some(now + limits.blame);
+        self.blamed_until = Some(until);
     }
 
     /// Remembers a partner whose connection stands from now on.

@@ -48,6 +48,8 @@ pub(crate) enum Deadline {
     Source(Digest),
     /// A child may take from a parent again that failed it.
     Feed(Digest, PeerKey),
+    /// A parent's blame has worn off.
+    Parent(PeerKey),
     /// Look whether a child that was sent corrupt pieces still gets any.
     Hope(Digest, PeerKey),
 }
@@ -125,6 +127,7 @@ impl Scheduler {
             match deadline {
                 Deadline::Source(digest) => self.ensure_source(now, digest),
                 Deadline::Feed(_, child) => self.feed_downloads(now, child),
+                Deadline::Parent(parent) => self.feed_parent(now, parent),
                 Deadline::Hope(digest, child) => self.fail_if_hopeless(now, child, digest),
             }
         }

@@ -3,8 +3,8 @@
 //! A piece crosses into a zone once. So few pieces as fill the link are let across at once:
 //! more would only stretch each other's way, until they time out. What fills it is measured:
 //! the most that came through of late, times the shortest that a piece took, is what the link
-//! holds (as BBR finds a path's capacity; Cardwell et al. 2016); half as much again finds out
-//! whether there is more.
+//! holds (as BBR finds a path's capacity; Cardwell et al. 2016); half as much again, or more where
+//! pieces are quick, finds out whether there is more.
 
 use std::time::{Duration, Instant};
 
@@ -34,9 +34,9 @@ pub(crate) struct Gate {
 impl Gate {
     /// Whether one more piece of that length may be on its way.
     pub(crate) fn is_open(&self, piece_len: u32) -> bool {
-        let holds = self.shortest.map_or(0.0, |shortest| self.rate * shortest.as_secs_f64());
+        let time = self.shortest.map(|shortest| (shortest * 5).min(SHARED).max(shortest * 3 / 2));
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes, and positive")]
-        let wanted = (holds * PROBE) as u64;
+        let wanted = time.map_or(0, |time| (self.rate * time.as_secs_f64()) as u64);
         self.count < COUNT_MIN || self.bytes + u64::from(piece_len) <= wanted
     }
 
@@ -70,8 +70,10 @@ impl Gate {
 /// So many may be on their way in any case.
 const COUNT_MIN: u32 = 4;
 
-/// How much more than the link is known to hold is let across, to find out whether it holds more.
-const PROBE: f64 = 1.5;
+/// Where links are fast, a piece on its way takes several times the shortest, for it shares the
+/// uplink and the downlink at its ends with others: so long, at most, is allowed for. Two zones
+/// joined by a link of 1 Gbit/s: 1.39 × the bound without, 1.11 with it.
+const SHARED: Duration = Duration::from_millis(60);
 
 /// Long enough for several pieces.
 const WINDOW: Duration = Duration::from_millis(100);

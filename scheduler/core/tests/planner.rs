@@ -341,9 +341,9 @@ fn without_a_seed_a_download_fails_in_time_and_says_so() {
     let facts = PeerFacts { id: "p".parse().unwrap(), seed: false, zone: Zone(0) };
     scheduler.handle(now, Input::PeerJoined { peer: PeerKey(0), facts });
     scheduler.handle(now, Input::Wanted { peer: PeerKey(0), digest: digest(0), size: SIZE, reader: true });
-    assert_eq!(told(&mut scheduler), None);
+    assert_eq!(next_told(&mut scheduler), None);
     scheduler.handle_timeout(scheduler.poll_timeout().unwrap());
-    let Some(Output::FailTask { failure, .. }) = told(&mut scheduler) else { panic!("no failure") };
+    let Some(Output::FailTask { failure, .. }) = next_told(&mut scheduler) else { panic!("no failure") };
     assert_eq!((failure.status, failure.poisoned), (503, false));
 }
 
@@ -396,15 +396,15 @@ fn a_fresh_scheduler_orders_nothing_that_a_seed_to_come_may_hold_or_read() {
     scheduler.handle(now, join(1, "s1", true));
     scheduler.handle(now, Input::InventoryTold { peer: PeerKey(1) });
     scheduler.handle(now, Input::Wanted { peer: PeerKey(0), digest: digest(0), size: SIZE, reader: true });
-    assert_eq!(told(&mut scheduler), None, "s2 may read it");
+    assert_eq!(next_told(&mut scheduler), None, "s2 may read it");
     scheduler.handle(now, join(2, "s2", true));
-    assert_eq!(told(&mut scheduler), None, "s2 has not spoken yet");
+    assert_eq!(next_told(&mut scheduler), None, "s2 has not spoken yet");
     let pieces = PieceSet::full(12);
     scheduler.handle(now, Input::SourceReading { seed: PeerKey(2), digest: digest(0), size: SIZE, pieces });
     scheduler.handle(now, Input::InventoryTold { peer: PeerKey(2) });
     let told = Output::UseSeed { child: PeerKey(0), seed: PeerKey(2), digest: digest(0) };
-    assert_eq!(told(&mut scheduler), Some(told));
-    assert_eq!(told(&mut scheduler), None, "s2 reads it");
+    assert_eq!(next_told(&mut scheduler), Some(told));
+    assert_eq!(next_told(&mut scheduler), None, "s2 reads it");
 }
 
 #[test]
@@ -418,9 +418,9 @@ fn a_fresh_scheduler_waits_for_absent_seeds_only_so_long() {
         scheduler.handle(now, Input::PeerJoined { peer: PeerKey(key), facts });
     }
     scheduler.handle(now, Input::Wanted { peer: PeerKey(0), digest: digest(0), size: SIZE, reader: true });
-    assert_eq!(told(&mut scheduler), None);
+    assert_eq!(next_told(&mut scheduler), None);
     scheduler.handle_timeout(scheduler.poll_timeout().unwrap());
-    assert!(matches!(told(&mut scheduler), Some(Output::ReadSource { seed: PeerKey(1), .. })));
+    assert!(matches!(next_told(&mut scheduler), Some(Output::ReadSource { seed: PeerKey(1), .. })));
 }
 
 #[test]
@@ -461,8 +461,8 @@ fn a_fresh_scheduler_asks_for_hashes_before_it_plans() {
     swarm
         .scheduler
         .handle(swarm.now, Input::Wanted { peer: child, digest: digest(0), size: SIZE, reader: true });
-    assert_eq!(told(&mut swarm.scheduler), Some(Output::AskHashes { peer: holder, digest: digest(0) }));
-    assert_eq!(told(&mut swarm.scheduler), None, "nothing is read that the region holds");
+    assert_eq!(next_told(&mut swarm.scheduler), Some(Output::AskHashes { peer: holder, digest: digest(0) }));
+    assert_eq!(next_told(&mut swarm.scheduler), None, "nothing is read that the region holds");
     let hashes = (0..count).map(|piece| piece_hash(digest(0), piece)).collect();
     swarm.wants.insert((child, digest(0)));
     swarm.input(Input::HashesTold { peer: holder, digest: digest(0), pieces: full, hashes });
@@ -518,10 +518,11 @@ fn whoever_loses_its_last_partner_is_served_by_the_next() {
     }
 }
 
-/// The next output that is not about partners.
-fn told(scheduler: &mut Scheduler) -> Option<Output> {
-    std::iter::from_fn(|| scheduler.poll_output())
-        .find(|output| !matches!(output, Output::Link { .. } | Output::Unlink { .. }))
+/// The next output that is not about partners or pace.
+fn next_told(scheduler: &mut Scheduler) -> Option<Output> {
+    std::iter::from_fn(|| scheduler.poll_output()).find(|output| {
+        !matches!(output, Output::Link { .. } | Output::Unlink { .. } | Output::PaceSource { .. })
+    })
 }
 
 /// The planner alone, with blob 0; what an input makes it assign, as (child, parent, piece).
