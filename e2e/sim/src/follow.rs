@@ -111,4 +111,4 @@ fn untold(held: &PieceSet, told: &PieceSet) -> PieceSet {
 const ONE_WAY: Duration = Duration::from_micros(150);
 
 /// How long the daemon gathers what it tells a follower (`peer/src/transport/follow.rs`).
-const GATHERING: Duration = Duration::from_millis(10);
+const GATHERING: Duration = Duration::from_millis(5);

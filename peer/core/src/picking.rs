@@ -22,18 +22,18 @@ enum Pick {
 }
 
 impl Swarm {
-    pub(crate) fn partner_named(&mut self, digest: Digest, id: PeerId, seed: bool, same_zone: bool) {
+    pub(crate) fn partner_named(&mut self, digest: Digest, id: &PeerId, seed: bool, same_zone: bool) {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
         let former: Vec<PeerId> =
             blob.partners.iter().filter(|(_, partner)| partner.is_former).map(|(id, _)| id.clone()).collect();
-        let is_known = blob.partners.get_mut(&id).map(|partner| {
+        let is_known = blob.partners.get_mut(id).map(|partner| {
             (partner.seed, partner.same_zone, partner.is_former) = (seed, same_zone, false);
         });
         if is_known.is_none() && blob.partners.len() - former.len() < MAX_PARTNERS {
             let piece_count = blob.layout.piece_count();
             blob.partners.insert(id.clone(), Partner::new(seed, same_zone, piece_count));
         }
-        for other in former.into_iter().filter(|other| *other != id) {
+        for other in former.into_iter().filter(|other| other != id) {
             self.partner_lost(digest, &other);
         }
         self.follow_partners(digest);

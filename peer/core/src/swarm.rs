@@ -115,7 +115,7 @@ impl Swarm {
             Input::HashesWanted { digest } => self.hashes_wanted(digest),
             Input::ReadOrdered { digest, layout, pieces } => self.read_ordered(digest, layout, &pieces),
             Input::PartnerNamed { digest, partner, seed, same_zone } => {
-                self.partner_named(digest, partner, seed, same_zone);
+                self.partner_named(digest, &partner, seed, same_zone);
             }
             Input::PartnerLost { digest, partner } => self.partner_lost(digest, &partner),
             Input::PickingOrdered { digest, picks } => self.picking_ordered(digest, picks),

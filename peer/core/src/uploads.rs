@@ -162,9 +162,9 @@ mod tests {
         UploadWish::Any { lacking: PieceSet::full(8) }
     }
 
-    fn refused(output: Option<Output>) -> Option<UploadRefusal> {
+    fn refused(output: Option<&Output>) -> Option<UploadRefusal> {
         match output {
-            Some(Output::RefuseUpload { why, .. }) => Some(why),
+            Some(Output::RefuseUpload { why, .. }) => Some(*why),
             _ => None,
         }
     }
@@ -184,25 +184,25 @@ mod tests {
     #[test]
     fn those_who_pick_are_told_busy_before_those_who_were_sent() {
         let mut parent = Parent::new(&[0]);
-        let told: Vec<_> = (0..13).map(|_| refused(parent.ask(piece(0, true)))).collect();
+        let told: Vec<_> = (0..13).map(|_| refused(parent.ask(piece(0, true)).as_ref())).collect();
         assert_eq!(told.iter().position(Option::is_some), Some(12));
         assert_eq!(told[12], Some(UploadRefusal::Busy));
-        let told: Vec<_> = (0..29).map(|_| refused(parent.ask(piece(0, false)))).collect();
+        let told: Vec<_> = (0..29).map(|_| refused(parent.ask(piece(0, false)).as_ref())).collect();
         assert_eq!(told.iter().position(Option::is_some), Some(28));
     }
 
     #[test]
     fn what_is_not_held_is_refused_whether_there_is_room_or_not() {
         let mut parent = Parent::new(&[0]);
-        assert_eq!(refused(parent.ask(piece(1, true))), Some(UploadRefusal::NotHeld));
+        assert_eq!(refused(parent.ask(piece(1, true)).as_ref()), Some(UploadRefusal::NotHeld));
         for _ in 0..8 {
             parent.ask(piece(0, false));
         }
         for wish in [piece(1, false), UploadWish::Any { lacking: PieceSet::new(8) }, piece(9, false)] {
-            assert_eq!(refused(parent.ask(wish)), Some(UploadRefusal::NotHeld));
+            assert_eq!(refused(parent.ask(wish).as_ref()), Some(UploadRefusal::NotHeld));
         }
         let other_blob = UploadWish::Any { lacking: PieceSet::full(9) };
-        assert_eq!(refused(parent.ask(other_blob)), Some(UploadRefusal::NotHeld));
+        assert_eq!(refused(parent.ask(other_blob).as_ref()), Some(UploadRefusal::NotHeld));
     }
 
     #[test]

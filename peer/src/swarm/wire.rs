@@ -118,7 +118,7 @@ pub(super) fn heard(
         let digest = Digest::try_from(&lost.digest).ok()?;
         Some(Input::PartnerLost { digest, partner: lost.peer.parse().ok()? })
     }));
-    inputs.extend(message.partners.iter().filter_map(|partner| partner_named(partner, &is_seed)));
+    inputs.extend(message.partners.iter().filter_map(|partner| partner_named(partner, is_seed)));
     inputs.extend(message.picking.iter().filter_map(|picking| {
         let digest = Digest::try_from(&picking.digest).ok()?;
         Some(Input::PickingOrdered { digest, picks: picking.picks })

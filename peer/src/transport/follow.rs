@@ -117,7 +117,7 @@ fn parts(pieces: &PieceSet) -> Vec<PieceSet> {
 pub(super) const FOLLOWS: usize = 128;
 
 /// How long what there is to tell a follower is gathered.
-const GATHERING: Duration = Duration::from_millis(10);
+const GATHERING: Duration = Duration::from_millis(5);
 
 /// A partner that does not answer in so long is not followed.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
