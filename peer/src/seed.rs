@@ -97,13 +97,14 @@ impl Seed {
         }
     }
 
-    /// Reads pieces of a blob from the registry, with the credentials that are and will be
-    /// offered for it.
+    /// Reads pieces of a blob from the registry, those below `until`, with the credentials that
+    /// are and will be offered for it.
     pub(crate) async fn read(
         &self,
         digest: Digest,
         layout: Layout,
         wanted: PieceSet,
+        until: watch::Receiver<u32>,
         sink: mpsc::Sender<SourcePiece>,
         cancel: CancellationToken,
     ) -> Result<ReadSummary, ReadError> {
@@ -112,7 +113,8 @@ impl Seed {
         let mut place = reading.first_place.subscribe();
         // Without a credential in time the source says so itself.
         let _ = tokio::time::timeout(CREDENTIAL_WAIT, place.wait_for(Option::is_some)).await;
-        let order = ReadOrder { digest, layout, wanted, credentials: reading.credentials.clone() };
+        let credentials = reading.credentials.clone();
+        let order = ReadOrder { digest, layout, wanted, until, credentials };
         let result = self.source.read_blob(order, sink, cancel).await;
         match &result {
             Ok(ReadSummary { read_by: Some(by), .. }) => {

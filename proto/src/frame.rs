@@ -57,7 +57,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn request() -> Request {
-        let run = PieceRun { digest: Bytes::from_static(&[7; 32]), first: 3, count: 2 };
+        let run = PieceRun { digest: Bytes::from_static(&[7; 32]), first: 3, count: 2, picked: false };
         Request { protocol: 1, kind: Some(request::Kind::Pieces(run)) }
     }
 

@@ -11,11 +11,12 @@ use flotilla_proto::PeerId;
 use flotilla_proto::wire::{join_hashes, scheduler as wire};
 use flotilla_scheduler_core::{Input, Limits, Output, PeerFacts, PeerKey, Scheduler, Zone};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::sleep_until;
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::metrics::Metrics;
+use crate::load::{self, Load};
+use crate::metrics::{Direction, Metrics};
 use crate::translate::{self, Names};
 
 /// What the streams tell the driver.
@@ -56,6 +57,10 @@ struct Link {
     batch: wire::ToPeer,
     /// Whether it stands in [`Driver::pending`].
     pending: bool,
+    /// Batches sent.
+    seq: u64,
+    /// The batch whose echo is awaited, and when it was sent; one at a time.
+    probe: Option<(u64, Instant)>,
 }
 
 pub(crate) struct Driver {
@@ -64,6 +69,8 @@ pub(crate) struct Driver {
     /// Links with something to flush.
     pending: Vec<PeerKey>,
     key_by_id: HashMap<PeerId, PeerKey>,
+    /// Those who left since the planner was last drained: it still speaks of them.
+    departed: HashMap<PeerKey, PeerId>,
     zone_by_name: HashMap<String, Zone>,
     next_key: u32,
     name: PeerId,
@@ -83,6 +90,7 @@ impl Driver {
             links: BTreeMap::new(),
             pending: Vec::new(),
             key_by_id: HashMap::new(),
+            departed: HashMap::new(),
             zone_by_name: HashMap::new(),
             next_key: 0,
             name,
@@ -93,15 +101,19 @@ impl Driver {
     /// Runs until `shutdown` is cancelled.
     pub(crate) async fn run(mut self, mut events: mpsc::Receiver<Event>, shutdown: CancellationToken) {
         let mut waiting = Vec::with_capacity(EVENTS_AT_ONCE);
+        let mut load = Load::new(Instant::now());
+        let mut tick = interval(load::WINDOW);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             let due = self.scheduler.poll_timeout();
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 count = events.recv_many(&mut waiting, EVENTS_AT_ONCE) => if count == 0 { return },
-                () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {
-                    self.scheduler.handle_timeout(Instant::now());
-                }
+                () = sleep_until(due.unwrap_or_else(Instant::now).into()), if due.is_some() => {}
+                _ = tick.tick() => {}
             }
+            let began_at = Instant::now();
+            self.scheduler.handle_timeout(began_at);
             for event in waiting.drain(..) {
                 self.take(event);
             }
@@ -111,13 +123,19 @@ impl Driver {
                 self.flush();
                 self.drain();
             }
+            if let Some(load_percent) = load.worked(began_at, Instant::now()) {
+                self.input(Input::LoadMeasured { load_percent });
+            }
         }
     }
 
     fn take(&mut self, event: Event) {
         match event {
             Event::Attached(attachment) => self.attach(attachment),
-            Event::Said(peer, batch) => self.hear(peer, *batch),
+            Event::Said(peer, batch) => {
+                self.metrics.count_batch(Direction::In);
+                self.hear(peer, *batch);
+            }
             Event::Detached(peer) => self.detach(peer),
             Event::SeedsConfigured(seeds) => self.input(Input::SeedsConfigured { seeds }),
         }
@@ -136,7 +154,17 @@ impl Driver {
         tracing::info!(peer = %id, seed, %address, "peer attached");
         self.key_by_id.insert(id.clone(), peer);
         let batch = wire::ToPeer { welcome: Some(welcome), ..Default::default() };
-        let link = Link { id: id.clone(), seed, address, outbox, told: HashSet::new(), batch, pending: true };
+        let link = Link {
+            id: id.clone(),
+            seed,
+            address,
+            outbox,
+            told: HashSet::new(),
+            batch,
+            pending: true,
+            seq: 0,
+            probe: None,
+        };
         self.links.insert(peer, link);
         self.pending.push(peer);
         self.input(Input::PeerJoined { peer, facts: PeerFacts { id, seed, zone } });
@@ -155,6 +183,11 @@ impl Driver {
     }
 
     fn hear(&mut self, peer: PeerKey, batch: wire::FromPeer) {
+        let Some(link) = self.links.get_mut(&peer) else { return };
+        if let Some((_, sent_at)) = link.probe.take_if(|(seq, _)| *seq <= batch.seen_seq) {
+            let round_trip = sent_at.elapsed();
+            self.input(Input::RoundTripMeasured { peer, round_trip });
+        }
         let Some(link) = self.links.get(&peer) else { return };
         match translate::inputs(peer, batch, &self.key_by_id) {
             Ok(inputs) => {
@@ -174,6 +207,7 @@ impl Driver {
         let Some(link) = self.links.remove(&peer) else { return };
         tracing::info!(peer = %link.id, "peer detached");
         self.key_by_id.remove(&link.id);
+        self.departed.insert(peer, link.id);
         for other in self.links.values_mut() {
             other.told.remove(&peer);
         }
@@ -188,6 +222,7 @@ impl Driver {
         while let Some(output) = self.scheduler.poll_output() {
             self.obey(output);
         }
+        self.departed.clear();
         let (peers, tasks) = self.scheduler.counts();
         self.metrics.show_counts(peers, tasks);
     }
@@ -218,6 +253,27 @@ impl Driver {
             Output::AskHashes { peer, digest } => self.batch(peer)?.hashes_wanted.push(digest.into()),
             Output::FailTask { peer, digest, failure } => {
                 self.batch(peer)?.tasks_failed.push(translate::task_failed(digest, failure));
+            }
+            Output::PaceSource { seed, digest, until } => {
+                self.batch(seed)?.source_paces.push(wire::SourcePace { digest: digest.into(), until });
+            }
+            Output::Link { peer, partner, digest, seed: _, same_zone } => {
+                let partner = self.introduce(peer, partner)?;
+                let partner = wire::Partner { digest: digest.into(), peer: partner, same_zone };
+                self.batch(peer)?.partners.push(partner);
+            }
+            Output::Unlink { peer, partner, digest } => {
+                let left = self.departed.get(&partner);
+                let partner = left.or_else(|| Some(&self.links.get(&partner)?.id))?.to_string();
+                let lost = wire::Unpartner { digest: digest.into(), peer: partner };
+                self.batch(peer)?.unpartners.push(lost);
+            }
+            Output::Picking { peer, digest, picks } => {
+                self.batch(peer)?.picking.push(wire::Picking { digest: digest.into(), picks });
+            }
+            Output::PaceReports { peer, interval } => {
+                let interval_us = u32::try_from(interval.as_micros()).unwrap_or(u32::MAX);
+                self.batch(peer)?.report_pace = Some(wire::ReportPace { interval_us });
             }
         }
         Some(())
@@ -250,6 +306,10 @@ impl Driver {
         for key in std::mem::take(&mut self.pending) {
             let Some(link) = self.links.get_mut(&key) else { continue };
             link.pending = false;
+            link.seq += 1;
+            link.batch.seq = link.seq;
+            link.probe.get_or_insert_with(|| (link.seq, Instant::now()));
+            self.metrics.count_batch(Direction::Out);
             if link.outbox.try_send(Ok(std::mem::take(&mut link.batch))).is_err() {
                 tracing::warn!(peer = %link.id, "a peer does not read its plans");
                 self.detach(key);

@@ -7,6 +7,7 @@
 mod config;
 mod driver;
 mod link;
+mod load;
 mod metrics;
 mod translate;
 

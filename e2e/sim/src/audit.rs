@@ -1,7 +1,7 @@
 //! The planner as seen from outside: a mirror of its books, kept from nothing but what it is
-//! told and what it says, that checks each decision and looks for slots left idle.
+//! told and what it says, that checks each decision.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use flotilla_proto::{Digest, Layout, PieceSet};
 use flotilla_scheduler_core::{FailureReason, Input, Limits, Output, PeerKey};
@@ -16,28 +16,16 @@ pub(crate) struct Audit {
     tasks: BTreeMap<Digest, TaskView>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct PeerView {
     owed_count: u32,
-    /// Pieces it may owe.
-    queue: u32,
     awaited_bytes: u64,
-    /// It failed a child: the planner may trust it less than is seen here.
-    is_suspect: bool,
 }
 
 #[derive(Debug)]
 struct TaskView {
     layout: Layout,
-    /// Pieces whose hash somebody told.
-    known: PieceSet,
     members: BTreeMap<PeerKey, MemberView>,
-    /// It had more members than a download draws partners: not all are partners of all.
-    was_crowded: bool,
-    /// Parent and child that were planned together once, and so are partners, either way.
-    partners: BTreeSet<(PeerKey, PeerKey)>,
-    /// Parent and child that failed each other.
-    apart: BTreeSet<(PeerKey, PeerKey)>,
 }
 
 #[derive(Debug)]
@@ -46,7 +34,6 @@ struct MemberView {
     /// Held or in flight.
     taken: PieceSet,
     in_flight: BTreeMap<u32, PeerKey>,
-    wants: bool,
 }
 
 impl Audit {
@@ -58,9 +45,7 @@ impl Audit {
     pub(crate) fn heard(&mut self, input: &Input) {
         match input {
             Input::PeerJoined { peer, .. } => {
-                let queue = self.limits.queue_start;
-                let view = PeerView { owed_count: 0, queue, awaited_bytes: 0, is_suspect: false };
-                self.peers.insert(*peer, view);
+                self.peers.insert(*peer, PeerView::default());
             }
             Input::PeerLeft { peer } => {
                 let digests: Vec<Digest> = self.tasks.keys().copied().collect();
@@ -70,24 +55,13 @@ impl Audit {
                 self.peers.remove(peer);
             }
             Input::Wanted { peer, digest, size, .. } => {
-                let partners_drawn = self.limits.partners_drawn;
-                let task = self.task(*digest, *size);
-                task.member(*peer).wants = true;
-                task.was_crowded |= task.members.len() >= partners_drawn;
+                self.task(*digest, *size).member(*peer);
             }
             Input::Unwanted { peer, digest } => self.give_up(*peer, *digest),
-            Input::Announced { peer, digest, size, pieces, hashes } => {
-                let task = self.task(*digest, *size);
-                for piece in pieces.iter().take(hashes.len()) {
-                    task.known.insert(piece);
-                }
+            Input::Announced { peer, digest, size, pieces, .. } => {
+                self.task(*digest, *size);
                 for piece in pieces.iter() {
                     self.landed(*peer, *digest, piece);
-                }
-            }
-            Input::HashesTold { digest, pieces, .. } => {
-                if let Some(task) = self.tasks.get_mut(digest) {
-                    task.known.union_with(pieces);
                 }
             }
             Input::Withdrawn { peer, digest } => self.leave(*peer, *digest),
@@ -95,10 +69,13 @@ impl Audit {
                 self.failed(*child, *parent, *digest, *piece, *reason);
             }
             Input::ReaderMoved { .. }
+            | Input::HashesTold { .. }
             | Input::SourceFailed { .. }
             | Input::SeedsConfigured { .. }
             | Input::InventoryTold { .. }
-            | Input::SourceReading { .. } => {}
+            | Input::SourceReading { .. }
+            | Input::RoundTripMeasured { .. }
+            | Input::LoadMeasured { .. } => {}
         }
     }
 
@@ -119,37 +96,15 @@ impl Audit {
                 }
             }
             Output::FailTask { peer, digest, .. } => self.give_up(*peer, *digest),
-            Output::UseSeed { .. } | Output::AskHashes { .. } => {}
+            Output::UseSeed { .. }
+            | Output::AskHashes { .. }
+            | Output::PaceSource { .. }
+            | Output::Link { .. }
+            | Output::Unlink { .. }
+            | Output::Picking { .. }
+            | Output::PaceReports { .. } => {}
         }
         Ok(())
-    }
-
-    /// Invariant 9 of DESIGN.md §2: looks for a parent with a free slot and a partner that
-    /// lacks what it holds. Costs a pass over all partners.
-    pub(crate) fn find_idle(&self) -> Result<(), Violation> {
-        for (digest, task) in &self.tasks {
-            let idle = task.pairs().find(|(parent, child)| self.could_send(task, *parent, *child));
-            if let Some((parent, child)) = idle {
-                return Err(Violation::Idle { parent, child, digest: *digest });
-            }
-        }
-        Ok(())
-    }
-
-    fn could_send(&self, task: &TaskView, parent: PeerKey, child: PeerKey) -> bool {
-        let (sender, receiver) = (&self.peers[&parent], &self.peers[&child]);
-        let (from, to) = (&task.members[&parent], &task.members[&child]);
-        let piece_bytes = u64::from(task.layout.piece_len().bytes());
-        let has_room =
-            receiver.awaited_bytes == 0 || receiver.awaited_bytes + piece_bytes <= self.limits.window_bytes;
-        let words = from.held.words().iter().zip(task.known.words()).zip(to.taken.words());
-        to.wants
-            && has_room
-            && to.in_flight.len() < self.limits.window_max
-            && !sender.is_suspect
-            && sender.owed_count < sender.queue
-            && !task.apart.contains(&(parent, child))
-            && words.into_iter().any(|((held, known), taken)| held & known & !taken != 0)
     }
 
     fn assigned(
@@ -168,8 +123,7 @@ impl Audit {
             return Err(Violation::PlannedTwice { child, digest, piece });
         }
         member.in_flight.insert(piece, parent);
-        let over_window = member.in_flight.len() > self.limits.window_max;
-        task.partners.extend([(parent, child), (child, parent)]);
+        let over_window = member.in_flight.len() > self.limits.window_max as usize;
         let bytes = u64::from(task.layout.piece_size(piece));
         self.peers.get_mut(&child).expect("a child is attached").awaited_bytes += bytes;
         let owner = self.peers.get_mut(&parent).expect("a parent is attached");
@@ -181,14 +135,10 @@ impl Audit {
     }
 
     fn landed(&mut self, peer: PeerKey, digest: Digest, piece: u32) {
-        if let Some(parent) = self.lose(peer, digest, piece) {
-            let owner = self.peers.get_mut(&parent).expect("whoever leaves is taken out of flight");
-            owner.queue = (owner.queue + 1).min(self.limits.queue_max);
-        }
+        self.lose(peer, digest, piece);
         let member = self.tasks.get_mut(&digest).expect("announced").member(peer);
         member.held.insert(piece);
         member.taken.insert(piece);
-        member.wants &= !member.held.is_full();
     }
 
     fn failed(&mut self, child: PeerKey, parent: PeerKey, digest: Digest, piece: u32, reason: FailureReason) {
@@ -197,12 +147,10 @@ impl Audit {
             return;
         }
         self.lose(child, digest, piece);
-        let task = self.tasks.get_mut(&digest).expect("found above");
-        task.apart.insert((parent, child));
         if reason == FailureReason::NotHeld {
+            let task = self.tasks.get_mut(&digest).expect("found above");
             task.member(parent).held.remove(piece);
         }
-        self.peers.get_mut(&parent).expect("a parent in flight is attached").is_suspect = true;
     }
 
     /// A piece is on its way no more. From whom it was.
@@ -221,7 +169,6 @@ impl Audit {
         let Some(member) = self.tasks.get_mut(&digest).and_then(|task| task.members.get_mut(&peer)) else {
             return;
         };
-        member.wants = false;
         let pieces: Vec<u32> = member.in_flight.keys().copied().collect();
         for piece in pieces {
             self.lose(peer, digest, piece);
@@ -232,7 +179,6 @@ impl Audit {
         self.give_up(peer, digest);
         let Some(task) = self.tasks.get_mut(&digest) else { return };
         task.members.remove(&peer);
-        task.partners.retain(|(parent, child)| *parent != peer && *child != peer);
         let orphans: Vec<(PeerKey, u32)> = task
             .members
             .iter()
@@ -255,18 +201,7 @@ impl Audit {
 
 impl TaskView {
     fn new(layout: Layout) -> Self {
-        let known = PieceSet::new(layout.piece_count());
-        let (members, partners, apart) = (BTreeMap::new(), BTreeSet::new(), BTreeSet::new());
-        Self { layout, known, members, was_crowded: false, partners, apart }
-    }
-
-    /// Parent and child that are partners, as far as that is seen.
-    fn pairs(&self) -> Box<dyn Iterator<Item = (PeerKey, PeerKey)> + '_> {
-        if self.was_crowded {
-            return Box::new(self.partners.iter().copied());
-        }
-        let others = |parent: PeerKey| self.members.keys().filter(move |child| **child != parent);
-        Box::new(self.members.keys().flat_map(move |parent| others(*parent).map(|child| (*parent, *child))))
+        Self { layout, members: BTreeMap::new() }
     }
 
     fn member(&mut self, peer: PeerKey) -> &mut MemberView {
@@ -275,7 +210,6 @@ impl TaskView {
             held: nothing(),
             taken: nothing(),
             in_flight: BTreeMap::new(),
-            wants: false,
         })
     }
 }
@@ -290,17 +224,6 @@ mod tests {
     const SIZE: u64 = 4 * (128 << 10);
     const PARENT: PeerKey = PeerKey(0);
     const CHILD: PeerKey = PeerKey(1);
-
-    #[test]
-    fn a_free_slot_beside_a_partner_that_lacks_a_piece_is_seen() {
-        let mut audit = holder_and_child();
-        let idle = Violation::Idle { parent: PARENT, child: CHILD, digest: digest() };
-        assert_eq!(audit.find_idle(), Err(idle));
-        for piece in 0..4 {
-            audit.told(&assign(PARENT, CHILD, piece)).unwrap();
-        }
-        assert_eq!(audit.find_idle(), Ok(()), "nothing is left to send");
-    }
 
     #[test]
     fn a_plan_that_makes_no_sense_is_seen() {

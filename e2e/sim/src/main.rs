@@ -1,10 +1,17 @@
-//! `cargo sim`: lists scenarios and runs them.
+//! `cargo sim`: lists scenarios, runs them, holds them against their gates.
 
+mod cli;
+mod heap;
+
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use flotilla_e2e_sim::catalogue::{self, UnknownScenario};
-use flotilla_e2e_sim::{History, Report, Violation};
+
+use crate::cli::Seeds;
+
+#[global_allocator]
+static HEAP: heap::Counting = heap::Counting;
 
 /// A deterministic region: the real cores of scheduler and peers over modelled links.
 #[derive(Debug, Parser)]
@@ -26,24 +33,73 @@ enum Verb {
         /// The seed of all randomness: equal seeds give equal histories.
         #[arg(long, default_value_t = 1)]
         seed: u64,
-        /// Print one JSON object.
+        /// Run so many seeds from `--seed` on, and print their medians.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=1000))]
+        seeds: u64,
+        /// Print one JSON object a history.
         #[arg(long)]
         json: bool,
+    },
+    /// Says why a peer was sent a piece of the first blob by whom it was.
+    Explain {
+        /// One of those that `list` shows.
+        name: String,
+        /// The peer's number, from 0 on.
+        #[arg(long)]
+        peer: usize,
+        /// The piece's index.
+        #[arg(long)]
+        piece: u32,
+        /// The seed of all randomness.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
+    },
+    /// Holds the scenarios against their gates; fails if one is missed.
+    Gates {
+        /// Only what runs in a few minutes.
+        #[arg(long)]
+        quick: bool,
+        /// Only this scenario.
+        #[arg(long)]
+        only: Option<String>,
+        /// How many seeds, from 1 on.
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=1000))]
+        seeds: u64,
+    },
+    /// Draws when which share of the peers is done: ours, the lower bound, a random graph.
+    Plot {
+        /// One of those that `list` shows.
+        name: String,
+        /// Where the SVG goes.
+        #[arg(long)]
+        out: PathBuf,
+        /// The seed of all randomness.
+        #[arg(long, default_value_t = 1)]
+        seed: u64,
     },
 }
 
 const EXAMPLES: &str = "Examples:
   cargo sim -- list
   cargo sim -- run even-12
-  cargo sim -- run seed-dies --seed 7 --json";
+  cargo sim -- run seed-dies --seed 7 --json
+  cargo sim -- run even-200 --seeds 5
+  cargo sim -- explain even-12 --peer 3 --piece 100
+  cargo sim -- gates --quick
+  cargo sim -- plot even-200 --out curves.svg";
 
 fn main() -> ExitCode {
     let done = match Cli::parse().verb {
         Verb::List => {
-            list();
+            cli::list();
             Ok(())
         }
-        Verb::Run { name, seed, json } => run(&name, seed, json),
+        Verb::Run { name, seed, seeds, json } => cli::run(&name, Seeds { first: seed, count: seeds }, json),
+        Verb::Explain { name, peer, piece, seed } => cli::explain(&name, seed, peer, piece),
+        Verb::Gates { quick, only, seeds } => {
+            cli::gates(quick, only.as_deref(), Seeds { first: 1, count: seeds })
+        }
+        Verb::Plot { name, out, seed } => cli::plot(&name, seed, &out),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -52,62 +108,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn list() {
-    let scenarios = catalogue::all();
-    let width = scenarios.iter().map(|scenario| scenario.name.len()).max().unwrap_or_default();
-    for scenario in scenarios {
-        println!("{:width$}  {}", scenario.name, scenario.about);
-    }
-}
-
-fn run(name: &str, seed: u64, json: bool) -> Result<(), Failure> {
-    let scenario = catalogue::find(name)?;
-    let broken = |violation| Failure::Broken { name: scenario.name, seed, violation };
-    let History { report, log_hash } = flotilla_e2e_sim::run(&scenario, seed).map_err(broken)?;
-    if json {
-        println!("{}", serde_json::to_string(&report).expect("figures and a name serialise"));
-    } else {
-        println!("{}", in_words(&report));
-        println!("history {}", &log_hash[..16]);
-    }
-    Ok(())
-}
-
-fn in_words(report: &Report) -> String {
-    let Report { scenario, seed, peers, bytes, piece_len, lower_bound_s, .. } = report;
-    format!(
-        "{scenario}, seed {seed}: {peers} peers, {bytes} bytes in pieces of {piece_len}\n\
-         lower bound   {lower_bound_s:8.3} s\n\
-         last peer     {:8.3} s   {:.3} of the bound\n\
-         99 of 100     {:8.3} s   {:.3}\n\
-         half          {:8.3} s   {:.3}\n\
-         last client   {:8.3} s   {:.3}\n\
-         silence       {:8.3} s   at most\n\
-         source ratio  {:8.4}\n\
-         wasted        {:8.4}\n\
-         control       {:8.3} messages a piece",
-        report.last_s,
-        report.ratio_last,
-        report.p99_s,
-        report.ratio_p99,
-        report.p50_s,
-        report.ratio_p50,
-        report.client_last_s,
-        report.ratio_client_last,
-        report.longest_silence_s,
-        report.source_ratio,
-        report.wasted_ratio,
-        report.control_messages_per_piece,
-    )
-}
-
-/// Why there are no figures.
-#[derive(Debug, thiserror::Error)]
-enum Failure {
-    #[error(transparent)]
-    Unknown(#[from] UnknownScenario),
-    #[error("{name} with seed {seed}: {violation}")]
-    Broken { name: &'static str, seed: u64, violation: Violation },
 }

@@ -7,10 +7,11 @@ use flotilla_peer_core::{Input as PeerInput, Limits, Swarm};
 use flotilla_proto::{Digest, Layout, PeerId, PieceSet};
 use flotilla_scheduler_core::PeerKey;
 
-use crate::control::Outbox;
-use crate::event::Time;
+use crate::event::{NodeIndex, Time};
 use crate::fair::LinkId;
+use crate::follow::FollowId;
 use crate::network::bytes_f64;
+use crate::region::Site;
 use crate::scenario::NodeSpec;
 use crate::transfer::FetchId;
 
@@ -21,23 +22,47 @@ pub(crate) struct Node {
     pub(crate) spec: NodeSpec,
     pub(crate) is_seed: bool,
     pub(crate) is_alive: bool,
+    /// Blobs that its client has not asked for yet, in the order in which it will.
+    pub(crate) to_want: VecDeque<usize>,
+    /// Blobs that its client asked for and that are not complete.
+    pub(crate) lacking_count: usize,
     pub(crate) core: Swarm,
     /// When the core is to be called, as far as the queue knows.
     pub(crate) due: Option<Time>,
     /// The scheduler's name for it, while the scheduler knows it.
     pub(crate) key: Option<PeerKey>,
-    pub(crate) up: LinkId,
-    pub(crate) down: LinkId,
+    pub(crate) links: NodeLinks,
     pub(crate) blobs: BTreeMap<Digest, BlobState>,
     pub(crate) fetches: BTreeMap<(Digest, u32), FetchId>,
-    pub(crate) uploads: Uploads,
+    /// Those it asked for a piece, or that asked it.
+    pub(crate) met: BTreeSet<NodeIndex>,
+    /// Fetches whose piece the parent chooses.
+    pub(crate) takes: BTreeMap<(Digest, NodeIndex), FetchId>,
+    /// Whom it follows.
+    pub(crate) follows: BTreeMap<(Digest, NodeIndex), FollowId>,
+    /// Who follows it.
+    pub(crate) followers: BTreeMap<Digest, Vec<FollowId>>,
     /// Blobs that a client's credential came for. Seeds only.
     pub(crate) credentials: BTreeSet<Digest>,
-    pub(crate) outbox: Outbox,
     pub(crate) upward: Lane,
     /// What the scheduler gathered for it.
     pub(crate) inbox: Vec<PeerInput>,
     pub(crate) downward: Lane,
+    /// The number of the last batch that the scheduler sent.
+    pub(crate) sent_seq: u64,
+    /// The batch whose echo the scheduler awaits, and when it was sent.
+    pub(crate) probe: Option<(u64, Time)>,
+    /// The number of the last batch that the peer heard.
+    pub(crate) seen_seq: u64,
+}
+
+/// The links that a node's pieces go over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NodeLinks {
+    pub(crate) up: LinkId,
+    pub(crate) down: LinkId,
+    /// Out of its zone and into it, where the zone's link is narrow.
+    pub(crate) zone: Option<(LinkId, LinkId)>,
 }
 
 /// One direction of a stream: messages keep their order.
@@ -48,13 +73,6 @@ pub(crate) struct Lane {
     pub(crate) flushed_at: Option<Time>,
     /// When the last message arrives.
     pub(crate) arrives_at: Time,
-}
-
-/// The requests that a node answers: some at once, some wait, more are refused.
-#[derive(Debug, Default)]
-pub(crate) struct Uploads {
-    pub(crate) running: usize,
-    pub(crate) waiting: VecDeque<FetchId>,
 }
 
 /// What a node's disk holds of a blob, and who follows it there.
@@ -86,25 +104,31 @@ pub(crate) struct Follower {
 }
 
 impl Node {
-    pub(crate) fn new(id: PeerId, is_seed: bool, spec: NodeSpec, up: LinkId, down: LinkId) -> Self {
+    pub(crate) fn new(site: &Site, links: NodeLinks, seed: u64) -> Self {
         Self {
-            id,
-            spec,
-            is_seed,
+            id: site.id.clone(),
+            spec: site.spec,
+            is_seed: site.is_seed,
             is_alive: true,
-            core: Swarm::new(Limits::default()),
+            to_want: VecDeque::new(),
+            lacking_count: 0,
+            core: Swarm::new(Limits::default(), seed_of(&site.id, seed)),
             due: None,
             key: None,
-            up,
-            down,
+            links,
             blobs: BTreeMap::new(),
             fetches: BTreeMap::new(),
-            uploads: Uploads::default(),
+            met: BTreeSet::new(),
+            takes: BTreeMap::new(),
+            follows: BTreeMap::new(),
+            followers: BTreeMap::new(),
             credentials: BTreeSet::new(),
-            outbox: Outbox::default(),
             upward: Lane::default(),
             inbox: Vec::new(),
             downward: Lane::default(),
+            sent_seq: 0,
+            probe: None,
+            seen_seq: 0,
         }
     }
 
@@ -118,7 +142,7 @@ impl Node {
 
     /// Whether all that was wanted of it is there and right.
     pub(crate) fn is_done(&self) -> bool {
-        self.blobs.values().all(|blob| blob.client.is_none() || blob.complete_at.is_some())
+        self.to_want.is_empty() && self.lacking_count == 0
     }
 }
 
@@ -175,11 +199,14 @@ impl Follower {
     }
 }
 
+/// Every node breaks its ties in its own way.
+fn seed_of(id: &PeerId, seed: u64) -> u64 {
+    let digest = Digest::of(format!("{id} of history {seed}").as_bytes());
+    u64::from_le_bytes(*digest.as_bytes().first_chunk().expect("32 bytes"))
+}
+
 /// One core's SHA-256 (`dataplane.md`).
 pub(crate) const SHA256_BYTES_PER_S: f64 = 1.9e9;
-
-/// A client that unpacks what it pulls (`scheduling.md` §2d).
-pub(crate) const CLIENT_BYTES_PER_S: f64 = 130e6;
 
 #[cfg(test)]
 mod tests {

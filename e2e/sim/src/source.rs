@@ -7,7 +7,6 @@ use flotilla_peer_core::{Failure, Input as PeerInput};
 use flotilla_proto::{Digest, Layout, PieceSet, Run};
 
 use crate::event::{Event, NodeIndex};
-use crate::fair::LinkId;
 use crate::network::FlowId;
 use crate::node::{Follower, SHA256_BYTES_PER_S};
 use crate::violation::Violation;
@@ -25,9 +24,9 @@ pub(crate) struct Read {
     layout: Layout,
     /// What is still to be asked for.
     runs: VecDeque<Run>,
-    /// The registry's limit on this read.
-    limit: LinkId,
     stage: Stage,
+    /// No piece from here on is read for the present.
+    paced_until: u32,
     /// Hashes along where the whole blob is read; its last piece waits for the result.
     hasher: Option<Follower>,
     read: PieceSet,
@@ -41,6 +40,8 @@ enum Stage {
     Asked(Run),
     /// Its pieces from `piece` to before `end` come.
     Reading { flow: FlowId, piece: u32, end: u32 },
+    /// The body is not read on: the next piece would be `piece`.
+    Paced { piece: u32, end: u32 },
     /// A run came; another is to be asked for, if there is one.
     RunEnded,
     /// Everything came.
@@ -56,13 +57,13 @@ impl World<'_> {
             digest,
             layout,
             runs: pieces.runs().into(),
-            limit: self.network.add_link(self.scenario.registry.bytes_per_s),
             stage: Stage::Unauthorised,
+            paced_until: u32::MAX,
             hasher,
             read: PieceSet::new(layout.piece_count()),
         };
         self.reads.insert(id, read);
-        if self.nodes[seed.0].credentials.contains(&digest) {
+        if self.nodes[seed.place()].credentials.contains(&digest) {
             self.ask_registry(id);
         } else {
             self.queue.push(self.now + CREDENTIAL_WAIT, Event::CredentialMissing(id));
@@ -70,7 +71,7 @@ impl World<'_> {
     }
 
     pub(crate) fn credential_offered(&mut self, seed: NodeIndex, digest: Digest) {
-        if !self.nodes[seed.0].is_alive || !self.nodes[seed.0].credentials.insert(digest) {
+        if !self.nodes[seed.place()].is_alive || !self.nodes[seed.place()].credentials.insert(digest) {
             return;
         }
         let waits = |read: &Read| (read.seed, read.digest) == (seed, digest);
@@ -109,17 +110,41 @@ impl World<'_> {
     }
 
     pub(crate) fn registry_answers(&mut self, id: ReadId) {
-        let Some(Read { stage: Stage::Asked(run), seed, digest, layout, limit, .. }) = self.reads.get(&id)
-        else {
+        let Some(Read { stage: Stage::Asked(run), .. }) = self.reads.get(&id) else {
             return;
         };
         let (piece, end) = (run.first, run.first + run.count);
-        let path = [*limit, self.nodes[seed.0].down].into();
-        let bytes = layout.piece_size(piece).into();
-        let digest = *digest;
+        self.read_on(id, piece, end);
+    }
+
+    /// Reads from a piece on, as far as that is allowed.
+    fn read_on(&mut self, id: ReadId, piece: u32, end: u32) {
+        let read = self.reads.get_mut(&id).expect("the caller found it");
+        if piece >= read.paced_until {
+            read.stage = Stage::Paced { piece, end };
+            return;
+        }
+        let links = self.nodes[read.seed.place()].links;
+        let into_zone = links.zone.map(|(_, into)| into);
+        let path = [Some(self.registry_link), into_zone, Some(links.down)].into_iter().flatten().collect();
+        let bytes = read.layout.piece_size(piece).into();
         let flow = self.network.start(self.now, path, bytes, Cargo::Read(id));
-        self.reads.get_mut(&id).expect("found above").stage = Stage::Reading { flow, piece, end };
+        read.stage = Stage::Reading { flow, piece, end };
+        let digest = read.digest;
         self.check_once(digest, piece);
+    }
+
+    pub(crate) fn pace_reads(&mut self, seed: NodeIndex, digest: Digest, until: u32) {
+        let concerns = |read: &Read| (read.seed, read.digest) == (seed, digest);
+        let ids: Vec<ReadId> =
+            self.reads.iter().filter(|(_, read)| concerns(read)).map(|(id, _)| *id).collect();
+        for id in ids {
+            let read = self.reads.get_mut(&id).expect("listed above");
+            read.paced_until = until;
+            if let Stage::Paced { piece, end } = read.stage {
+                self.read_on(id, piece, end);
+            }
+        }
     }
 
     /// A piece came whole: it is written and told, unless the blob's hash must be known first.
@@ -133,7 +158,10 @@ impl World<'_> {
         read.read.insert(piece);
         let hashed_at = read.hasher.as_mut().and_then(|hasher| hasher.follow(self.now, &read.read, &layout));
         let next = piece + 1;
-        if next < end {
+        if next < end && next >= read.paced_until {
+            read.stage = Stage::Paced { piece: next, end };
+            self.network.stop(self.now, flow);
+        } else if next < end {
             read.stage = Stage::Reading { flow, piece: next, end };
             self.network.extend(self.now, flow, layout.piece_size(next).into());
             self.check_once(digest, next);
@@ -152,7 +180,7 @@ impl World<'_> {
     /// The SHA-256 of a blob read in one go is right.
     pub(crate) fn read_hashed(&mut self, id: ReadId) {
         let Some(Read { seed, digest, layout, .. }) = self.reads.remove(&id) else { return };
-        self.nodes[seed.0].blob(digest, layout).is_hashed = true;
+        self.nodes[seed.place()].blob(digest, layout).is_hashed = true;
         if let Some(last) = layout.last_piece() {
             self.source_read(seed, digest, layout, last);
         }
@@ -179,10 +207,12 @@ impl World<'_> {
 
     /// Invariant 1 of DESIGN.md §2: nobody reads from the registry what a living node holds.
     fn check_once(&mut self, digest: Digest, piece: u32) {
-        let holder = self.nodes.iter().find(|node| node.is_alive && node.holds(digest, piece));
-        if let Some(holder) = holder.map(|node| node.id.clone()) {
-            self.break_off(Violation::ReadThoughHeld { digest, piece, holder });
+        if self.copies[self.blob_place(digest)][piece as usize] == 0 {
+            return;
         }
+        let holder = self.nodes.iter().find(|node| node.is_alive && node.holds(digest, piece));
+        let holder = holder.expect("copies are counted as they come and go").id.clone();
+        self.break_off(Violation::ReadThoughHeld { digest, piece, holder });
     }
 }
 

@@ -1,23 +1,22 @@
-//! What the shells do: inputs to the cores, what their outputs set going, and the messages
-//! between them.
+//! What a peer's shell does: inputs to its core, what the core's outputs set going, and its
+//! stream to the scheduler.
 
 use std::time::{Duration, Instant};
 
-use flotilla_peer_core::{Input as PeerInput, Output as PeerOutput, Report};
-use flotilla_proto::{Digest, Layout, PeerId};
-use flotilla_scheduler_core::{Input as SchedulerInput, PeerKey};
+use flotilla_peer_core::{Batch, Input as PeerInput, Output as PeerOutput, Report, UploadWish};
+use flotilla_proto::{Digest, Layout};
+use flotilla_scheduler_core::PeerKey;
 
-use crate::control::{downward_rank, to_peer, to_scheduler};
 use crate::event::{Event, NodeIndex, Time};
 use crate::node::{Follower, Lane, SHA256_BYTES_PER_S};
-use crate::transfer::{Fetch, Stage};
+use crate::transfer::FetchId;
 use crate::violation::Violation;
 use crate::world::World;
 
 impl World<'_> {
     pub(crate) fn tell_peer(&mut self, index: NodeIndex, input: PeerInput) {
         let now = self.instant();
-        let node = &mut self.nodes[index.0];
+        let node = &mut self.nodes[index.place()];
         if node.is_alive {
             node.core.handle(now, input);
             self.drain_peer(index);
@@ -26,7 +25,7 @@ impl World<'_> {
 
     pub(crate) fn peer_is_due(&mut self, index: NodeIndex) {
         let now = self.instant();
-        let node = &mut self.nodes[index.0];
+        let node = &mut self.nodes[index.place()];
         if node.due.take_if(|due| *due <= self.now).is_some() && node.is_alive {
             node.core.handle_timeout(now);
             self.drain_peer(index);
@@ -34,12 +33,13 @@ impl World<'_> {
     }
 
     fn drain_peer(&mut self, index: NodeIndex) {
-        while let Some(output) = self.nodes[index.0].core.poll_output() {
-            self.log.record(self.now, &(index, &output));
+        while let Some(output) = self.nodes[index.place()].core.poll_output() {
+            self.log.peer_decided(self.now, index, &output);
+            self.note_pick(index, &output);
             self.obey_peer(index, output);
         }
-        let due = self.nodes[index.0].core.poll_timeout().map(|at| self.time(at));
-        let node = &mut self.nodes[index.0];
+        let due = self.nodes[index.place()].core.poll_timeout().map(|at| self.time(at));
+        let node = &mut self.nodes[index.place()];
         if let Some(due) = due.filter(|due| node.due.is_none_or(|expected| *due < expected)) {
             node.due = Some(due);
             self.queue.push(due, Event::PeerDue(index));
@@ -48,15 +48,23 @@ impl World<'_> {
 
     fn obey_peer(&mut self, index: NodeIndex, output: PeerOutput) {
         match output {
-            PeerOutput::Fetch { digest, layout, piece, parent, hash, stall } => {
+            PeerOutput::Fetch { digest, layout, piece, parent, hash, patience, picked } => {
                 if hash != self.piece_hash(digest, piece) {
-                    let peer = self.nodes[index.0].id.clone();
+                    let peer = self.nodes[index.place()].id.clone();
                     self.break_off(Violation::WrongHash { peer, digest, piece });
                 }
-                let parent = self.node_by_id[&parent];
-                let stage = Stage::Asked;
-                self.start_fetch(Fetch { child: index, parent, digest, layout, piece, stall, stage });
+                let wish = UploadWish::Piece { piece, picked };
+                self.start_fetch(index, &parent, digest, layout, wish, patience);
             }
+            PeerOutput::Take { digest, layout, parent, lacking, patience } => {
+                let wish = UploadWish::Any { lacking };
+                self.start_fetch(index, &parent, digest, layout, wish, patience);
+            }
+            PeerOutput::AbortTake { digest, parent } => self.abort_take(index, digest, &parent),
+            PeerOutput::Upload { upload, piece } => self.send_piece(FetchId(upload.0), piece),
+            PeerOutput::RefuseUpload { upload, why } => self.refuse(FetchId(upload.0), why),
+            PeerOutput::Follow { digest, layout, partner } => self.follow(index, digest, layout, &partner),
+            PeerOutput::Unfollow { digest, partner } => self.unfollow(index, digest, &partner),
             PeerOutput::AbortFetch { digest, piece } => self.abort_fetch(index, digest, piece),
             PeerOutput::OfferCredentials { digest, seed } => {
                 let offered = Event::CredentialOffered(self.node_by_id[&seed], digest);
@@ -65,28 +73,58 @@ impl World<'_> {
             PeerOutput::ReadSource { digest, layout, pieces } => {
                 self.start_read(index, digest, layout, &pieces);
             }
+            PeerOutput::PaceSource { digest, until } => self.pace_reads(index, digest, until),
             PeerOutput::StopSource { digest } => self.stop_reads(index, Some(digest)),
             PeerOutput::Release { digest, piece } => self.release(index, digest, piece),
             PeerOutput::Hash { digest } => self.hash(index, digest),
             PeerOutput::Complete { digest } => self.complete(index, digest),
             PeerOutput::Fail { digest, failure } => {
-                let peer = self.nodes[index.0].id.clone();
-                self.break_off(Violation::DownloadFailed { peer, digest, message: failure.message });
+                self.download_failed(index, digest, failure.message);
             }
-            PeerOutput::Purge { digest } => drop(self.nodes[index.0].blobs.remove(&digest)),
-            PeerOutput::Tell(report) => self.report(index, report),
+            PeerOutput::Purge { digest } => self.purge(index, digest),
+            PeerOutput::Flush(batch) => self.peer_flushes(index, batch),
         }
+    }
+
+    /// A download may only fail where the disk takes nothing.
+    fn download_failed(&mut self, index: NodeIndex, digest: Digest, message: String) {
+        let node = &mut self.nodes[index.place()];
+        let peer = node.id.clone();
+        if !node.spec.disk_full {
+            return self.break_off(Violation::DownloadFailed { peer, digest, message });
+        }
+        self.tally.failed_downloads += 1;
+        self.download_ended(index);
+    }
+
+    fn download_ended(&mut self, index: NodeIndex) {
+        let node = &mut self.nodes[index.place()];
+        node.lacking_count -= 1;
+        self.unfinished_count -= usize::from(node.is_done());
     }
 
     /// A piece is on the node's disk.
     pub(crate) fn hold(&mut self, index: NodeIndex, digest: Digest, layout: Layout, piece: u32) {
-        if let Some(at) = self.nodes[index.0].blob(digest, layout).hold(self.now, piece) {
+        if !self.nodes[index.place()].holds(digest, piece) {
+            let place = self.blob_place(digest);
+            self.copies[place][piece as usize] += 1;
+        }
+        if let Some(at) = self.nodes[index.place()].blob(digest, layout).hold(self.now, piece) {
             self.queue.push(at, Event::Hashed(index, digest));
+        }
+        self.tell_followers(index, digest);
+    }
+
+    fn purge(&mut self, index: NodeIndex, digest: Digest) {
+        let place = self.blob_place(digest);
+        let Some(blob) = self.nodes[index.place()].blobs.remove(&digest) else { return };
+        for piece in blob.held.iter() {
+            self.copies[place][piece as usize] -= 1;
         }
     }
 
     fn hash(&mut self, index: NodeIndex, digest: Digest) {
-        let blob = self.nodes[index.0].blobs.get_mut(&digest).expect("a blob is wanted or read before");
+        let blob = self.nodes[index.place()].blobs.get_mut(&digest).expect("a blob is wanted or read before");
         blob.hasher = Some(Follower::new(self.now, SHA256_BYTES_PER_S));
         if let Some(at) = blob.hash(self.now) {
             self.queue.push(at, Event::Hashed(index, digest));
@@ -94,14 +132,14 @@ impl World<'_> {
     }
 
     pub(crate) fn hashed(&mut self, index: NodeIndex, digest: Digest) {
-        if let Some(blob) = self.nodes[index.0].blobs.get_mut(&digest) {
+        if let Some(blob) = self.nodes[index.place()].blobs.get_mut(&digest) {
             blob.is_hashed = true;
             self.tell_peer(index, PeerInput::Hashed { digest, matches: true });
         }
     }
 
     fn release(&mut self, index: NodeIndex, digest: Digest, piece: u32) {
-        let node = &mut self.nodes[index.0];
+        let node = &mut self.nodes[index.place()];
         let peer = node.id.clone();
         let blob = node.blobs.get_mut(&digest).expect("what is released is held");
         let may = blob.held.contains(piece) && (blob.is_hashed || blob.layout.last_piece() != Some(piece));
@@ -113,115 +151,49 @@ impl World<'_> {
     }
 
     fn complete(&mut self, index: NodeIndex, digest: Digest) {
-        let node = &mut self.nodes[index.0];
+        let node = &mut self.nodes[index.place()];
         let peer = node.id.clone();
         let blob = node.blobs.get_mut(&digest).expect("what is complete is held");
+        let is_verified = blob.held.is_full() && blob.is_hashed;
         blob.released.insert_all();
         blob.complete_at = Some(self.now);
         blob.serve(self.now);
-        if !blob.held.is_full() || !blob.is_hashed {
+        if let Some(client) = &blob.client {
+            self.queue.push(client.free_at, Event::BlobTaken(index));
+            self.download_ended(index);
+        }
+        if !is_verified {
             self.break_off(Violation::CompletedUnverified { peer, digest });
         }
     }
 
-    fn report(&mut self, index: NodeIndex, report: Report) {
-        if let Report::Announce { digest, pieces, .. } = &report {
-            let node = &self.nodes[index.0];
-            if let Some(piece) = pieces.iter().find(|piece| !node.holds(*digest, *piece)) {
+    fn peer_flushes(&mut self, index: NodeIndex, batch: Batch) {
+        let node = &self.nodes[index.place()];
+        for report in batch.reports() {
+            if let Report::Announce { digest, pieces, .. } = report
+                && let Some(piece) = pieces.iter().find(|piece| !node.holds(*digest, *piece))
+            {
                 let (peer, digest) = (node.id.clone(), *digest);
-                self.break_off(Violation::AnnouncedNotHeld { peer, digest, piece });
+                return self.break_off(Violation::AnnouncedNotHeld { peer, digest, piece });
             }
         }
-        let (now, batch) = (self.now, self.scenario.control.batch);
-        let node = &mut self.nodes[index.0];
-        node.outbox.add(report);
-        if let Some(at) = node.upward.plan_flush(now, batch) {
-            self.queue.push(at, Event::PeerFlushes(index));
-        }
-    }
-
-    pub(crate) fn peer_flushes(&mut self, index: NodeIndex) {
-        let node = &mut self.nodes[index.0];
-        node.upward.flushed(self.now);
-        let batch = node.outbox.take();
-        let Some(key) = node.key.filter(|_| node.is_alive && !batch.is_empty()) else { return };
+        let Some(key) = node.key.filter(|_| node.is_alive) else { return };
         self.tally.control_messages += 1;
         let at = self.upward_arrival(index);
-        self.queue.push(at, Event::SchedulerHears(key, batch));
-    }
-
-    pub(crate) fn scheduler_hears(&mut self, key: PeerKey, batch: Vec<Report>) {
-        for report in batch {
-            let input = match report {
-                Report::Hashes { digest, .. } => self.hashes_told(key, digest),
-                report => to_scheduler(key, report, |id| self.nodes[self.node_by_id[id].0].key),
-            };
-            if let Some(input) = input {
-                self.tell_scheduler(input);
-            }
+        if self.is_lost() {
+            return self.breaks_off(index);
         }
+        let seen_seq = self.nodes[index.place()].seen_seq;
+        self.queue.push(at, Event::SchedulerHears(key, seen_seq, batch));
     }
 
-    /// The shell reads the hashes of what is held from its store.
-    fn hashes_told(&self, key: PeerKey, digest: Digest) -> Option<SchedulerInput> {
-        let blob = self.nodes[self.node_by_key[key.0 as usize].0].blobs.get(&digest)?;
-        let hashes = blob.held.iter().map(|piece| self.piece_hash(digest, piece)).collect();
-        Some(SchedulerInput::HashesTold { peer: key, digest, pieces: blob.held.clone(), hashes })
-    }
-
-    pub(crate) fn tell_scheduler(&mut self, input: SchedulerInput) {
-        self.audit.heard(&input);
-        self.scheduler.handle(self.instant(), input);
-        self.drain_scheduler();
-    }
-
-    pub(crate) fn scheduler_is_due(&mut self) {
-        if self.scheduler_due.take_if(|due| *due <= self.now).is_some() {
-            self.scheduler.handle_timeout(self.instant());
-            self.drain_scheduler();
-        }
-    }
-
-    fn drain_scheduler(&mut self) {
-        while let Some(output) = self.scheduler.poll_output() {
-            self.log.record(self.now, &output);
-            if let Err(violation) = self.audit.told(&output) {
-                self.break_off(violation);
-            }
-            let (key, input) = to_peer(output, |key| self.peer_id(key));
-            self.say(self.node_by_key[key.0 as usize], input);
-        }
-        let due = self.scheduler.poll_timeout().map(|at| self.time(at));
-        if let Some(due) = due.filter(|due| self.scheduler_due.is_none_or(|expected| *due < expected)) {
-            self.scheduler_due = Some(due);
-            self.queue.push(due, Event::SchedulerDue);
-        }
-    }
-
-    fn say(&mut self, index: NodeIndex, input: PeerInput) {
-        let (now, batch) = (self.now, self.scenario.control.batch);
-        let node = &mut self.nodes[index.0];
-        node.inbox.push(input);
-        if let Some(at) = node.downward.plan_flush(now, batch) {
-            self.queue.push(at, Event::SchedulerFlushes(index));
-        }
-    }
-
-    pub(crate) fn scheduler_flushes(&mut self, index: NodeIndex) {
-        let latency = self.latency();
-        let node = &mut self.nodes[index.0];
-        node.downward.flushed(self.now);
-        let mut batch = std::mem::take(&mut node.inbox);
-        if batch.is_empty() || node.key.is_none() {
+    pub(crate) fn peer_hears(&mut self, key: PeerKey, seq: u64, batch: Vec<PeerInput>) {
+        let index = self.node_by_key[key.0 as usize];
+        let node = &mut self.nodes[index.place()];
+        if node.key != Some(key) {
             return;
         }
-        batch.sort_by_key(downward_rank);
-        self.tally.control_messages += 1;
-        let at = node.downward.arrival(self.now + latency);
-        self.queue.push(at, Event::PeerHears(index, batch));
-    }
-
-    pub(crate) fn peer_hears(&mut self, index: NodeIndex, batch: Vec<PeerInput>) {
+        node.seen_seq = seq;
         for input in batch {
             self.tell_peer(index, input);
         }
@@ -230,40 +202,56 @@ impl World<'_> {
     /// When something that a node says now reaches the scheduler.
     pub(crate) fn upward_arrival(&mut self, index: NodeIndex) -> Time {
         let latency = self.latency();
-        self.nodes[index.0].upward.arrival(self.now + latency)
+        self.nodes[index.place()].upward.arrival(self.now + latency)
     }
 
-    fn latency(&mut self) -> Duration {
+    pub(crate) fn latency(&mut self) -> Duration {
         let control = self.scenario.control;
-        control.one_way.mul_f64(1.0 + control.jitter * (2.0 * self.rng.f64() - 1.0))
+        let latency = control.one_way.mul_f64(1.0 + control.jitter * (2.0 * self.rng.f64() - 1.0));
+        let is_late = control.late_per_mille > 0 && self.rng.u32(..1000) < control.late_per_mille;
+        if is_late { latency + control.late_by } else { latency }
     }
 
-    fn peer_id(&self, key: PeerKey) -> PeerId {
-        self.nodes[self.node_by_key[key.0 as usize].0].id.clone()
+    pub(crate) fn is_lost(&mut self) -> bool {
+        let control = self.scenario.control;
+        control.lost_per_million > 0 && self.rng.u32(..1_000_000) < control.lost_per_million
     }
 
-    fn instant(&self) -> Instant {
+    /// A message is lost, and its stream with it: both ends forget what they gathered, and the
+    /// node attaches anew after its daemon's pause.
+    pub(crate) fn breaks_off(&mut self, index: NodeIndex) {
+        let latency = self.latency();
+        let node = &mut self.nodes[index.place()];
+        let Some(key) = node.key.take() else { return };
+        (node.seen_seq, node.probe) = (0, None);
+        node.inbox.clear();
+        self.queue.push(self.now + latency, Event::StreamEnds(key));
+        self.queue.push(self.now + latency + REATTACH, Event::Attaches(index));
+        self.tell_peer(index, PeerInput::SchedulerDown);
+    }
+
+    pub(crate) fn instant(&self) -> Instant {
         self.base + self.now
     }
 
-    fn time(&self, at: Instant) -> Time {
+    pub(crate) fn time(&self, at: Instant) -> Time {
         at.duration_since(self.base).max(self.now)
     }
 }
 
 impl Lane {
     /// When to flush what was just gathered; `None` if that is planned already.
-    fn plan_flush(&mut self, now: Time, batch: Duration) -> Option<Time> {
+    pub(crate) fn plan_flush(&mut self, now: Time, batch: Duration) -> Option<Time> {
         let planned = std::mem::replace(&mut self.flush_waits, true);
         (!planned).then(|| self.flushed_at.map_or(now, |at| (at + batch).max(now)))
     }
 
-    fn flushed(&mut self, now: Time) {
+    pub(crate) fn flushed(&mut self, now: Time) {
         (self.flush_waits, self.flushed_at) = (false, Some(now));
     }
 
     /// When a message that would arrive `at` does: not before the one that was sent before it.
-    fn arrival(&mut self, at: Time) -> Time {
+    pub(crate) fn arrival(&mut self, at: Time) -> Time {
         self.arrives_at = self.arrives_at.max(at);
         self.arrives_at
     }
@@ -271,3 +259,6 @@ impl Lane {
 
 /// A credential's way to a seed.
 const OFFER: Duration = Duration::from_micros(300);
+
+/// The first pause of a daemon that lost its scheduler (`peer/src/control.rs`).
+const REATTACH: Duration = Duration::from_millis(100);

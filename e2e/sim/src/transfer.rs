@@ -2,163 +2,278 @@
 
 use std::time::Duration;
 
-use flotilla_peer_core::{FetchError, Input as PeerInput};
-use flotilla_proto::{Digest, Layout};
+use flotilla_peer_core::{
+    Failure, FetchError, Input as PeerInput, Patience, UploadId, UploadRefusal, UploadWish,
+};
+use flotilla_proto::{Digest, Layout, PeerId};
 
-use crate::event::{Event, NodeIndex};
-use crate::network::FlowId;
+use crate::event::{Event, NodeIndex, Time};
+use crate::fair::Path;
+use crate::network::{FlowId, bytes_f64};
+use crate::node::NodeLinks;
 use crate::world::{Cargo, World};
 
-/// A fetch, never used again once it ended.
+/// A fetch, never used again once it ended. Its parent calls the upload the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct FetchId(pub(crate) u64);
 
 /// One piece that a child fetches.
 #[derive(Debug)]
 pub(crate) struct Fetch {
-    pub(crate) child: NodeIndex,
-    pub(crate) parent: NodeIndex,
-    pub(crate) digest: Digest,
-    pub(crate) layout: Layout,
-    pub(crate) piece: u32,
-    /// The child gives up when nothing came for so long.
-    pub(crate) stall: Duration,
-    pub(crate) stage: Stage,
+    child: NodeIndex,
+    parent: NodeIndex,
+    digest: Digest,
+    layout: Layout,
+    wish: UploadWish,
+    begun_at: Time,
+    patience: Patience,
+    /// When the child last looked how much had come, and how much it was.
+    looked: (Time, f64),
+    stage: Stage,
 }
 
 /// How far a fetch is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stage {
+enum Stage {
     /// The request is on its way.
     Asked,
-    /// The parent has it in its queue.
+    /// The parent has it.
     Waiting,
-    /// The piece flows.
-    Sending(FlowId),
-    /// The parent died while it sent.
-    Cut,
+    /// The piece flows, since `first_byte` after the request.
+    Sending { flow: FlowId, piece: u32, first_byte: Duration },
+    /// The parent died at that time.
+    Cut { at: Time },
 }
 
 impl World<'_> {
-    pub(crate) fn start_fetch(&mut self, fetch: Fetch) {
-        let id = FetchId(self.next_id());
-        let former = self.nodes[fetch.child.0].fetches.insert((fetch.digest, fetch.piece), id);
+    pub(crate) fn start_fetch(
+        &mut self,
+        child: NodeIndex,
+        parent: &PeerId,
+        digest: Digest,
+        layout: Layout,
+        wish: UploadWish,
+        patience: Patience,
+    ) {
+        let parent = self.node_by_id[parent];
+        let looked = (self.now, 0.0);
+        let (begun_at, stage) = (self.now, Stage::Asked);
+        let named_piece = match &wish {
+            UploadWish::Piece { piece, .. } => Some(*piece),
+            UploadWish::Any { .. } => None,
+        };
+        let fetch = Fetch { child, parent, digest, layout, wish, begun_at, patience, looked, stage };
+        let id = FetchId(self.fetches.insert(fetch));
+        let node = &mut self.nodes[child.place()];
+        let former = match named_piece {
+            Some(piece) => node.fetches.insert((digest, piece), id),
+            None => node.takes.insert((digest, parent), id),
+        };
         assert_eq!(former, None, "a core aborts a fetch before it starts another for the piece");
         self.queue.push(self.now + REQUEST, Event::Asked(id));
-        self.queue.push(self.now + fetch.stall, Event::MayStall(id));
-        self.fetches.insert(id, fetch);
+        self.queue.push(self.now + patience.stall, Event::MayStall(id));
+        self.nodes[child.place()].met.insert(parent);
+        self.nodes[parent.place()].met.insert(child);
     }
 
-    /// The parent takes the request, or refuses it.
+    /// The parent hears of the request; its core decides what becomes of it.
     pub(crate) fn asked(&mut self, id: FetchId) {
-        let Some(fetch) = self.fetches.get_mut(&id) else { return };
-        let parent = &mut self.nodes[fetch.parent.0];
-        if !parent.is_alive {
+        let Some(fetch) = self.fetches.get_mut(id.0) else { return };
+        if !self.nodes[fetch.parent.place()].is_alive {
             return;
         }
-        if !parent.holds(fetch.digest, fetch.piece) {
-            self.fail_fetch(id, FetchError::NotHeld);
-        } else if parent.uploads.running < UPLOADS_AT_ONCE {
-            self.send_piece(id);
-        } else if parent.uploads.waiting.len() < UPLOADS_WAITING {
-            fetch.stage = Stage::Waiting;
-            parent.uploads.waiting.push_back(id);
-        } else {
-            self.fail_fetch(id, FetchError::Busy);
+        fetch.stage = Stage::Waiting;
+        let (digest, wish, parent) = (fetch.digest, fetch.wish.clone(), fetch.parent);
+        let child = self.nodes[fetch.child.place()].id.clone();
+        self.tell_peer(parent, PeerInput::UploadAsked { upload: UploadId(id.0), child, digest, wish });
+    }
+
+    /// The request's turn has come.
+    pub(crate) fn send_piece(&mut self, id: FetchId, piece: u32) {
+        let fetch = self.fetches.get_mut(id.0).expect("a parent hears when a request ends");
+        let path = path(&self.nodes[fetch.parent.place()].links, &self.nodes[fetch.child.place()].links);
+        let bytes = fetch.layout.piece_size(piece).into();
+        let flow = self.network.start(self.now, path, bytes, Cargo::Fetch(id));
+        fetch.stage = Stage::Sending { flow, piece, first_byte: self.now - fetch.begun_at };
+        fetch.looked = (self.now, 0.0);
+        if let UploadWish::Any { .. } = fetch.wish {
+            let (child, digest, parent) =
+                (fetch.child, fetch.digest, self.nodes[fetch.parent.place()].id.clone());
+            self.tell_peer(child, PeerInput::TakeBegun { digest, parent, piece });
         }
     }
 
-    fn send_piece(&mut self, id: FetchId) {
-        let fetch = self.fetches.get_mut(&id).expect("a fetch is sent while it is wanted");
-        let parent = &mut self.nodes[fetch.parent.0];
-        parent.uploads.running += 1;
-        let up = parent.up;
-        let path = [up, self.nodes[fetch.child.0].down].into();
-        let bytes = fetch.layout.piece_size(fetch.piece).into();
-        fetch.stage = Stage::Sending(self.network.start(self.now, path, bytes, Cargo::Fetch(id)));
+    pub(crate) fn refuse(&mut self, id: FetchId, why: UploadRefusal) {
+        let error = match why {
+            UploadRefusal::Busy => FetchError::Busy,
+            UploadRefusal::NotHeld => FetchError::NotHeld,
+        };
+        if let Some(fetch) = self.fetches.get_mut(id.0) {
+            // Its parent has forgotten it.
+            fetch.stage = Stage::Asked;
+            self.fail_fetch(id, error);
+        }
+    }
+
+    /// Counts what came into a zone over a narrow link. That a site passes a piece on to another
+    /// is no second copy of it.
+    fn count_crossing(&mut self, parent: NodeIndex, child: NodeIndex, bytes: u64) {
+        let [from, to] = [parent, child].map(|node| &self.nodes[node.place()]);
+        let is_narrow = from.links.zone.is_some() || to.links.zone.is_some();
+        if from.spec.zone != to.spec.zone && is_narrow {
+            *self.tally.crossed_bytes.entry(to.spec.zone).or_default() += bytes;
+        }
     }
 
     /// The last byte arrived: the child verifies and writes.
     pub(crate) fn fetch_arrived(&mut self, id: FetchId) {
-        let (fetch, moved) = self.end_fetch(id).expect("a flow's fetch is there");
-        let Fetch { child, parent, digest, piece, .. } = fetch;
-        if self.nodes[parent.0].spec.corrupts {
+        let stage = self.fetches.get(id.0).expect("a flow's fetch is there").stage;
+        let Stage::Sending { piece, first_byte, .. } = stage else { unreachable!("a fetch flows") };
+        let (fetch, moved) = self.end_fetch(id, true).expect("a flow's fetch is there");
+        if self.nodes[fetch.parent.place()].spec.corrupts {
             self.tally.wasted_bytes += moved;
-            let error = FetchError::Corrupt;
-            return self.tell_peer(child, PeerInput::FetchFailed { digest, piece, error });
+            return self.tell_failure(fetch, FetchError::Corrupt);
         }
+        let disk_full = self.nodes[fetch.child.place()].spec.disk_full;
+        if disk_full {
+            self.tally.wasted_bytes += moved;
+            let (child, digest) = (fetch.child, fetch.digest);
+            return self.tell_peer(child, PeerInput::GivenUp { digest, failure: disk_full_failure() });
+        }
+        let Fetch { child, parent, digest, wish, .. } = fetch;
         self.tally.kept_bytes += moved;
+        self.tally.kept_pieces += 1;
         self.hold(child, digest, fetch.layout, piece);
-        self.tell_peer(child, PeerInput::Fetched { digest, piece });
+        let parent = self.nodes[parent.place()].id.clone();
+        self.tell_peer(
+            child,
+            match wish {
+                UploadWish::Piece { .. } => PeerInput::Fetched { digest, piece, first_byte },
+                UploadWish::Any { .. } => PeerInput::Taken { digest, parent, piece, first_byte },
+            },
+        );
     }
 
-    /// Nothing has come by now: the child gives up.
+    /// The child looks how much came since it looked last, and gives up if that is too little.
     pub(crate) fn may_stall(&mut self, id: FetchId) {
-        let Some(fetch) = self.fetches.get(&id) else { return };
-        if !matches!(fetch.stage, Stage::Sending(_)) {
-            self.fail_fetch(id, FetchError::Stalled);
+        let Some(fetch) = self.fetches.get_mut(id.0) else { return };
+        let Patience { stall, least_bytes_per_s } = fetch.patience;
+        let (since, moved) = match fetch.stage {
+            Stage::Sending { flow, .. } => (fetch.looked.0, self.network.moved(self.now, flow)),
+            Stage::Cut { at } => (at, fetch.looked.1),
+            Stage::Asked | Stage::Waiting => (fetch.begun_at, 0.0),
+        };
+        let window = self.now - since;
+        if window < stall {
+            return self.queue.push(since + stall, Event::MayStall(id));
         }
+        let least = bytes_f64(least_bytes_per_s) * window.as_secs_f64();
+        if moved - fetch.looked.1 <= least {
+            return self.fail_fetch(id, FetchError::Stalled);
+        }
+        fetch.looked = (self.now, moved);
+        self.queue.push(self.now + stall, Event::MayStall(id));
     }
 
     fn fail_fetch(&mut self, id: FetchId, error: FetchError) {
-        let (Fetch { child, digest, piece, .. }, _) = self.end_fetch(id).expect("the caller found it");
-        self.tell_peer(child, PeerInput::FetchFailed { digest, piece, error });
+        let (fetch, moved) = self.end_fetch(id, false).expect("the caller found it");
+        self.tally.wasted_bytes += moved;
+        self.tell_failure(fetch, error);
+    }
+
+    fn tell_failure(&mut self, fetch: Fetch, error: FetchError) {
+        let Fetch { child, parent, digest, wish, .. } = fetch;
+        let parent = self.nodes[parent.place()].id.clone();
+        self.tell_peer(
+            child,
+            match wish {
+                UploadWish::Piece { piece, .. } => PeerInput::FetchFailed { digest, piece, error },
+                UploadWish::Any { .. } => PeerInput::TakeFailed { digest, parent, error },
+            },
+        );
     }
 
     pub(crate) fn abort_fetch(&mut self, child: NodeIndex, digest: Digest, piece: u32) {
-        if let Some(id) = self.nodes[child.0].fetches.get(&(digest, piece)).copied()
-            && let Some((_, moved)) = self.end_fetch(id)
-        {
+        if let Some(id) = self.nodes[child.place()].fetches.get(&(digest, piece)).copied() {
+            self.abort(id);
+        }
+    }
+
+    pub(crate) fn abort_take(&mut self, child: NodeIndex, digest: Digest, parent: &PeerId) {
+        let parent = self.node_by_id[parent];
+        if let Some(id) = self.nodes[child.place()].takes.get(&(digest, parent)).copied() {
+            self.abort(id);
+        }
+    }
+
+    fn abort(&mut self, id: FetchId) {
+        if let Some((_, moved)) = self.end_fetch(id, false) {
             self.tally.wasted_bytes += moved;
         }
     }
 
-    /// Takes a fetch out of all books, and gives its upload slot to the next. How many bytes
-    /// of it were sent.
-    fn end_fetch(&mut self, id: FetchId) -> Option<(Fetch, u64)> {
-        let fetch = self.fetches.remove(&id)?;
-        self.nodes[fetch.child.0].fetches.remove(&(fetch.digest, fetch.piece));
-        let uploads = &mut self.nodes[fetch.parent.0].uploads;
+    /// Takes a fetch out of all books; its parent gives the slot to the next. How many bytes of
+    /// it were sent.
+    fn end_fetch(&mut self, id: FetchId, delivered: bool) -> Option<(Fetch, u64)> {
+        let fetch = self.fetches.remove(id.0)?;
+        let child = &mut self.nodes[fetch.child.place()];
+        match &fetch.wish {
+            UploadWish::Piece { piece, .. } => drop(child.fetches.remove(&(fetch.digest, *piece))),
+            UploadWish::Any { .. } => drop(child.takes.remove(&(fetch.digest, fetch.parent))),
+        }
         let moved = match fetch.stage {
-            Stage::Asked | Stage::Cut => 0,
-            Stage::Waiting => {
-                uploads.waiting.retain(|waiting| *waiting != id);
-                0
-            }
-            Stage::Sending(flow) => {
-                uploads.running -= 1;
-                let next = uploads.waiting.pop_front();
-                let moved = self.network.stop(self.now, flow);
-                if let Some(next) = next {
-                    self.send_piece(next);
-                }
-                moved
-            }
+            Stage::Sending { flow, .. } => self.network.stop(self.now, flow),
+            Stage::Asked | Stage::Waiting | Stage::Cut { .. } => 0,
         };
+        self.count_crossing(fetch.parent, fetch.child, moved);
+        if matches!(fetch.stage, Stage::Waiting | Stage::Sending { .. }) {
+            self.tell_peer(fetch.parent, PeerInput::UploadEnded { upload: UploadId(id.0), delivered });
+        }
         Some((fetch, moved))
     }
 
     /// A node is dead: what it fetched is not wanted any more, and what it sent stops.
     pub(crate) fn cut_fetches(&mut self, dead: NodeIndex) {
-        let own: Vec<(Digest, u32)> = self.nodes[dead.0].fetches.keys().copied().collect();
-        for (digest, piece) in own {
-            self.abort_fetch(dead, digest, piece);
+        let own: Vec<FetchId> = {
+            let node = &self.nodes[dead.place()];
+            node.fetches.values().chain(node.takes.values()).copied().collect()
+        };
+        for id in own {
+            self.abort(id);
         }
-        let sent = self.fetches.iter_mut().filter(|(_, fetch)| fetch.parent == dead);
-        for (id, fetch) in sent {
-            if let Stage::Sending(flow) = fetch.stage {
-                self.tally.wasted_bytes += self.network.stop(self.now, flow);
-                self.queue.push(self.now + fetch.stall, Event::MayStall(*id));
+        let sent: Vec<FetchId> = self
+            .fetches
+            .iter()
+            .filter(|(_, fetch)| fetch.parent == dead)
+            .map(|(id, _)| FetchId(id))
+            .collect();
+        for id in sent {
+            let fetch = self.fetches.get_mut(id.0).expect("listed above");
+            let (child, stall) = (fetch.child, fetch.patience.stall);
+            if let Stage::Sending { flow, .. } =
+                std::mem::replace(&mut fetch.stage, Stage::Cut { at: self.now })
+            {
+                let moved = self.network.stop(self.now, flow);
+                self.tally.wasted_bytes += moved;
+                self.count_crossing(dead, child, moved);
+                self.queue.push(self.now + stall, Event::MayStall(id));
             }
-            fetch.stage = Stage::Cut;
         }
-        self.nodes[dead.0].uploads = crate::node::Uploads::default();
     }
+}
+
+/// Up, out of the zone, into the zone, down.
+fn path(parent: &NodeLinks, child: &NodeLinks) -> Path {
+    let crosses = parent.zone != child.zone;
+    let out = parent.zone.filter(|_| crosses).map(|(out, _)| out);
+    let into = child.zone.filter(|_| crosses).map(|(_, into)| into);
+    [Some(parent.up), out, into, Some(child.down)].into_iter().flatten().collect()
+}
+
+fn disk_full_failure() -> Failure {
+    let message = "the disk of this node is full".to_owned();
+    Failure { status: 507, code: "UNAVAILABLE".to_owned(), message, poisoned: false }
 }
 
 /// From a request to the first byte of its piece, or to its refusal.
 const REQUEST: Duration = Duration::from_micros(300);
-
-/// What the daemon's transport sends at once, and lets wait (`peer/src/transport/serve.rs`).
-const UPLOADS_AT_ONCE: usize = 8;
-const UPLOADS_WAITING: usize = 32;

@@ -98,15 +98,33 @@ impl<'a> Fleet<'a> {
         self.living_peers().map(|node| on(node, || metrics(PEER_ADMIN))).collect()
     }
 
+    fn scheduler_file(&self, name: &str) -> Result<String> {
+        let process = self.scheduler.as_ref().context("the scheduler runs")?;
+        let path = format!("/proc/{}/{name}", process.pid().as_raw_nonzero());
+        fs::read_to_string(&path).with_context(|| format!("read {path}"))
+    }
+
     fn living_peers(&self) -> impl Iterator<Item = &Node> {
         let peers = self.network.peers().iter().zip(&self.peers);
         peers.filter(|(_, process)| process.is_some()).map(|(node, _)| node)
     }
 
+    /// What the scheduler counts.
+    pub(crate) fn scheduler_metrics(&self) -> Result<Metrics> {
+        on(self.network.control(), || metrics(SCHEDULER_ADMIN))
+    }
+
+    /// The most memory that the scheduler has had resident.
+    pub(crate) fn scheduler_peak_bytes(&self) -> Result<u64> {
+        let status = self.scheduler_file("status")?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+        let kib: u64 = line.trim().trim_end_matches(" kB").parse().context("read VmHWM")?;
+        Ok(kib * 1024)
+    }
+
     /// Processor time of the scheduler, user and system.
     pub(crate) fn scheduler_cpu(&self) -> Result<Duration> {
-        let process = self.scheduler.as_ref().context("the scheduler runs")?;
-        let stat = fs::read_to_string(format!("/proc/{}/stat", process.pid().as_raw_nonzero()))?;
+        let stat = self.scheduler_file("stat")?;
         let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
         let ticks: u64 = fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<u64>().ok()).sum();
         Ok(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
@@ -227,4 +245,5 @@ fn manager_url(node: &Node) -> String {
 const REGION: &str = "lab";
 const MANAGER_PORT: u16 = 4000;
 const MANAGER_ADMIN: &str = "127.0.0.1:4002";
+const SCHEDULER_ADMIN: &str = "127.0.0.1:4004";
 const PEER_ADMIN: &str = "127.0.0.1:4005";

@@ -1,8 +1,11 @@
 //! One blob at this peer: what is held, what is on its way, who waits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
-use flotilla_proto::{Layout, PeerId, PieceSet};
+use flotilla_proto::{Layout, PeerId, PieceHash, PieceSet};
+
+use crate::partner::{Partner, Picking};
 
 /// What this peer holds and does of one blob. It lives as long as anything is held or wanted.
 #[derive(Debug)]
@@ -15,16 +18,47 @@ pub(crate) struct Blob {
     pub(crate) wanted: bool,
     /// Whether its bytes are being hashed from end to end.
     pub(crate) hashing: bool,
-    /// Pieces on their way from other peers, and from whom.
-    pub(crate) fetching: BTreeMap<u32, PeerId>,
+    /// Pieces on their way from other peers that this peer or the scheduler chose.
+    pub(crate) fetching: BTreeMap<u32, Fetching>,
+    /// Requests whose piece the parent chooses; at most one to each.
+    pub(crate) taking: BTreeMap<PeerId, Taking>,
+    /// What the scheduler assigned while the piece was on its way already: should that fail.
+    pub(crate) set_aside: BTreeMap<u32, (PeerId, PieceHash)>,
+    /// Parents that sent a corrupt piece: never asked again for this blob.
+    pub(crate) barred: BTreeSet<PeerId>,
     /// Pieces on their way from the registry.
     pub(crate) reading: PieceSet,
     /// The next piece the slowest client needs.
     pub(crate) reader: u32,
+    /// When a piece last came, or the wait for the first began.
+    pub(crate) progress_at: Instant,
+    /// With whom the scheduler had it exchange pieces.
+    pub(crate) partners: BTreeMap<PeerId, Partner>,
+    /// Whether the scheduler left the choice of pieces to this peer.
+    pub(crate) picks_ordered: bool,
+    /// What it picks by, while it does.
+    pub(crate) picking: Option<Picking>,
+}
+
+/// A piece on its way.
+#[derive(Debug)]
+pub(crate) struct Fetching {
+    pub(crate) parent: PeerId,
+    pub(crate) begun_at: Instant,
+    /// Whether this peer chose it by itself.
+    pub(crate) picked: bool,
+}
+
+/// A request whose piece the parent chooses.
+#[derive(Debug)]
+pub(crate) struct Taking {
+    pub(crate) begun_at: Instant,
+    /// What it chose, once that is known.
+    pub(crate) piece: Option<u32>,
 }
 
 impl Blob {
-    pub(crate) fn new(layout: Layout) -> Self {
+    pub(crate) fn new(layout: Layout, now: Instant) -> Self {
         let piece_count = layout.piece_count();
         Self {
             layout,
@@ -33,8 +67,15 @@ impl Blob {
             wanted: false,
             hashing: false,
             fetching: BTreeMap::new(),
+            taking: BTreeMap::new(),
+            set_aside: BTreeMap::new(),
+            barred: BTreeSet::new(),
             reading: PieceSet::new(piece_count),
             reader: 0,
+            progress_at: now,
+            partners: BTreeMap::new(),
+            picks_ordered: false,
+            picking: None,
         }
     }
 
@@ -45,6 +86,36 @@ impl Blob {
 
     /// Whether nothing would be lost by forgetting it.
     pub(crate) fn is_idle(&self) -> bool {
-        self.held.is_empty() && !self.wanted && self.fetching.is_empty() && self.reading.is_empty()
+        self.held.is_empty() && !self.wanted && !self.is_under_way()
+    }
+
+    /// Whether any piece is on its way.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.awaited_count() > 0 || !self.reading.is_empty()
+    }
+
+    /// How many pieces were asked of other peers.
+    pub(crate) fn awaited_count(&self) -> usize {
+        self.fetching.len() + self.taking.len()
+    }
+
+    /// Whether the piece is known to be on its way from another peer.
+    pub(crate) fn is_awaited(&self, piece: u32) -> bool {
+        self.fetching.contains_key(&piece) || self.taking.values().any(|taking| taking.piece == Some(piece))
+    }
+
+    /// What is neither held nor known to be on its way.
+    pub(crate) fn lacking(&self) -> PieceSet {
+        let mut lacking = self.held.complement();
+        let taken = self.taking.values().filter_map(|taking| taking.piece);
+        for piece in self.fetching.keys().copied().chain(taken).chain(self.reading.iter()) {
+            lacking.remove(piece);
+        }
+        lacking
+    }
+
+    /// Bytes of pieces that were asked of other peers, at most.
+    pub(crate) fn awaited_bytes(&self) -> u64 {
+        self.awaited_count() as u64 * u64::from(self.layout.piece_len().bytes())
     }
 }

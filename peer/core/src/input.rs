@@ -1,5 +1,7 @@
 //! What happened.
 
+use std::time::Duration;
+
 use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet};
 
 use crate::Failure;
@@ -84,12 +86,69 @@ pub enum Input {
         /// The pieces.
         pieces: PieceSet,
     },
+    /// The scheduler says: exchange pieces of this blob with that peer.
+    PartnerNamed {
+        /// Which blob.
+        digest: Digest,
+        /// With whom.
+        partner: PeerId,
+        /// Whether it is a seed: it chooses itself what it gives.
+        seed: bool,
+        /// Whether it is in this peer's zone. What crosses zones is the scheduler's to plan.
+        same_zone: bool,
+    },
+    /// The scheduler says: that peer is no partner any more.
+    PartnerLost {
+        /// Which blob.
+        digest: Digest,
+        /// Who.
+        partner: PeerId,
+    },
+    /// The scheduler says whether this peer chooses the pieces of a download by itself.
+    PickingOrdered {
+        /// Which blob.
+        digest: Digest,
+        /// Whether it does, from here on.
+        picks: bool,
+    },
+    /// The scheduler says how far a read from the registry may go. Seeds only.
+    SourcePaced {
+        /// Which blob.
+        digest: Digest,
+        /// No piece at or above this index is read for the present.
+        until: u32,
+    },
+    /// The scheduler says how long reports are gathered.
+    ReportsPaced {
+        /// From one batch to the next; zero: at once.
+        interval: Duration,
+    },
+    /// A partner that is followed holds these pieces, besides those it told before.
+    PartnerHolds {
+        /// Which blob.
+        digest: Digest,
+        /// Who.
+        partner: PeerId,
+        /// What.
+        pieces: PieceSet,
+        /// The hash of each, in order.
+        hashes: Vec<PieceHash>,
+    },
+    /// A partner is followed no more: it said so, or cannot be reached.
+    FollowEnded {
+        /// Which blob.
+        digest: Digest,
+        /// Who.
+        partner: PeerId,
+    },
     /// A fetched piece was verified and is on disk.
     Fetched {
         /// Which blob.
         digest: Digest,
         /// Which piece.
         piece: u32,
+        /// From the request to the first byte of the piece.
+        first_byte: Duration,
     },
     /// A fetch ended without its piece.
     FetchFailed {
@@ -99,6 +158,54 @@ pub enum Input {
         piece: u32,
         /// Why.
         error: FetchError,
+    },
+    /// The parent of an [`Output::Take`](crate::Output::Take) chose a piece, and begins to
+    /// send it.
+    TakeBegun {
+        /// Which blob.
+        digest: Digest,
+        /// From whom.
+        parent: PeerId,
+        /// Which piece.
+        piece: u32,
+    },
+    /// The piece that a parent chose was verified and is on disk.
+    Taken {
+        /// Which blob.
+        digest: Digest,
+        /// From whom.
+        parent: PeerId,
+        /// Which piece.
+        piece: u32,
+        /// From the request to the first byte of the piece.
+        first_byte: Duration,
+    },
+    /// A take ended without a piece.
+    TakeFailed {
+        /// Which blob.
+        digest: Digest,
+        /// From whom.
+        parent: PeerId,
+        /// Why.
+        error: FetchError,
+    },
+    /// Another peer asks for a piece.
+    UploadAsked {
+        /// What this request is called until it ends.
+        upload: UploadId,
+        /// Who asks.
+        child: PeerId,
+        /// Which blob.
+        digest: Digest,
+        /// Which piece of it.
+        wish: UploadWish,
+    },
+    /// A request for a piece ended: served, or given up by either side.
+    UploadEnded {
+        /// Which request.
+        upload: UploadId,
+        /// Whether the whole piece was sent.
+        delivered: bool,
     },
     /// A piece came from the registry and is on disk. Seeds only.
     SourceRead {
@@ -142,6 +249,28 @@ pub enum Input {
     Evicted {
         /// Which blob.
         digest: Digest,
+    },
+}
+
+/// A request for a piece, as the shell names it. No two that run at a time share a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UploadId(pub u64);
+
+/// What a child asks a parent for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UploadWish {
+    /// One piece.
+    Piece {
+        /// Which.
+        piece: u32,
+        /// Whether the child chose parent and piece by itself: it has others to turn to, and
+        /// is told *busy* early.
+        picked: bool,
+    },
+    /// A piece that the parent chooses.
+    Any {
+        /// Among these, which the child lacks.
+        lacking: PieceSet,
     },
 }
 

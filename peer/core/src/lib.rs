@@ -8,13 +8,30 @@
 //! * a blob is complete only when its SHA-256 was found right, and until then its last piece
 //!   is nobody's to read as the end of a blob (DESIGN.md §2.2);
 //! * a seed reads from the registry only what it was ordered to, and only while its
-//!   scheduler can renew that order (DESIGN.md §5.4).
+//!   scheduler can renew that order (DESIGN.md §5.4);
+//! * who fetches what is the scheduler's plan, unless it leaves the choice to this peer or is
+//!   not there: then the peer picks among the partners it was given (DESIGN.md §6);
+//! * a parent is waited for as long as it was measured to take; one that fails rests, one that
+//!   sends a corrupt piece is never asked for that blob again;
+//! * so many children are served at once, few wait, the rest hear *busy*.
 
 mod download;
+mod failure;
+mod fetching;
+mod health;
 mod input;
+mod intake;
+mod outbox;
 mod output;
+mod partner;
+mod picking;
+mod reading;
+mod scheduler;
+mod score;
 mod swarm;
+mod uploads;
 
-pub use input::{FetchError, Input};
-pub use output::{Failure, Output, Report};
+pub use input::{FetchError, Input, UploadId, UploadWish};
+pub use outbox::Batch;
+pub use output::{Failure, Output, Patience, Report, UploadRefusal};
 pub use swarm::{Limits, Swarm};

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet};
 
-use crate::FetchError;
+use crate::outbox::Batch;
+use crate::{FetchError, UploadId};
 
 /// What to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,8 +22,10 @@ pub enum Output {
         parent: PeerId,
         /// What it must hash to.
         hash: PieceHash,
-        /// Give up when the parent sends nothing for so long.
-        stall: Duration,
+        /// When to give up.
+        patience: Patience,
+        /// Whether this peer chose parent and piece by itself.
+        picked: bool,
     },
     /// Stop a fetch; nothing need be told.
     AbortFetch {
@@ -30,6 +33,56 @@ pub enum Output {
         digest: Digest,
         /// Which piece.
         piece: u32,
+    },
+    /// Ask a parent for a piece of its choice, verify it, write it, and tell.
+    Take {
+        /// Which blob.
+        digest: Digest,
+        /// How it is cut.
+        layout: Layout,
+        /// From whom.
+        parent: PeerId,
+        /// Among which pieces.
+        lacking: PieceSet,
+        /// When to give up.
+        patience: Patience,
+    },
+    /// Stop a take; nothing need be told.
+    AbortTake {
+        /// Which blob.
+        digest: Digest,
+        /// From whom.
+        parent: PeerId,
+    },
+    /// Follow what a partner holds of a blob: everything at first, then what comes.
+    Follow {
+        /// Which blob.
+        digest: Digest,
+        /// How it is cut.
+        layout: Layout,
+        /// Whom.
+        partner: PeerId,
+    },
+    /// Follow it no more; nothing need be told.
+    Unfollow {
+        /// Which blob.
+        digest: Digest,
+        /// Whom.
+        partner: PeerId,
+    },
+    /// Send a piece to whoever asked, and tell.
+    Upload {
+        /// Which request.
+        upload: UploadId,
+        /// Which piece of the blob that was asked for.
+        piece: u32,
+    },
+    /// Tell whoever asked that there is none.
+    RefuseUpload {
+        /// Which request.
+        upload: UploadId,
+        /// Why.
+        why: UploadRefusal,
     },
     /// Hand the clients' credentials for a blob to the seed that reads it.
     OfferCredentials {
@@ -46,6 +99,13 @@ pub enum Output {
         layout: Layout,
         /// The pieces.
         pieces: PieceSet,
+    },
+    /// Read no piece at or above an index for the present. Seeds only.
+    PaceSource {
+        /// Which blob.
+        digest: Digest,
+        /// The index.
+        until: u32,
     },
     /// Stop reading from the registry. Seeds only.
     StopSource {
@@ -82,8 +142,27 @@ pub enum Output {
         /// Which blob.
         digest: Digest,
     },
-    /// Tell the scheduler.
-    Tell(Report),
+    /// Send this to the scheduler.
+    Flush(Batch),
+}
+
+/// How long a child waits for a parent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patience {
+    /// The parent is given up when it sends nothing for so long.
+    pub stall: Duration,
+    /// It is given up when it sends fewer bytes a second over such a time; 0: whatever it sends
+    /// will do.
+    pub least_bytes_per_s: u64,
+}
+
+/// Why a child is sent no piece.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum UploadRefusal {
+    /// Too many wait already.
+    Busy,
+    /// Nothing of what it asked for is here.
+    NotHeld,
 }
 
 /// What the scheduler is told.

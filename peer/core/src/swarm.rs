@@ -1,73 +1,126 @@
 //! The peer's state and its one surface: inputs in, outputs out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
+use fastrand::Rng;
 use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet};
 
 use crate::download::Blob;
-use crate::{Failure, FetchError, Input, Output, Report};
+use crate::failure::{evicted, wrong_bytes};
+use crate::health::Health;
+use crate::intake::Intake;
+use crate::outbox::Outbox;
+use crate::scheduler::Scheduler;
+use crate::uploads::Uploads;
+use crate::{Failure, Input, Output, Patience, Report, UploadId, UploadWish};
 
-/// The bounds of a peer's waiting.
+/// The bounds of a peer's waiting, and of its memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// A parent that sends nothing for so long is given up.
-    pub stall: Duration,
     /// A source read goes on for so long without a scheduler: the read lease (DESIGN.md §5.4).
     pub read_lease: Duration,
-    /// A download fails after so long without a scheduler and without a piece on its way.
+    /// After so long without a scheduler a peer picks by itself.
+    pub scheduler_grace: Duration,
+    /// Without a scheduler, a download fails after so long without a piece, if none is on its
+    /// way.
     pub scheduler_wait: Duration,
+    /// Without a scheduler, a download fails after so long without a piece, whatever is on its
+    /// way: partners may promise and not deliver.
+    pub hopeless: Duration,
+    /// Bytes of pieces under way to this peer that it picked, over all downloads. At the bound
+    /// nothing more is picked until a piece has come.
+    pub receive_budget: u64,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            stall: Duration::from_secs(2),
             read_lease: Duration::from_millis(2500),
+            scheduler_grace: Duration::from_secs(1),
             scheduler_wait: Duration::from_secs(8),
+            hopeless: Duration::from_secs(60),
+            receive_budget: 64 << 20,
         }
     }
 }
 
-/// One peer's downloads.
+/// One peer's downloads, and what it gives to others.
 #[derive(Debug)]
 pub struct Swarm {
-    limits: Limits,
-    blobs: BTreeMap<Digest, Blob>,
-    scheduler: Scheduler,
-    outputs: VecDeque<Output>,
-}
-
-/// Whether a scheduler is there, and what falls due while it is not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scheduler {
-    Up,
-    Down { reads_end_at: Option<Instant>, downloads_fail_at: Option<Instant> },
+    pub(crate) limits: Limits,
+    /// Of all ties that are broken.
+    pub(crate) seed: u64,
+    pub(crate) rng: Rng,
+    /// When the last input or timeout came; `None` before the first.
+    now: Option<Instant>,
+    pub(crate) blobs: BTreeMap<Digest, Blob>,
+    /// Blobs that clients wait for.
+    pub(crate) wanted: BTreeSet<Digest>,
+    pub(crate) scheduler: Scheduler,
+    /// Parents that were asked for anything. Forgotten, beyond [`MAX_PARENTS`], by name.
+    pub(crate) health_by_parent: BTreeMap<PeerId, Health>,
+    pub(crate) intake: Intake,
+    uploads: Uploads,
+    pub(crate) outbox: Outbox,
+    pub(crate) outputs: VecDeque<Output>,
 }
 
 impl Swarm {
-    /// A peer that holds nothing and knows no scheduler.
-    pub fn new(limits: Limits) -> Self {
-        let scheduler = Scheduler::Down { reads_end_at: None, downloads_fail_at: None };
-        Self { limits, blobs: BTreeMap::new(), scheduler, outputs: VecDeque::new() }
+    /// A peer that holds nothing and knows no scheduler. The seed breaks ties.
+    pub fn new(limits: Limits, seed: u64) -> Self {
+        Self {
+            limits,
+            seed,
+            rng: Rng::with_seed(seed),
+            now: None,
+            blobs: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            scheduler: Scheduler::Down { since: None, reads_end_at: None, alone: false },
+            health_by_parent: BTreeMap::new(),
+            intake: Intake::default(),
+            uploads: Uploads::default(),
+            outbox: Outbox::default(),
+            outputs: VecDeque::new(),
+        }
     }
 
-    /// Takes in what happened. Drain [`Self::poll_output`] afterwards.
+    /// Takes in what happened. Drain [`Self::poll_output`] afterwards; several inputs may come
+    /// before, and what is to be told of them makes one batch.
     pub fn handle(&mut self, now: Instant, input: Input) {
+        self.pass(now);
         match input {
             Input::Found { digest, layout, pieces, complete } => self.found(digest, layout, pieces, complete),
-            Input::Wanted { digest, layout } => self.wanted(now, digest, layout),
+            Input::Wanted { digest, layout } => self.wanted(digest, layout),
             Input::ReaderMoved { digest, piece } => self.reader_moved(digest, piece),
             Input::SchedulerUp => self.scheduler_up(),
-            Input::SchedulerDown => self.scheduler_down(now),
+            Input::SchedulerDown => self.scheduler_down(),
             Input::Assigned { digest, piece, parent, hash } => self.assigned(digest, piece, parent, hash),
             Input::Cancelled { digest, piece } => self.cancelled(digest, piece),
             Input::TaskFailed { digest, failure } => self.give_up(digest, failure),
             Input::SeedNamed { digest, seed } => self.seed_named(digest, seed),
             Input::HashesWanted { digest } => self.hashes_wanted(digest),
             Input::ReadOrdered { digest, layout, pieces } => self.read_ordered(digest, layout, &pieces),
-            Input::Fetched { digest, piece } => self.fetched(digest, piece),
+            Input::PartnerNamed { digest, partner, seed, same_zone } => {
+                self.partner_named(digest, &partner, seed, same_zone);
+            }
+            Input::PartnerLost { digest, partner } => self.partner_lost(digest, &partner),
+            Input::PickingOrdered { digest, picks } => self.picking_ordered(digest, picks),
+            Input::SourcePaced { digest, until } => self.source_paced(digest, until),
+            Input::ReportsPaced { interval } => self.outbox.pace(interval),
+            Input::PartnerHolds { digest, partner, pieces, hashes } => {
+                self.partner_holds(digest, &partner, &pieces, &hashes);
+            }
+            Input::FollowEnded { digest, partner } => self.follow_ended(digest, &partner),
+            Input::Fetched { digest, piece, first_byte } => self.fetched(digest, piece, first_byte),
             Input::FetchFailed { digest, piece, error } => self.fetch_failed(digest, piece, error),
+            Input::TakeBegun { digest, parent, piece } => self.take_begun(digest, parent, piece),
+            Input::Taken { digest, parent, piece, first_byte } => {
+                self.taken(digest, &parent, piece, first_byte);
+            }
+            Input::TakeFailed { digest, parent, error } => self.take_failed(digest, parent, error),
+            Input::UploadAsked { upload, digest, wish, child: _ } => self.upload_asked(upload, digest, wish),
+            Input::UploadEnded { upload, delivered } => self.upload_ended(upload, delivered),
             Input::SourceRead { digest, piece, hash } => self.source_read(digest, piece, hash),
             Input::SourceEnded { digest, result } => self.source_ended(digest, result),
             Input::Hashed { digest, matches } => self.hashed(digest, matches),
@@ -79,53 +132,67 @@ impl Swarm {
 
     /// Does what is due. Call it at [`Self::poll_timeout`].
     pub fn handle_timeout(&mut self, now: Instant) {
-        let Scheduler::Down { reads_end_at, downloads_fail_at } = &mut self.scheduler else { return };
-        let reads_end = reads_end_at.take_if(|at| *at <= now).is_some();
-        let downloads_fail = downloads_fail_at.take_if(|at| *at <= now).is_some();
-        if reads_end {
-            self.end_reads();
-        }
-        if downloads_fail {
-            self.fail_stranded();
-        }
+        self.pass(now);
+        self.do_without_scheduler();
+        self.for_each_wanted(Self::pick_again);
     }
 
     /// What to do next, until `None`.
     pub fn poll_output(&mut self) -> Option<Output> {
-        self.outputs.pop_front()
+        let flush = |outbox: &mut Outbox, now| outbox.flush(now).map(Output::Flush);
+        self.outputs.pop_front().or_else(|| flush(&mut self.outbox, self.now?))
     }
 
-    /// When [`Self::handle_timeout`] is due.
+    /// When [`Self::handle_timeout`] is due. Costs a pass over what clients wait for.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        match self.scheduler {
-            Scheduler::Up => None,
-            Scheduler::Down { reads_end_at, downloads_fail_at } => {
-                reads_end_at.into_iter().chain(downloads_fail_at).min()
-            }
+        let mut due = self.now.and_then(|now| self.outbox.due(now));
+        let mut at = |deadline: Option<Instant>| due = due.into_iter().chain(deadline).min();
+        at(self.scheduler_is_missed_at());
+        for blob in self.wanted.iter().filter_map(|digest| self.blobs.get(digest)) {
+            at(blob.pick_again_at());
+            at(self.stranded_at(blob));
+        }
+        due
+    }
+
+    /// The time of the input at hand. Time that runs backwards stands still.
+    pub(crate) fn now(&self) -> Instant {
+        self.now.expect("an input came, and with it the time")
+    }
+
+    fn pass(&mut self, now: Instant) {
+        let now = self.now.map_or(now, |before| before.max(now));
+        self.now = Some(now);
+        if let Scheduler::Down { since: since @ None, .. } = &mut self.scheduler {
+            *since = Some(now);
+        }
+    }
+
+    pub(crate) fn for_each_wanted(&mut self, mut act: impl FnMut(&mut Self, Digest)) {
+        for digest in self.wanted.iter().copied().collect::<Vec<_>>() {
+            act(self, digest);
         }
     }
 
     fn found(&mut self, digest: Digest, layout: Layout, pieces: PieceSet, complete: bool) {
         let verified = complete && pieces.is_full();
-        let mut blob = Blob::new(layout);
+        let mut blob = Blob::new(layout, self.now());
         (blob.held, blob.verified) = (pieces, verified);
         self.blobs.insert(digest, blob);
         self.announce_all(digest);
     }
 
-    fn wanted(&mut self, now: Instant, digest: Digest, layout: Layout) {
-        let blob = self.blobs.entry(digest).or_insert_with(|| Blob::new(layout));
+    fn wanted(&mut self, digest: Digest, layout: Layout) {
+        let now = self.now();
+        let blob = self.blobs.entry(digest).or_insert_with(|| Blob::new(layout, now));
         if blob.verified || blob.wanted || blob.layout != layout {
             return;
         }
-        blob.wanted = true;
+        (blob.wanted, blob.progress_at) = (true, now);
+        self.wanted.insert(digest);
         self.hash(digest);
-        match &mut self.scheduler {
-            Scheduler::Up => self.tell(Report::Want { digest, size: layout.size() }),
-            Scheduler::Down { downloads_fail_at, .. } => {
-                downloads_fail_at.get_or_insert(now + self.limits.scheduler_wait);
-            }
-        }
+        self.tell(Report::Want { digest, size: layout.size() });
+        self.start_or_stop_picking(digest);
     }
 
     fn reader_moved(&mut self, digest: Digest, piece: u32) {
@@ -134,59 +201,6 @@ impl Swarm {
         blob.reader = piece;
         if moved {
             self.tell(Report::Reader { digest, piece });
-        }
-    }
-
-    fn scheduler_up(&mut self) {
-        self.scheduler = Scheduler::Up;
-        let digests: Vec<Digest> = self.blobs.keys().copied().collect();
-        for digest in digests {
-            self.announce_all(digest);
-            let blob = &self.blobs[&digest];
-            let (size, piece, wanted) = (blob.layout.size(), blob.reader, blob.wanted);
-            if !blob.reading.is_empty() {
-                let pieces = blob.reading.clone();
-                self.tell(Report::Reading { digest, size, pieces });
-            }
-            if wanted {
-                self.tell(Report::Want { digest, size });
-                self.tell(Report::Reader { digest, piece });
-            }
-        }
-        self.tell(Report::InventoryTold);
-    }
-
-    fn scheduler_down(&mut self, now: Instant) {
-        let reads = self.blobs.values().any(|blob| !blob.reading.is_empty());
-        let wants = self.blobs.values().any(|blob| blob.wanted);
-        self.scheduler = Scheduler::Down {
-            reads_end_at: reads.then(|| now + self.limits.read_lease),
-            downloads_fail_at: wants.then(|| now + self.limits.scheduler_wait),
-        };
-    }
-
-    fn assigned(&mut self, digest: Digest, piece: u32, parent: PeerId, hash: PieceHash) {
-        let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        if piece >= blob.layout.piece_count() {
-            return;
-        }
-        let layout = blob.layout;
-        if blob.held.contains(piece) {
-            self.announce(digest, &[piece], Vec::new());
-            return;
-        }
-        let replaces = blob.fetching.insert(piece, parent.clone()).is_some();
-        if replaces {
-            self.outputs.push_back(Output::AbortFetch { digest, piece });
-        }
-        let stall = self.limits.stall;
-        self.outputs.push_back(Output::Fetch { digest, layout, piece, parent, hash, stall });
-    }
-
-    fn cancelled(&mut self, digest: Digest, piece: u32) {
-        let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        if blob.fetching.remove(&piece).is_some() {
-            self.outputs.push_back(Output::AbortFetch { digest, piece });
         }
     }
 
@@ -203,72 +217,35 @@ impl Swarm {
         }
     }
 
-    fn read_ordered(&mut self, digest: Digest, layout: Layout, pieces: &PieceSet) {
-        let blob = self.blobs.entry(digest).or_insert_with(|| Blob::new(layout));
-        if blob.layout != layout || pieces.len() != layout.piece_count() {
-            return;
-        }
-        let mut fresh = PieceSet::new(pieces.len());
-        let mut held = Vec::new();
-        for piece in pieces.iter() {
-            if blob.held.contains(piece) {
-                held.push(piece);
-            } else if blob.reading.insert(piece) {
-                fresh.insert(piece);
-            }
-        }
-        self.announce(digest, &held, Vec::new());
-        if !fresh.is_empty() {
-            self.outputs.push_back(Output::ReadSource { digest, layout, pieces: fresh });
-        }
+    fn upload_asked(&mut self, upload: UploadId, digest: Digest, wish: UploadWish) {
+        let Self { blobs, uploads, outputs, .. } = self;
+        let held = |digest| blobs.get(&digest).map(|blob| &blob.held);
+        outputs.extend(uploads.asked(&held, upload, digest, wish));
     }
 
-    fn stop_reading(&mut self, digest: Digest) {
-        let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        if blob.reading.is_empty() {
-            return;
+    fn upload_ended(&mut self, upload: UploadId, delivered: bool) {
+        let Self { blobs, uploads, outputs, .. } = self;
+        let held = |digest| blobs.get(&digest).map(|blob| &blob.held);
+        outputs.extend(uploads.ended(&held, upload, delivered));
+    }
+
+    pub(crate) fn patience(&self, parent: &PeerId) -> Patience {
+        self.health_by_parent.get(parent).map_or_else(|| Health::default().patience(), Health::patience)
+    }
+
+    /// The health of a parent, to note what it did.
+    pub(crate) fn health(&mut self, parent: &PeerId) -> &mut Health {
+        if !self.health_by_parent.contains_key(parent) && self.health_by_parent.len() >= MAX_PARENTS {
+            self.health_by_parent.pop_first();
         }
-        blob.reading = PieceSet::new(blob.layout.piece_count());
-        self.outputs.push_back(Output::StopSource { digest });
-        self.forget_if_idle(digest);
+        self.health_by_parent.entry(parent.clone()).or_default()
     }
 
-    fn fetched(&mut self, digest: Digest, piece: u32) {
-        let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        blob.fetching.remove(&piece);
-        self.hold(digest, piece, Vec::new());
-    }
-
-    fn fetch_failed(&mut self, digest: Digest, piece: u32, error: FetchError) {
-        let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        if let Some(parent) = blob.fetching.remove(&piece) {
-            self.tell(Report::FetchFailed { digest, piece, parent, error });
-        }
-    }
-
-    fn source_read(&mut self, digest: Digest, piece: u32, hash: PieceHash) {
-        let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        blob.reading.remove(piece);
-        self.hold(digest, piece, vec![hash]);
-    }
-
-    fn source_ended(&mut self, digest: Digest, result: Result<bool, Failure>) {
-        let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        match result {
-            Ok(true) if blob.held.is_full() => self.verified(digest),
-            Ok(_) if blob.held.is_full() => self.hash(digest),
-            Ok(_) => {}
-            Err(failure) => {
-                blob.reading = PieceSet::new(blob.layout.piece_count());
-                let poisoned = failure.poisoned;
-                self.tell(Report::SourceFailed { digest, failure: failure.clone() });
-                if poisoned {
-                    self.give_up(digest, failure);
-                } else {
-                    self.forget_if_idle(digest);
-                }
-            }
-        }
+    /// A parent delivered a piece that was asked for then.
+    pub(crate) fn delivered(&mut self, parent: &PeerId, begun_at: Instant, first_byte: Duration, bytes: u32) {
+        let now = self.now();
+        self.health(parent).delivered(first_byte, bytes, now.saturating_duration_since(begun_at));
+        self.intake.landed(now, bytes);
     }
 
     fn hashed(&mut self, digest: Digest, matches: bool) {
@@ -321,11 +298,15 @@ impl Swarm {
         }
     }
 
-    fn hold(&mut self, digest: Digest, piece: u32, hashes: Vec<PieceHash>) {
+    /// A piece is on disk.
+    pub(crate) fn hold(&mut self, digest: Digest, piece: u32, hashes: Vec<PieceHash>) {
+        let now = self.now();
+        self.abort_others(digest, piece);
         let blob = self.blobs.get_mut(&digest).expect("the caller holds a known blob");
         if !blob.held.insert(piece) {
             return;
         }
+        blob.progress_at = now;
         if blob.releases(piece) {
             self.outputs.push_back(Output::Release { digest, piece });
         }
@@ -333,14 +314,23 @@ impl Swarm {
     }
 
     /// The whole blob is right.
-    fn verified(&mut self, digest: Digest) {
+    pub(crate) fn verified(&mut self, digest: Digest) {
         let blob = self.blobs.get_mut(&digest).expect("the caller holds a known blob");
         blob.verified = true;
-        blob.wanted = false;
+        self.unwanted(digest);
         self.outputs.push_back(Output::Complete { digest });
     }
 
-    fn hash(&mut self, digest: Digest) {
+    /// Nobody waits for the blob any more.
+    fn unwanted(&mut self, digest: Digest) {
+        self.wanted.remove(&digest);
+        if let Some(blob) = self.blobs.get_mut(&digest) {
+            blob.wanted = false;
+            self.start_or_stop_picking(digest);
+        }
+    }
+
+    pub(crate) fn hash(&mut self, digest: Digest) {
         let blob = self.blobs.get_mut(&digest).expect("the caller holds a known blob");
         if !blob.hashing && !blob.verified {
             blob.hashing = true;
@@ -349,11 +339,11 @@ impl Swarm {
     }
 
     /// The download ends without its blob. What is held stays, unless the bytes are wrong.
-    fn give_up(&mut self, digest: Digest, failure: Failure) {
+    pub(crate) fn give_up(&mut self, digest: Digest, failure: Failure) {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        blob.wanted = false;
         blob.hashing = false;
-        self.abort_fetches(digest);
+        self.unwanted(digest);
+        self.abort_all(digest);
         if failure.poisoned {
             self.outputs.push_back(Output::Purge { digest });
             self.discard(digest);
@@ -364,38 +354,19 @@ impl Swarm {
 
     /// Nothing is held any more: whatever is under way has lost its ground.
     fn discard(&mut self, digest: Digest) {
-        self.abort_fetches(digest);
+        self.abort_all(digest);
         self.stop_reading(digest);
         self.tell(Report::Withdraw { digest });
-        if self.blobs.remove(&digest).is_some_and(|blob| blob.wanted) {
+        self.uploads.forget(digest);
+        let was_wanted = self.wanted.contains(&digest);
+        self.unwanted(digest);
+        self.blobs.remove(&digest);
+        if was_wanted {
             self.outputs.push_back(Output::Fail { digest, failure: evicted(digest) });
         }
     }
 
-    fn abort_fetches(&mut self, digest: Digest) {
-        let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        for piece in std::mem::take(&mut blob.fetching).into_keys() {
-            self.outputs.push_back(Output::AbortFetch { digest, piece });
-        }
-    }
-
-    fn end_reads(&mut self) {
-        let digests: Vec<Digest> = self.blobs.keys().copied().collect();
-        for digest in digests {
-            self.stop_reading(digest);
-        }
-    }
-
-    fn fail_stranded(&mut self) {
-        let stranded = |blob: &Blob| blob.wanted && blob.fetching.is_empty() && blob.reading.is_empty();
-        let digests: Vec<Digest> =
-            self.blobs.iter().filter(|(_, blob)| stranded(blob)).map(|(digest, _)| *digest).collect();
-        for digest in digests {
-            self.give_up(digest, no_scheduler());
-        }
-    }
-
-    fn announce_all(&mut self, digest: Digest) {
+    pub(crate) fn announce_all(&mut self, digest: Digest) {
         let blob = &self.blobs[&digest];
         if !blob.held.is_empty() {
             let (size, pieces) = (blob.layout.size(), blob.held.clone());
@@ -403,7 +374,7 @@ impl Swarm {
         }
     }
 
-    fn announce(&mut self, digest: Digest, pieces: &[u32], hashes: Vec<PieceHash>) {
+    pub(crate) fn announce(&mut self, digest: Digest, pieces: &[u32], hashes: Vec<PieceHash>) {
         let layout = self.blobs[&digest].layout;
         let mut set = PieceSet::new(layout.piece_count());
         for piece in pieces {
@@ -415,42 +386,18 @@ impl Swarm {
     }
 
     /// Without a scheduler nothing is said: whoever comes hears of everything.
-    fn tell(&mut self, report: Report) {
+    pub(crate) fn tell(&mut self, report: Report) {
         if self.scheduler == Scheduler::Up {
-            self.outputs.push_back(Output::Tell(report));
+            self.outbox.add(report);
         }
     }
 
-    fn forget_if_idle(&mut self, digest: Digest) {
+    pub(crate) fn forget_if_idle(&mut self, digest: Digest) {
         if self.blobs.get(&digest).is_some_and(Blob::is_idle) {
             self.blobs.remove(&digest);
         }
     }
 }
 
-fn wrong_bytes(digest: Digest) -> Failure {
-    Failure {
-        status: 502,
-        code: "DIGEST_INVALID".into(),
-        message: format!("the bytes of {digest} that reached this peer hash to something else"),
-        poisoned: true,
-    }
-}
-
-fn evicted(digest: Digest) -> Failure {
-    Failure {
-        status: 503,
-        code: "UNAVAILABLE".into(),
-        message: format!("{digest} was evicted from this peer's store while it was downloading"),
-        poisoned: false,
-    }
-}
-
-fn no_scheduler() -> Failure {
-    Failure {
-        status: 503,
-        code: "UNAVAILABLE".into(),
-        message: "no scheduler of this region is reachable".into(),
-        poisoned: false,
-    }
-}
+/// Parents whose health is known.
+const MAX_PARENTS: usize = 4096;

@@ -35,7 +35,7 @@ struct Peer {
 impl Peer {
     fn new() -> Self {
         Self {
-            swarm: Swarm::new(Limits::default()),
+            swarm: Swarm::new(Limits::default(), 7),
             now: Instant::now(),
             up: false,
             on_disk: BTreeSet::new(),
@@ -121,13 +121,21 @@ impl Peer {
             }
             Output::Complete { .. } => assert!(self.hashed_right, "invariant 2"),
             Output::Purge { .. } => self.on_disk.clear(),
-            Output::Tell(report) => {
+            Output::Flush(batch) => {
                 assert!(self.up, "invariant 4");
-                if let Report::Announce { pieces, .. } = report {
-                    assert!(pieces.iter().all(|piece| self.on_disk.contains(&piece)), "invariant 1");
+                for report in batch.reports() {
+                    if let Report::Announce { pieces, .. } = report {
+                        assert!(pieces.iter().all(|piece| self.on_disk.contains(&piece)), "invariant 1");
+                    }
                 }
             }
             Output::OfferCredentials { .. } | Output::Hash { .. } | Output::Fail { .. } => {}
+            Output::Take { .. }
+            | Output::AbortTake { .. }
+            | Output::Follow { .. }
+            | Output::Unfollow { .. }
+            | Output::PaceSource { .. } => {}
+            Output::Upload { .. } | Output::RefuseUpload { .. } => panic!("nobody asked"),
         }
     }
 }
@@ -157,7 +165,7 @@ fn assigned(piece: u32, parent: &str) -> Input {
 }
 
 fn fetched(piece: u32) -> Input {
-    Input::Fetched { digest: digest(), piece }
+    Input::Fetched { digest: digest(), piece, first_byte: Duration::from_millis(1) }
 }
 
 fn read_ordered(pieces: impl IntoIterator<Item = u32>) -> Input {
@@ -172,6 +180,15 @@ fn failure(poisoned: bool) -> Failure {
     Failure { status: 502, code: "X".into(), message: "x".into(), poisoned }
 }
 
+/// What the outputs tell the scheduler.
+fn told(outputs: &[Output]) -> Vec<Report> {
+    let batches = outputs.iter().filter_map(|output| match output {
+        Output::Flush(batch) => Some(batch.reports().to_vec()),
+        _ => None,
+    });
+    batches.flatten().collect()
+}
+
 fn failed(outputs: &[Output]) -> bool {
     outputs.iter().any(|output| matches!(output, Output::Fail { .. }))
 }
@@ -180,10 +197,8 @@ fn failed(outputs: &[Output]) -> bool {
 fn a_download_goes_out_in_order_and_its_last_piece_only_when_verified() {
     let mut peer = Peer::attached();
     let outputs = peer.input(wanted());
-    assert_eq!(
-        outputs,
-        [Output::Hash { digest: digest() }, Output::Tell(Report::Want { digest: digest(), size: SIZE })]
-    );
+    assert_eq!(outputs[0], Output::Hash { digest: digest() });
+    assert_eq!(told(&outputs), [Report::Want { digest: digest(), size: SIZE }]);
     for piece in 0..6 {
         peer.input(assigned(piece, "parent"));
         let outputs = peer.input(fetched(piece));
@@ -204,7 +219,7 @@ fn a_blob_whose_hash_is_wrong_is_purged_and_its_clients_are_told() {
     }
     let outputs = peer.input(Input::Hashed { digest: digest(), matches: false });
     assert!(outputs.contains(&Output::Purge { digest: digest() }));
-    assert!(outputs.contains(&Output::Tell(Report::Withdraw { digest: digest() })));
+    assert!(told(&outputs).contains(&Report::Withdraw { digest: digest() }));
     assert!(failed(&outputs));
 }
 
@@ -215,15 +230,12 @@ fn a_scheduler_that_comes_back_hears_of_everything() {
     peer.input(assigned(0, "parent"));
     peer.input(Input::SchedulerDown);
     assert_eq!(peer.input(fetched(0)), [Output::Release { digest: digest(), piece: 0 }]);
-    let outputs = peer.input(Input::SchedulerUp);
+    let told = told(&peer.input(Input::SchedulerUp));
     let mut pieces = PieceSet::new(6);
     pieces.insert(0);
-    assert_eq!(
-        outputs[0],
-        Output::Tell(Report::Announce { digest: digest(), size: SIZE, pieces, hashes: vec![] })
-    );
-    assert_eq!(outputs[1], Output::Tell(Report::Want { digest: digest(), size: SIZE }));
-    assert_eq!(outputs.last(), Some(&Output::Tell(Report::InventoryTold)));
+    assert_eq!(told[0], Report::Announce { digest: digest(), size: SIZE, pieces, hashes: vec![] });
+    assert_eq!(told[1], Report::Want { digest: digest(), size: SIZE });
+    assert_eq!(told.last(), Some(&Report::InventoryTold));
 }
 
 #[test]
@@ -234,7 +246,7 @@ fn a_failed_fetch_is_reported_with_its_parent() {
     let error = FetchError::Stalled;
     let outputs = peer.input(Input::FetchFailed { digest: digest(), piece: 3, error });
     let parent = peer_id("slow");
-    assert_eq!(outputs, [Output::Tell(Report::FetchFailed { digest: digest(), piece: 3, parent, error })]);
+    assert_eq!(told(&outputs), [Report::FetchFailed { digest: digest(), piece: 3, parent, error }]);
 }
 
 #[test]
@@ -245,7 +257,7 @@ fn a_scheduler_that_comes_back_hears_what_is_being_read() {
     peer.input(Input::SchedulerDown);
     let outputs = peer.input(Input::SchedulerUp);
     let rest = PieceSet::from_runs(6, [flotilla_proto::Run { first: 1, count: 5 }]).unwrap();
-    assert!(outputs.contains(&Output::Tell(Report::Reading { digest: digest(), size: SIZE, pieces: rest })));
+    assert!(told(&outputs).contains(&Report::Reading { digest: digest(), size: SIZE, pieces: rest }));
 }
 
 #[test]
@@ -272,10 +284,31 @@ fn an_order_that_comes_again_reads_nothing_twice() {
 fn without_a_scheduler_a_client_hears_so_in_time() {
     let mut peer = Peer::new();
     peer.input(wanted());
-    let due = peer.swarm.poll_timeout().unwrap();
-    assert!(due - peer.now < Duration::from_secs(10));
-    peer.swarm.handle_timeout(due);
-    assert!(failed(&peer.drain()));
+    let begun_at = peer.now;
+    while !failed(&peer.outputs) {
+        peer.now = peer.swarm.poll_timeout().unwrap();
+        peer.swarm.handle_timeout(peer.now);
+        peer.drain();
+    }
+    assert!(peer.now - begun_at < Duration::from_secs(10));
+}
+
+#[test]
+fn a_blob_that_only_waits_for_its_hash_waits_for_no_scheduler() {
+    let mut peer = Peer::attached();
+    peer.input(wanted());
+    for piece in 0..6 {
+        peer.input(assigned(piece, "parent"));
+        peer.input(fetched(piece));
+    }
+    peer.input(Input::SchedulerDown);
+    while let Some(due) = peer.swarm.poll_timeout() {
+        peer.now = due;
+        peer.swarm.handle_timeout(due);
+        assert!(!failed(&peer.drain()));
+    }
+    let outputs = peer.input(Input::Hashed { digest: digest(), matches: true });
+    assert_eq!(outputs, [Output::Complete { digest: digest() }]);
 }
 
 #[test]
@@ -285,10 +318,10 @@ fn a_full_disk_fails_the_download_and_keeps_what_is_held() {
     peer.input(assigned(0, "parent"));
     peer.input(fetched(0));
     let outputs = peer.input(Input::GivenUp { digest: digest(), failure: failure(false) });
-    assert!(failed(&outputs) && outputs.contains(&Output::Tell(Report::Unwant { digest: digest() })));
+    assert!(failed(&outputs) && told(&outputs).contains(&Report::Unwant { digest: digest() }));
     assert!(!outputs.contains(&Output::Purge { digest: digest() }));
     let outputs = peer.input(assigned(0, "parent"));
-    assert!(matches!(outputs[..], [Output::Tell(Report::Announce { .. })]), "piece 0 is still held");
+    assert!(matches!(told(&outputs)[..], [Report::Announce { .. }]), "piece 0 is still held");
 }
 
 fn step() -> impl Strategy<Value = Input> {

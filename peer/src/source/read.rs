@@ -14,7 +14,7 @@ use flotilla_proto::{Digest, Layout, PieceHash, PieceSet, RegistryHost, Reposito
 use http::Response;
 use hyper::body::Incoming;
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::attempts::Attempts;
 use super::blob_request::{Answer, BlobRequest};
@@ -36,6 +36,8 @@ pub struct ReadOrder {
     pub layout: Layout,
     /// The pieces to read. All of them: the blob is read in one plain GET and its SHA-256 checked.
     pub wanted: PieceSet,
+    /// No byte of a piece at or above it is taken from the registry for the present.
+    pub until: watch::Receiver<u32>,
     /// Used in order; may grow meanwhile.
     pub credentials: Credentials,
 }
@@ -68,6 +70,7 @@ pub(super) struct Reading<'a> {
     digest: Digest,
     layout: Layout,
     sink: mpsc::Sender<SourcePiece>,
+    until: watch::Receiver<u32>,
     cutter: Cutter,
     hasher: Hasher,
     is_whole: bool,
@@ -80,13 +83,14 @@ pub(super) struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     pub(super) fn new(shared: &'a Shared, order: ReadOrder, sink: mpsc::Sender<SourcePiece>) -> Self {
-        let ReadOrder { digest, layout, wanted, credentials } = order;
+        let ReadOrder { digest, layout, wanted, until, credentials } = order;
         assert_eq!(wanted.len(), layout.piece_count(), "wanted pieces of another blob");
         Self {
             shared,
             digest,
             layout,
             sink,
+            until,
             cutter: Cutter::new(layout, &wanted),
             hasher: Hasher::new(digest, &layout, &wanted),
             is_whole: wanted.is_full(),
@@ -100,6 +104,7 @@ impl<'a> Reading<'a> {
 
     pub(super) async fn run(mut self) -> Result<ReadSummary, ReadError> {
         while let Some(needed) = self.cutter.needed() {
+            self.until_allowed().await?;
             let candidate = self.roster.current().await?;
             let endpoint = self.attempts.endpoint(&candidate.route);
             match self.ask(&candidate, &endpoint, &needed).await {
@@ -193,6 +198,7 @@ impl<'a> Reading<'a> {
             if self.cutter.needed().is_none_or(|needed| needed.start >= body.end) && body.offset < body.end {
                 return Ok(());
             }
+            self.until_allowed().await?;
             tokio::select! {
                 biased;
                 Some(finished) = self.hasher.finished(), if !self.is_last_held_back() => {
@@ -207,12 +213,35 @@ impl<'a> Reading<'a> {
         }
     }
 
+    /// Whether the next piece is not to be read for the present.
+    fn is_paced(&self) -> bool {
+        let next = self.cutter.needed().map(|needed| self.layout.piece_at(needed.start));
+        next.is_some_and(|piece| piece >= *self.until.borrow())
+    }
+
+    /// Leaves the body alone until the next piece may be read. The registry waits in the same
+    /// answer; what came before goes out.
+    async fn until_allowed(&mut self) -> Result<(), ReadError> {
+        while self.is_paced() {
+            self.flush().await?;
+            tokio::select! {
+                // Whoever set the pace is gone: the read is cancelled, or soon will be.
+                changed = self.until.changed() => changed.map_err(|_| ReadError::Cancelled)?,
+                () = self.sink.closed() => return Err(ReadError::Cancelled),
+            }
+            self.attempts.resumed();
+        }
+        Ok(())
+    }
+
     /// Cuts `bytes`, which end at `end` in the blob.
     async fn cut(&mut self, end: u64, mut bytes: Bytes) -> Result<(), ReadError> {
         let mut offset = end - bytes.len() as u64;
         let needed_from = self.cutter.needed().map_or(end, |needed| needed.start.max(offset));
         self.attempts.progressed(end.saturating_sub(needed_from));
         while !bytes.is_empty() {
+            // One frame may hold several pieces.
+            self.until_allowed().await?;
             let Some(piece) = self.cutter.take(&mut offset, &mut bytes) else { continue };
             if let Some(finished) = self.hasher.finished().await {
                 self.release(finished).await?;

@@ -132,6 +132,11 @@ impl HeldPieces {
         (0..).zip(list.iter()).filter_map(|(piece, hash)| Some((piece, (*hash)?))).collect()
     }
 
+    pub(super) fn hashes_of(&self, pieces: &PieceSet) -> Option<Vec<PieceHash>> {
+        let list = self.list();
+        pieces.iter().map(|piece| list.get(piece as usize).copied().flatten()).collect()
+    }
+
     pub(super) fn pieces(&self) -> PieceSet {
         let mut pieces = PieceSet::new(self.layout.piece_count());
         for (piece, hash) in (0..).zip(self.list().iter()) {

@@ -165,6 +165,12 @@ impl Store {
         Some(held.hashes())
     }
 
+    /// The hashes of these pieces of a blob, in order; `None` if one of them is not held.
+    pub fn hashes_of(&self, digest: Digest, pieces: &PieceSet) -> Option<Vec<PieceHash>> {
+        let held = Arc::clone(&self.catalog().entry(digest)?.held);
+        held.hashes_of(pieces)
+    }
+
     /// Opens a blob to write its pieces, and makes it if it is not there: evicts until it fits the quota
     /// and reserves its bytes on disk. A blob that is there, whole or in part, is opened as it is.
     ///

@@ -1,20 +1,20 @@
-//! The one owner of the core: a dull loop that receives, handles, drains, flushes, sleeps.
+//! The one owner of the core: a dull loop that receives, handles, drains, sleeps.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
 use flotilla_daemon::telemetry::Readiness;
-use flotilla_peer_core::{Input, Limits, Output};
+use flotilla_peer_core::{Batch, Input, Limits, Output, Patience, UploadId, UploadRefusal};
 use flotilla_proto::wire::scheduler::{FromPeer, ToPeer};
-use flotilla_proto::{Digest, Layout};
-use tokio::sync::mpsc;
+use flotilla_proto::{Digest, Layout, PeerId};
+use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
-use super::work::Work;
-use super::{Event, Live, Lives, Swarm, Want, wire};
+use super::work::{PieceOrder, ReadTask, Work};
+use super::{Event, Granted, Live, Lives, Swarm, Want, evicted, wire};
 use crate::egress::Egress;
 use crate::metrics::PieceBytes;
 use crate::seed::Seed;
@@ -34,6 +34,13 @@ pub(crate) struct DriverParts {
     pub(crate) readiness: Readiness,
 }
 
+/// A source read's strings.
+struct SourceRead {
+    cancel: CancellationToken,
+    /// No piece at or above it is read for the present.
+    until: watch::Sender<u32>,
+}
+
 pub(crate) struct Driver {
     core: flotilla_peer_core::Swarm,
     work: Work,
@@ -43,18 +50,23 @@ pub(crate) struct Driver {
     /// What clients that wait for a blob may ask the registry with.
     credentials: HashMap<Digest, Vec<ReadCredential>>,
     fetches: HashMap<(Digest, u32), AbortHandle>,
+    takes: HashMap<(Digest, PeerId), AbortHandle>,
+    follows: HashMap<(Digest, PeerId), AbortHandle>,
+    /// Children that wait for their turn.
+    uploads: HashMap<UploadId, Granted>,
     /// Source reads of a blob, under way or ended; one order may follow another.
-    reads: HashMap<Digest, Vec<CancellationToken>>,
+    reads: HashMap<Digest, Vec<SourceRead>>,
     running: JoinSet<()>,
     link: Option<mpsc::Sender<FromPeer>>,
-    outbox: wire::Outbox,
+    /// The last batch that the scheduler sent.
+    seen_seq: u64,
     readiness: Readiness,
 }
 
 impl Driver {
     pub(crate) fn new(parts: DriverParts) -> Self {
         let lives = parts.swarm.lives.clone();
-        let mut core = flotilla_peer_core::Swarm::new(Limits::default());
+        let mut core = flotilla_peer_core::Swarm::new(Limits::default(), fastrand::u64(..));
         for held in parts.store.inventory() {
             let (digest, layout, pieces, complete) = (held.digest, held.layout, held.pieces, held.complete);
             core.handle(Instant::now(), Input::Found { digest, layout, pieces, complete });
@@ -68,10 +80,13 @@ impl Driver {
             file_by_digest: HashMap::new(),
             credentials: HashMap::new(),
             fetches: HashMap::new(),
+            takes: HashMap::new(),
+            follows: HashMap::new(),
+            uploads: HashMap::new(),
             reads: HashMap::new(),
             running: JoinSet::new(),
             link: None,
-            outbox: wire::Outbox::default(),
+            seen_seq: 0,
             readiness,
         }
     }
@@ -99,7 +114,6 @@ impl Driver {
                 self.take(event);
             }
             self.drain();
-            self.flush();
         }
     }
 
@@ -109,12 +123,16 @@ impl Driver {
             Event::Wanted(want) => self.wanted(want),
             Event::LinkUp(link) => {
                 self.link = Some(link);
-                self.outbox = wire::Outbox::default();
+                self.seen_seq = 0;
                 self.readiness.met(SCHEDULER);
                 self.input(Input::SchedulerUp);
             }
             Event::Heard(message) => self.heard(*message),
             Event::LinkDown => self.link_down(),
+            Event::UploadAsked { upload, child, digest, wish, granted } => {
+                self.uploads.insert(upload, granted);
+                self.input(Input::UploadAsked { upload, child, digest, wish });
+            }
             Event::Refused { digest, credential, failure } => self.refused(digest, &credential, failure),
         }
     }
@@ -122,20 +140,38 @@ impl Driver {
     /// Shows readers what the disk holds before the core decides what follows from it.
     fn input(&mut self, input: Input) {
         match &input {
-            Input::Fetched { digest, piece } | Input::SourceRead { digest, piece, .. } => {
+            Input::Fetched { digest, piece, .. } => {
                 self.fetches.remove(&(*digest, *piece));
-                if let Some(live) = self.lives.get(digest) {
-                    live.hold(*piece);
-                }
+                self.hold(*digest, *piece);
             }
+            Input::Taken { digest, parent, piece, .. } => {
+                self.takes.remove(&(*digest, parent.clone()));
+                self.hold(*digest, *piece);
+            }
+            Input::SourceRead { digest, piece, .. } => self.hold(*digest, *piece),
             Input::FetchFailed { digest, piece, .. } => drop(self.fetches.remove(&(*digest, *piece))),
+            Input::TakeFailed { digest, parent, .. } => drop(self.takes.remove(&(*digest, parent.clone()))),
+            Input::FollowEnded { digest, partner } => {
+                self.follows.remove(&(*digest, partner.clone()));
+            }
+            Input::UploadEnded { upload, .. } => drop(self.uploads.remove(upload)),
             Input::Damaged { digest, piece } => {
                 tracing::warn!(task = %digest.short(), piece, "a piece on disk is damaged; it is dropped");
             }
-            Input::Evicted { digest } => drop(self.lives.remove(digest)),
+            Input::Evicted { digest } => {
+                if let Some((_, live)) = self.lives.remove(digest) {
+                    live.fail(evicted());
+                }
+            }
             _ => {}
         }
         self.core.handle(Instant::now(), input);
+    }
+
+    fn hold(&self, digest: Digest, piece: u32) {
+        if let Some(live) = self.lives.get(&digest) {
+            live.hold(piece);
+        }
     }
 
     fn wanted(&mut self, want: Want) {
@@ -160,7 +196,8 @@ impl Driver {
     }
 
     fn heard(&mut self, message: ToPeer) {
-        let (named, inputs) = wire::heard(message);
+        self.seen_seq = message.seq;
+        let (named, inputs) = wire::heard(message, |id| self.work.transport.is_seed(id));
         for peer in named {
             self.work.transport.learn(peer.id, peer.address, peer.seed);
         }
@@ -200,16 +237,32 @@ impl Driver {
 
     fn obey(&mut self, output: Output) {
         match output {
-            Output::Fetch { digest, layout, piece, parent, hash, stall } => {
-                let file = self.file_by_digest.get(&digest).cloned();
-                let work = self.work.clone();
-                let fetch = async move { work.fetch(digest, layout, file, piece, parent, hash, stall).await };
+            Output::Fetch { digest, layout, piece, parent, hash, patience, picked } => {
+                let (work, order) = (self.work.clone(), self.order(digest, layout, parent, patience));
+                let fetch = async move { work.fetch(order, piece, hash, picked).await };
                 self.fetches.insert((digest, piece), self.running.spawn(fetch));
             }
-            Output::AbortFetch { digest, piece } => {
-                if let Some(fetch) = self.fetches.remove(&(digest, piece)) {
-                    fetch.abort();
+            Output::Take { digest, layout, parent, lacking, patience } => {
+                let (work, order) = (self.work.clone(), self.order(digest, layout, parent.clone(), patience));
+                let take = self.running.spawn(async move { work.take(order, lacking).await });
+                self.takes.insert((digest, parent), take);
+            }
+            Output::AbortTake { digest, parent } => abort(self.takes.remove(&(digest, parent))),
+            Output::Follow { digest, layout, partner } => {
+                let (work, followed) = (self.work.clone(), partner.clone());
+                let follow = async move { work.follow(digest, layout, followed).await };
+                self.follows.insert((digest, partner), self.running.spawn(follow));
+            }
+            Output::Unfollow { digest, partner } => abort(self.follows.remove(&(digest, partner))),
+            Output::Upload { upload, piece } => self.grant(upload, Ok(piece)),
+            Output::RefuseUpload { upload, why } => self.grant(upload, Err(why)),
+            Output::PaceSource { digest, until } => {
+                for read in self.reads.get(&digest).into_iter().flatten() {
+                    read.until.send_replace(until);
                 }
+            }
+            Output::AbortFetch { digest, piece } => {
+                abort(self.fetches.remove(&(digest, piece)));
             }
             Output::OfferCredentials { digest, seed } => {
                 for credential in self.credentials.get(&digest).cloned().unwrap_or_default() {
@@ -218,14 +271,15 @@ impl Driver {
                 }
             }
             Output::ReadSource { digest, layout, pieces } => {
-                let cancel = CancellationToken::new();
-                self.reads.entry(digest).or_default().push(cancel.clone());
+                let (cancel, until) = (CancellationToken::new(), watch::Sender::new(u32::MAX));
+                let order = ReadTask { digest, layout, pieces, until: until.subscribe() };
+                self.reads.entry(digest).or_default().push(SourceRead { cancel: cancel.clone(), until });
                 let (work, lives) = (self.work.clone(), self.lives.clone());
-                self.running.spawn(async move { work.read(digest, layout, pieces, lives, cancel).await });
+                self.running.spawn(async move { work.read(order, lives, cancel).await });
             }
             Output::StopSource { digest } => {
                 for read in self.reads.remove(&digest).unwrap_or_default() {
-                    read.cancel();
+                    read.cancel.cancel();
                 }
             }
             Output::Release { digest, piece } => {
@@ -262,19 +316,37 @@ impl Driver {
                     store.purge(digest).await;
                 });
             }
-            Output::Tell(report) => self.outbox.add(report, &self.work.store),
+            Output::Flush(batch) => self.flush(batch),
         }
     }
 
-    /// Sends what is gathered. A link that does not take it is given up, and with it what
-    /// was to be said: a new one hears everything anew.
-    fn flush(&mut self) {
+    fn order(&self, digest: Digest, layout: Layout, parent: PeerId, patience: Patience) -> PieceOrder {
+        let file = self.file_by_digest.get(&digest).cloned();
+        PieceOrder { digest, layout, file, parent, patience }
+    }
+
+    /// Tells a child how its request comes out. One that is gone gives its place back.
+    fn grant(&mut self, upload: UploadId, result: Result<u32, UploadRefusal>) {
+        let granted = self.uploads.remove(&upload).map(|child| child.send(result));
+        if !matches!(granted, Some(Ok(()))) {
+            self.input(Input::UploadEnded { upload, delivered: false });
+        }
+    }
+
+    /// Sends a batch. A link that does not take it is given up, and with it what was to be
+    /// said: a new one hears everything anew.
+    fn flush(&mut self, batch: Batch) {
         let Some(link) = &self.link else { return };
-        let Some(message) = self.outbox.take() else { return };
+        let message = wire::message(batch, self.seen_seq, &self.work.store);
         if link.try_send(message).is_err() {
             self.link_down();
-            self.drain();
         }
+    }
+}
+
+fn abort(task: Option<AbortHandle>) {
+    if let Some(task) = task {
+        task.abort();
     }
 }
 

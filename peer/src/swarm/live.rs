@@ -76,6 +76,26 @@ impl Live {
         self.wait(|state| state.held.contains(piece)).await
     }
 
+    /// Waits until pieces are on disk besides those in `known`; which ones.
+    ///
+    /// # Errors
+    ///
+    /// If the blob goes first.
+    pub(crate) async fn held_besides(&self, known: &PieceSet) -> Result<PieceSet, Failure> {
+        let mut changes = self.state.subscribe();
+        let is_news = |state: &State| state.held.iter().any(|piece| !known.contains(piece));
+        let state = changes.wait_for(|state| is_news(state) || state.failure.is_some()).await;
+        let state = state.expect("the sender lives in self");
+        if let Some(failure) = &state.failure {
+            return Err(failure.clone());
+        }
+        let mut news = PieceSet::new(state.held.len());
+        for piece in state.held.iter().filter(|piece| !known.contains(*piece)) {
+            news.insert(piece);
+        }
+        Ok(news)
+    }
+
     /// Waits until the blob is complete or its download has failed.
     pub(super) async fn ended(&self) {
         // A failure ends it as well as any.

@@ -2,10 +2,12 @@
 //! say goes in; fetches, reads, announcements and releases come out.
 //!
 //! `driver` owns the core and is one dull loop; `work` is what it sets going; `live` is
-//! what readers wait on; `wire` speaks the scheduler's language.
+//! what readers and followers wait on; `turn` is what children wait for; `wire` speaks the
+//! scheduler's language.
 
 mod driver;
 mod live;
+mod turn;
 mod wire;
 mod work;
 
@@ -14,9 +16,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dashmap::DashMap;
-use flotilla_peer_core::{Failure, Input};
+use flotilla_peer_core::{Failure, Input, UploadId, UploadRefusal, UploadWish};
 use flotilla_proto::wire::scheduler::{FromPeer, ToPeer};
-use flotilla_proto::{Digest, Layout};
+use flotilla_proto::{Digest, Layout, PeerId};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -25,6 +27,9 @@ use crate::store::{BlobFile, Store};
 
 pub(crate) use driver::{Driver, DriverParts};
 pub(crate) use live::Live;
+pub(crate) use turn::Turn;
+
+use turn::Request;
 
 /// A handle on this peer's downloads; clones share them.
 #[derive(Clone)]
@@ -33,6 +38,7 @@ pub(crate) struct Swarm {
     lives: Lives,
     store: Store,
     next_reader: Arc<AtomicU64>,
+    next_upload: Arc<AtomicU64>,
 }
 
 /// Every blob of which anything is held or wanted. Bounded by the store's count of blobs.
@@ -50,9 +56,14 @@ pub(crate) enum Event {
     Heard(Box<ToPeer>),
     /// The stream to the scheduler is gone.
     LinkDown,
+    /// Another peer asks for a piece.
+    UploadAsked { upload: UploadId, child: PeerId, digest: Digest, wish: UploadWish, granted: Granted },
     /// A registry refused a client's credential for a blob.
     Refused { digest: Digest, credential: ReadCredential, failure: Failure },
 }
+
+/// How a child's request comes out: the piece to send, or why there is none.
+type Granted = oneshot::Sender<Result<u32, UploadRefusal>>;
 
 /// A client's wish for a blob.
 pub(crate) struct Want {
@@ -61,6 +72,12 @@ pub(crate) struct Want {
     file: Arc<BlobFile>,
     credential: ReadCredential,
     live: oneshot::Sender<Arc<Live>>,
+}
+
+impl std::fmt::Debug for Swarm {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Swarm({} blobs)", self.lives.len())
+    }
 }
 
 impl Swarm {
@@ -72,7 +89,7 @@ impl Swarm {
             let live = Live::new(held.digest, held.layout, held.pieces, held.complete);
             lives.insert(held.digest, Arc::new(live));
         }
-        (Self { events, lives, store, next_reader: Arc::default() }, waiting)
+        (Self { events, lives, store, next_reader: Arc::default(), next_upload: Arc::default() }, waiting)
     }
 
     /// Tells the core. Nothing is told once the driver has ended.
@@ -135,6 +152,26 @@ impl Swarm {
         live.await.map_err(|_| stopping())
     }
 
+    /// Waits until a child's request has its turn.
+    ///
+    /// # Errors
+    ///
+    /// If the core refuses it.
+    pub(crate) async fn upload(
+        &self,
+        child: &PeerId,
+        digest: Digest,
+        wish: UploadWish,
+    ) -> Result<Turn, UploadRefusal> {
+        let upload = UploadId(self.next_upload.fetch_add(1, Ordering::Relaxed));
+        let request = Request::new(self.clone(), upload);
+        let (granted, turn) = oneshot::channel();
+        self.send(Event::UploadAsked { upload, child: child.clone(), digest, wish, granted }).await;
+        // Without a driver the daemon is stopping.
+        let piece = turn.await.unwrap_or(Err(UploadRefusal::Busy))?;
+        Ok(request.granted(piece))
+    }
+
     /// Marks a client as reading from a piece on, until the guard is dropped.
     pub(crate) async fn read_from(&self, live: Arc<Live>, piece: u32) -> Reading {
         let reader = self.next_reader.fetch_add(1, Ordering::Relaxed);
@@ -188,6 +225,16 @@ fn no_room(error: &crate::store::BeginError) -> Failure {
         status: 503,
         code: "UNAVAILABLE".into(),
         message: format!("this peer cannot store the blob: {error}"),
+        poisoned: false,
+    }
+}
+
+/// For those who follow a blob that is gone.
+fn evicted() -> Failure {
+    Failure {
+        status: 503,
+        code: "UNAVAILABLE".into(),
+        message: "the blob was evicted from this peer's store".into(),
         poisoned: false,
     }
 }

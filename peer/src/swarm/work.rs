@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_peer_core::{Failure, FetchError, Input};
+use flotilla_peer_core::{Failure, FetchError, Input, Patience};
 use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet};
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -17,7 +17,26 @@ use crate::metrics::{PieceBytes, PieceSource};
 use crate::seed::Seed;
 use crate::source::{ReadCredential, ReadError, ReadSummary, SourcePiece};
 use crate::store::{BlobFile, ReadPieceError, Store};
-use crate::transport::{Offered, Transport};
+use crate::transport::{Offered, Received, Transport};
+
+/// A piece to be had from another peer.
+pub(super) struct PieceOrder {
+    pub(super) digest: Digest,
+    pub(super) layout: Layout,
+    /// The blob, if it is open already.
+    pub(super) file: Option<Arc<BlobFile>>,
+    pub(super) parent: PeerId,
+    pub(super) patience: Patience,
+}
+
+/// Pieces to be had from the registry.
+pub(super) struct ReadTask {
+    pub(super) digest: Digest,
+    pub(super) layout: Layout,
+    pub(super) pieces: PieceSet,
+    /// No piece at or above it is read for the present.
+    pub(super) until: watch::Receiver<u32>,
+}
 
 /// What work is done with; a clone works with the same.
 #[derive(Clone)]
@@ -40,50 +59,108 @@ impl Work {
     }
 
     /// Fetches a piece from another peer, verifies it, writes it.
-    #[expect(clippy::too_many_arguments, reason = "the fields of Output::Fetch, taken apart once")]
-    pub(super) async fn fetch(
-        &self,
-        digest: Digest,
-        layout: Layout,
-        file: Option<Arc<BlobFile>>,
-        piece: u32,
-        parent: PeerId,
-        hash: PieceHash,
-        stall: Duration,
-    ) {
-        let kib = layout.piece_len().bytes() / 1024;
-        let _budget = self.receiving.acquire_many(kib).await.expect("never closed");
-        let fetched = self.transport.fetch_piece(&parent, digest, layout, piece, stall).await;
-        let bytes = match fetched {
-            Ok(bytes) if PieceHash::of(&bytes) == hash => bytes,
-            Ok(_) => return self.fetch_failed(digest, piece, &parent, FetchError::Corrupt).await,
-            Err(error) => return self.fetch_failed(digest, piece, &parent, error).await,
+    pub(super) async fn fetch(&self, order: PieceOrder, piece: u32, hash: PieceHash, picked: bool) {
+        let _budget = self.room(order.layout).await;
+        let blob = (order.digest, order.layout);
+        let fetched = self.transport.fetch_piece(&order.parent, blob, piece, picked, order.patience).await;
+        let kept = match fetched {
+            Ok(received) => self.keep(&order, piece, hash, received).await,
+            Err(error) => Err(error),
         };
+        let digest = order.digest;
+        match kept {
+            Ok(Some(first_byte)) => self.swarm.tell(Input::Fetched { digest, piece, first_byte }).await,
+            Ok(None) => {}
+            Err(error) => {
+                note_failure(&order, Some(piece), error);
+                self.swarm.tell(Input::FetchFailed { digest, piece, error }).await;
+            }
+        }
+    }
+
+    /// Asks another peer for a piece of its choice, verifies it, writes it.
+    pub(super) async fn take(&self, order: PieceOrder, lacking: PieceSet) {
+        let _budget = self.room(order.layout).await;
+        let (digest, parent) = (order.digest, order.parent.clone());
+        let taken = async {
+            let blob = (digest, order.layout);
+            let chosen = self.transport.take_piece(&parent, blob, &lacking, order.patience).await?;
+            let (piece, hash) = (chosen.piece, chosen.hash);
+            self.swarm.tell(Input::TakeBegun { digest, parent: parent.clone(), piece }).await;
+            let received = chosen.receive(order.patience).await?;
+            let kept = self.keep(&order, piece, hash, received).await?;
+            Ok(kept.map(|first_byte| (piece, first_byte)))
+        };
+        match taken.await {
+            Ok(Some((piece, first_byte))) => {
+                self.swarm.tell(Input::Taken { digest, parent, piece, first_byte }).await;
+            }
+            Ok(None) => {}
+            Err(error) => {
+                note_failure(&order, None, error);
+                self.swarm.tell(Input::TakeFailed { digest, parent, error }).await;
+            }
+        }
+    }
+
+    /// Waits until the node may receive one more piece.
+    async fn room(&self, layout: Layout) -> SemaphorePermit<'_> {
+        self.receiving.acquire_many(layout.piece_len().bytes() / 1024).await.expect("never closed")
+    }
+
+    /// Verifies a piece and writes it. `None` where the disk fails, and the download with it.
+    async fn keep(
+        &self,
+        order: &PieceOrder,
+        piece: u32,
+        hash: PieceHash,
+        received: Received,
+    ) -> Result<Option<Duration>, FetchError> {
+        let Received { bytes, first_byte } = received;
+        if PieceHash::of(&bytes) != hash {
+            return Err(FetchError::Corrupt);
+        }
         let len = bytes.len() as u64;
         let written = async {
-            let file = match file {
+            let file = match order.file.clone() {
                 Some(file) => file,
-                None => self.store.begin(digest, layout).await.map_err(|error| error.to_string())?,
+                None => {
+                    self.store.begin(order.digest, order.layout).await.map_err(|error| error.to_string())?
+                }
             };
             self.store.write(&file, piece, hash, bytes).await.map_err(|error| error.to_string())
         };
         match written.await {
             Ok(()) => {
-                let seed = self.transport.is_seed(&parent);
+                let seed = self.transport.is_seed(&order.parent);
                 self.piece_bytes.add(if seed { PieceSource::Seed } else { PieceSource::Peer }, len);
-                self.swarm.tell(Input::Fetched { digest, piece }).await;
+                Ok(Some(first_byte))
             }
-            Err(reason) => self.give_up(digest, &reason).await,
+            Err(reason) => {
+                self.give_up(order.digest, &reason).await;
+                Ok(None)
+            }
         }
     }
 
-    async fn fetch_failed(&self, digest: Digest, piece: u32, parent: &PeerId, error: FetchError) {
-        if error == FetchError::Corrupt {
-            tracing::warn!(task = %digest.short(), piece, %parent, "a parent sent a corrupt piece");
-        } else {
-            tracing::debug!(task = %digest.short(), piece, %parent, ?error, "fetch failed");
+    /// Follows what a partner holds, and tells.
+    pub(super) async fn follow(&self, digest: Digest, layout: Layout, partner: PeerId) {
+        let (told, mut news) = mpsc::channel(NEWS_AHEAD);
+        let hear = async {
+            while let Some((pieces, hashes)) = news.recv().await {
+                let partner = partner.clone();
+                self.swarm.tell(Input::PartnerHolds { digest, partner, pieces, hashes }).await;
+            }
+        };
+        let follow = async {
+            let ended = self.transport.follow(&partner, (digest, layout), &told).await;
+            drop(told);
+            ended
+        };
+        if let (Err(error), ()) = tokio::join!(follow, hear) {
+            tracing::debug!(task = %digest.short(), %partner, %error, "follow a partner");
         }
-        self.swarm.tell(Input::FetchFailed { digest, piece, error }).await;
+        self.swarm.tell(Input::FollowEnded { digest, partner }).await;
     }
 
     /// Hands a client's credential to the seed that reads the blob.
@@ -99,15 +176,10 @@ impl Work {
         }
     }
 
-    /// Reads pieces from the registry and writes them, as fast as the disk takes them.
-    pub(super) async fn read(
-        &self,
-        digest: Digest,
-        layout: Layout,
-        pieces: PieceSet,
-        lives: Lives,
-        cancel: CancellationToken,
-    ) {
+    /// Reads pieces from the registry and writes them, as fast as the disk takes them and as
+    /// far as the scheduler lets it.
+    pub(super) async fn read(&self, task: ReadTask, lives: Lives, cancel: CancellationToken) {
+        let ReadTask { digest, layout, pieces, until } = task;
         let Some(seed) = &self.seed else {
             tracing::warn!(task = %digest.short(), "ordered to read from the registry, but this peer is no seed");
             return self.source_failed(digest, not_a_seed()).await;
@@ -118,7 +190,7 @@ impl Work {
         };
         lives.entry(digest).or_insert_with(|| Arc::new(Live::new(digest, layout, file.pieces(), false)));
         let (sink, read) = mpsc::channel(PIECES_AHEAD);
-        let reading = seed.read(digest, layout, pieces, sink, cancel.clone());
+        let reading = seed.read(digest, layout, pieces, until, sink, cancel.clone());
         let (result, ()) = tokio::join!(reading, self.keep_source_pieces(file, read, cancel.clone()));
         match result {
             Ok(ReadSummary { is_verified, source_bytes, .. }) => {
@@ -229,6 +301,15 @@ impl Work {
     }
 }
 
+fn note_failure(order: &PieceOrder, piece: Option<u32>, error: FetchError) {
+    let (task, parent) = (order.digest.short(), &order.parent);
+    if error == FetchError::Corrupt {
+        tracing::warn!(%task, piece, %parent, "a parent sent a corrupt piece");
+    } else {
+        tracing::debug!(%task, piece, %parent, ?error, "fetch failed");
+    }
+}
+
 /// The client whose credential was refused reads the registry's own status.
 fn refused(credential: &ReadCredential, refusal: &http::Response<bytes::Bytes>) -> Failure {
     let status = refusal.status();
@@ -276,6 +357,9 @@ fn not_a_seed() -> Failure {
 
 /// 64 MiB, the node's receive budget (DESIGN.md §7).
 const RECEIVE_BUDGET_KIB: usize = 64 << 10;
+
+/// What a partner told that may wait for the core.
+const NEWS_AHEAD: usize = 4;
 
 /// Pieces read from the registry that may wait for the disk.
 const PIECES_AHEAD: usize = 2;

@@ -1,16 +1,14 @@
-//! Asking another peer.
+//! Asking a seed to speak to a registry, and opening requests of any kind.
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
-use flotilla_peer_core::FetchError;
+use bytes::Bytes;
 use flotilla_proto::wire::peer as wire;
 use flotilla_proto::wire::peer::response::Status;
-use flotilla_proto::wire::peer::{PieceRun, Request, Response, request};
-use flotilla_proto::{Digest, Layout, PROTOCOL, PeerId, Role, frame};
+use flotilla_proto::wire::peer::{Request, Response, request};
+use flotilla_proto::{PROTOCOL, PeerId, Role, frame};
 use http_body_util::BodyExt as _;
 use quinn::{Connection, SendStream};
-use tokio::time::timeout;
 
 use super::stream::{HeaderError, Incoming, cut};
 use super::{DialError, Transport};
@@ -27,36 +25,6 @@ pub(crate) enum Offered {
 }
 
 impl Transport {
-    /// Fetches one piece from a parent into one buffer. The caller verifies it.
-    ///
-    /// # Errors
-    ///
-    /// As soon as the parent refuses, or has sent nothing for `stall`.
-    pub(crate) async fn fetch_piece(
-        &self,
-        parent: &PeerId,
-        digest: Digest,
-        layout: Layout,
-        piece: u32,
-        stall: Duration,
-    ) -> Result<Bytes, FetchError> {
-        let run = PieceRun { digest: digest.into(), first: piece, count: 1 };
-        let ask = async {
-            let (mut send, mut answer) = self.open(parent, request::Kind::Pieces(run)).await?;
-            // A stream that is gone shows on its other half.
-            let _ = send.finish();
-            let header = answer.header::<Response>(stall).await?;
-            Ok::<_, CallError>((header, answer))
-        };
-        let (header, answer) = ask.await.map_err(|error| fetch_error(&error))?;
-        match header.status() {
-            Status::Ok => gather(answer, layout.piece_size(piece) as usize, stall).await,
-            Status::Busy => Err(FetchError::Busy),
-            Status::NotHeld | Status::Unknown => Err(FetchError::NotHeld),
-            Status::Refused | Status::UpstreamUnknown | Status::UpstreamFailed => Err(FetchError::NotHeld),
-        }
-    }
-
     /// Sends an HTTP request to a registry through a seed, which has `patience` to begin its
     /// answer. The answer's body streams.
     ///
@@ -131,7 +99,11 @@ impl Transport {
         }
     }
 
-    async fn open(&self, peer: &PeerId, kind: request::Kind) -> Result<(SendStream, Incoming), CallError> {
+    pub(super) async fn open(
+        &self,
+        peer: &PeerId,
+        kind: request::Kind,
+    ) -> Result<(SendStream, Incoming), CallError> {
         let connection = self.pool.connection(peer).await?;
         open_on(&connection, peer, kind).await
     }
@@ -146,23 +118,6 @@ async fn open_on(
     let request = Request { protocol: PROTOCOL, kind: Some(kind) };
     send.write_chunk(frame::encode(&request)).await.map_err(|error| lost(peer, &error))?;
     Ok((send, Incoming::new(receive)))
-}
-
-/// The piece's bytes, copied once from packets into one buffer: hashing it whole costs a
-/// third of hashing packet by packet.
-async fn gather(mut answer: Incoming, len: usize, stall: Duration) -> Result<Bytes, FetchError> {
-    let mut piece = BytesMut::with_capacity(len);
-    while piece.len() < len {
-        let chunk = timeout(stall, answer.chunk(len - piece.len())).await.map_err(|_| FetchError::Stalled)?;
-        match chunk {
-            Ok(Some(chunk)) => piece.extend_from_slice(&chunk),
-            // The parent cut it short: it lost the piece meanwhile.
-            Ok(None) => return Err(FetchError::NotHeld),
-            Err(quinn::ReadError::Reset(_)) => return Err(FetchError::NotHeld),
-            Err(_) => return Err(FetchError::Unreachable),
-        }
-    }
-    Ok(piece.freeze())
 }
 
 async fn upload(mut send: SendStream, mut body: BodyStream) {
@@ -186,19 +141,6 @@ fn check(header: Response) -> Result<Response, CallError> {
         Status::Unknown | Status::NotHeld | Status::Busy | Status::Refused => {
             Err(CallError::Refused(header.detail))
         }
-    }
-}
-
-fn fetch_error(error: &CallError) -> FetchError {
-    match error {
-        CallError::Header(HeaderError::Stalled) => FetchError::Stalled,
-        CallError::Header(HeaderError::Cut | HeaderError::Frame(_) | HeaderError::Read(_))
-        | CallError::Dial(_)
-        | CallError::Lost { .. }
-        | CallError::Head(_)
-        | CallError::Refused(_)
-        | CallError::UpstreamUnknown(_)
-        | CallError::UpstreamFailed(_) => FetchError::Unreachable,
     }
 }
 

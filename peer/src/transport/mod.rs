@@ -2,14 +2,19 @@
 //!
 //! One connection per peer pair, whoever dialled; one bidirectional stream per request: a
 //! small header, then raw bytes. `quic` sets the endpoint up, `congestion` paces it, `pool`
-//! keeps connections, `call` asks, `serve` answers.
+//! keeps connections. `fetch` asks for pieces, `upload` sends them, `follow` tells and hears who
+//! holds what, `call` asks a seed to speak to a registry, `serve` answers that.
 
 mod call;
 mod congestion;
+mod fetch;
+mod follow;
 mod pool;
 mod quic;
+mod runs;
 mod serve;
 mod stream;
+mod upload;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -19,6 +24,7 @@ use flotilla_proto::PeerId;
 use prometheus_client::registry::Registry;
 
 pub(crate) use call::{CallError, Offered};
+pub(crate) use fetch::Received;
 pub(crate) use pool::DialError;
 pub(crate) use serve::Services;
 pub(crate) use stream::Incoming;

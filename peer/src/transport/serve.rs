@@ -1,13 +1,12 @@
 //! Answering other peers: pieces for everyone in the region, registries for a seed's peers.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
+use flotilla_peer_core::UploadRefusal;
 use flotilla_proto::wire::peer::response::Status;
-use flotilla_proto::wire::peer::{Credential, Forward, PieceRun, Request, Response, forward, request};
-use flotilla_proto::{Authorization, Digest, Identity, Run, frame};
+use flotilla_proto::wire::peer::{Credential, Forward, Request, Response, forward, request};
+use flotilla_proto::{Authorization, Digest, Identity, frame};
 use http_body_util::BodyExt as _;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
@@ -16,24 +15,23 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::follow::FOLLOWS;
 use super::stream::{Incoming, cut};
 use super::{Offered, Transport};
 use crate::body;
 use crate::http_wire::{head_to_wire, request_from_wire};
 use crate::seed::Seed;
 use crate::source::{ForwardError, Purpose, ReadCredential};
-use crate::store::{ReadPieceError, Store};
+use crate::store::Store;
 use crate::swarm::Swarm;
 
 /// What requests are answered from.
 pub(crate) struct Services {
-    store: Store,
-    swarm: Swarm,
+    pub(super) store: Store,
+    pub(super) swarm: Swarm,
     /// `None` in a peer that is no seed.
     seed: Option<Arc<Seed>>,
-    uploads: Semaphore,
-    waiting: AtomicUsize,
-    uploaded_bytes: Counter,
+    pub(super) uploaded_bytes: Counter,
 }
 
 impl Services {
@@ -44,8 +42,7 @@ impl Services {
             "Bytes of pieces sent to other peers",
             uploaded_bytes.clone(),
         );
-        let uploads = Semaphore::new(UPLOADS_AT_ONCE);
-        Self { store, swarm, seed, uploads, waiting: AtomicUsize::new(0), uploaded_bytes }
+        Self { store, swarm, seed, uploaded_bytes }
     }
 }
 
@@ -85,13 +82,15 @@ impl Transport {
     async fn answer(self, caller: Identity, connection: Connection, services: Arc<Services>) {
         self.pool.opened();
         let mut requests = JoinSet::new();
+        let follows = Arc::new(Semaphore::new(FOLLOWS));
         loop {
             tokio::select! {
                 Some(_) = requests.join_next() => {}
                 stream = connection.accept_bi() => {
                     let Ok((send, receive)) = stream else { break };
-                    let (services, caller) = (services.clone(), caller.clone());
-                    requests.spawn(async move { services.request(&caller, send, Incoming::new(receive)).await });
+                    let (services, caller, follows) = (services.clone(), caller.clone(), follows.clone());
+                    let receive = Incoming::new(receive);
+                    requests.spawn(async move { services.request(&caller, send, receive, &follows).await });
                 }
             }
         }
@@ -100,7 +99,13 @@ impl Transport {
 }
 
 impl Services {
-    async fn request(&self, caller: &Identity, mut send: SendStream, mut receive: Incoming) {
+    async fn request(
+        &self,
+        caller: &Identity,
+        mut send: SendStream,
+        mut receive: Incoming,
+        follows: &Arc<Semaphore>,
+    ) {
         let kind = match receive.header::<Request>(HEADER_PATIENCE).await {
             Ok(Request { kind: Some(kind), .. }) => kind,
             Ok(Request { kind: None, .. }) => return refuse(send, "a request of an unknown kind").await,
@@ -110,7 +115,9 @@ impl Services {
             }
         };
         let done = match kind {
-            request::Kind::Pieces(run) => self.pieces(&mut send, &run).await,
+            request::Kind::Pieces(run) => self.pieces(&mut send, &caller.id, &run).await,
+            request::Kind::Take(take) => self.take(&mut send, &caller.id, &take).await,
+            request::Kind::Follow(follow) => self.followed(&mut send, &follow, follows).await,
             request::Kind::Forward(forward) => self.forward(&mut send, receive, forward).await,
             request::Kind::Credential(credential) => self.credential(&mut send, credential).await,
         };
@@ -122,45 +129,6 @@ impl Services {
                 cut(&mut send);
             }
         }
-    }
-
-    async fn pieces(&self, send: &mut SendStream, run: &PieceRun) -> Result<(), AnswerError> {
-        let Ok(digest) = Digest::try_from(&run.digest) else {
-            return say(send, Status::Refused, "a digest has 32 bytes").await;
-        };
-        let Some(_turn) = self.turn().await else {
-            return say(send, Status::Busy, "").await;
-        };
-        let Ok(Some(file)) = self.store.open_blob(digest).await else {
-            return say(send, Status::NotHeld, "").await;
-        };
-        let mut started = false;
-        for piece in (Run { first: run.first, count: run.count }).pieces() {
-            let bytes = match self.store.read(&file, piece).await {
-                Ok(bytes) => bytes,
-                Err(error) => {
-                    if let ReadPieceError::Corrupt { .. } = error {
-                        self.swarm.damaged(digest, piece).await;
-                    }
-                    return if started { Err(error.into()) } else { say(send, Status::NotHeld, "").await };
-                }
-            };
-            if !std::mem::replace(&mut started, true) {
-                say(send, Status::Ok, "").await?;
-            }
-            self.uploaded_bytes.inc_by(bytes.len() as u64);
-            send.write_chunk(bytes).await?;
-        }
-        if started { Ok(()) } else { say(send, Status::NotHeld, "").await }
-    }
-
-    /// A place among the uploads that run at once; `None` where too many wait already.
-    async fn turn(&self) -> Option<tokio::sync::SemaphorePermit<'_>> {
-        if let Ok(turn) = self.uploads.try_acquire() {
-            return Some(turn);
-        }
-        let _waiting = Waiting::join(&self.waiting)?;
-        self.uploads.acquire().await.ok()
     }
 
     async fn forward(
@@ -221,25 +189,6 @@ impl Services {
     }
 }
 
-/// One more that waits for a turn.
-struct Waiting<'a>(&'a AtomicUsize);
-
-impl<'a> Waiting<'a> {
-    fn join(waiting: &'a AtomicUsize) -> Option<Self> {
-        if waiting.fetch_add(1, Ordering::Relaxed) >= UPLOADS_WAITING {
-            waiting.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
-        Some(Self(waiting))
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 async fn say_forward_error(send: &mut SendStream, error: &ForwardError) -> Result<(), AnswerError> {
     let status = match error {
         ForwardError::Upstream(_) => Status::UpstreamUnknown,
@@ -255,28 +204,20 @@ async fn refuse(mut send: SendStream, detail: &str) {
     }
 }
 
-async fn say(send: &mut SendStream, status: Status, detail: &str) -> Result<(), AnswerError> {
-    let header =
-        Response { status: status.into(), detail: detail.to_owned(), head: None, body: Bytes::new() };
+pub(super) async fn say(send: &mut SendStream, status: Status, detail: &str) -> Result<(), AnswerError> {
+    let header = Response { status: status.into(), detail: detail.to_owned(), ..Default::default() };
     Ok(send.write_chunk(frame::encode(&header)).await?)
 }
-
-/// Pieces sent at once (K, `scheduling.md` §2b).
-const UPLOADS_AT_ONCE: usize = 8;
-
-/// Requests that may wait for their turn; one more is answered *busy*. Twice what the
-/// scheduler assigns a parent (Q), since several tasks' plans may meet.
-const UPLOADS_WAITING: usize = 32;
 
 const HEADER_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Why an answer was not given whole.
 #[derive(Debug, thiserror::Error)]
-enum AnswerError {
+pub(super) enum AnswerError {
     #[error(transparent)]
     Write(#[from] WriteError),
-    #[error(transparent)]
-    Piece(#[from] ReadPieceError),
+    #[error("a run was cut short: {0:?}")]
+    Refused(UploadRefusal),
     #[error("the registry's body broke: {0}")]
     Body(String),
 }

@@ -38,6 +38,20 @@ impl Incoming {
         }
     }
 
+    /// The next of several messages, however long it takes; `None` at the end.
+    pub(crate) async fn message<M: Message + Default>(&mut self) -> Result<Option<M>, HeaderError> {
+        loop {
+            if let Some(message) = frame::decode(&mut self.ahead)? {
+                return Ok(Some(message));
+            }
+            match self.stream.read_chunk(HEADER_READ, true).await? {
+                Some(chunk) => self.ahead.extend_from_slice(&chunk.bytes),
+                None if self.ahead.is_empty() => return Ok(None),
+                None => return Err(HeaderError::Cut),
+            }
+        }
+    }
+
     /// The next bytes, at most `max` of them; `None` at the end.
     pub(crate) async fn chunk(&mut self, max: usize) -> Result<Option<Bytes>, ReadError> {
         if !self.ahead.is_empty() {

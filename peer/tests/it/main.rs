@@ -8,6 +8,7 @@ mod client;
 #[path = "../../../scheduler/tests/it/cluster.rs"]
 mod cluster;
 mod faults;
+mod picking;
 mod pieces;
 mod proxy;
 mod pull;
@@ -15,4 +16,5 @@ mod ranges;
 mod refusals;
 mod region;
 mod registry;
+mod script;
 mod secrets;

@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use flotilla_daemon::identity::NodeIdentity;
+use flotilla_proto::wire::join_hashes;
 use flotilla_proto::wire::peer::response::Status;
-use flotilla_proto::wire::peer::{Forward, PieceRun, Request, Response, request};
-use flotilla_proto::{ALPN_PIECES, Digest, PROTOCOL, frame};
+use flotilla_proto::wire::peer::{Follow, Forward, Held, PieceRun, Request, Response, Run, Take, request};
+use flotilla_proto::{ALPN_PIECES, Digest, PROTOCOL, PieceHash, frame};
 use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{Connection, RecvStream};
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::cluster::{Cluster, REGION, within};
@@ -64,34 +66,120 @@ async fn nonsense_from_a_peer_is_refused_and_hurts_nobody() {
         (Digest::of(b"x").into(), u32::MAX, u32::MAX, Status::NotHeld),
     ];
     for (digest, first, count, expected) in runs {
-        let run = PieceRun { digest, first, count };
+        let run = PieceRun { digest, first, count, picked: false };
         let (status, bytes) = call(&region.one, tls_of(&friend), request::Kind::Pieces(run)).await.unwrap();
         assert_eq!((status, bytes.len()), (expected, 0));
     }
 }
 
+#[tokio::test]
+async fn a_peer_that_is_asked_for_any_piece_gives_one_that_is_lacking() {
+    let region = Region::start().await;
+    let friend = region.cluster.enrol("node-3", REGION, "peer").await;
+    let blob = noise(1, 600_000);
+    region.registry.push("app", "v1", &[&blob]);
+    region.one.client.mirror("/v2/app/manifests/v1").await;
+    assert_eq!(region.one.client.mirror(&blob_path("app", &blob)).await.status, 200);
+
+    let take = |digest: Bytes, runs: &[(u32, u32)]| {
+        let lacking = runs.iter().map(|(first, count)| Run { first: *first, count: *count }).collect();
+        request::Kind::Take(Take { digest, lacking })
+    };
+    let digest: Bytes = Digest::of(&blob).into();
+    let mut given = Vec::new();
+    for _ in 0..3 {
+        let wish = take(digest.clone(), &[(1, 2), (4, 1)]);
+        let (header, bytes) = answer(&region.one, tls_of(&friend), wish).await.unwrap();
+        let at = header.piece as usize * 131_072;
+        assert_eq!((header.status(), &bytes), (Status::Ok, &blob.slice(at..blob.len().min(at + 131_072))));
+        assert_eq!(header.hash, PieceHash::of(&bytes).as_bytes()[..]);
+        given.push(header.piece);
+    }
+    assert_eq!(given, [1, 2, 4], "what was given least comes first");
+    let nonsense = [
+        (take(digest.slice(1..), &[(0, 1)]), Status::Refused),
+        (take(digest.clone(), &[(4, 2)]), Status::Refused),
+        (take(digest.clone(), &[]), Status::NotHeld),
+        (take(Digest::of(b"x").into(), &[(0, 1)]), Status::NotHeld),
+    ];
+    for (wish, expected) in nonsense {
+        assert_eq!(call(&region.one, tls_of(&friend), wish).await.unwrap(), (expected, Bytes::new()));
+    }
+}
+
+#[tokio::test]
+async fn a_follower_hears_what_is_held_with_hashes_and_nothing_of_other_blobs() {
+    let region = Region::start().await;
+    let friend = region.cluster.enrol("node-3", REGION, "peer").await;
+    let blob = noise(1, 300_000);
+    region.registry.push("app", "v1", &[&blob]);
+    region.one.client.mirror("/v2/app/manifests/v1").await;
+    assert_eq!(region.one.client.mirror(&blob_path("app", &blob)).await.status, 200);
+
+    let follow = |digest: Bytes| request::Kind::Follow(Follow { digest });
+    let unknown = call(&region.one, tls_of(&friend), follow(Digest::of(b"x").into())).await.unwrap();
+    assert_eq!(unknown, (Status::NotHeld, Bytes::new()));
+
+    let connection = connect(&region.one, tls_of(&friend)).await.unwrap();
+    let mut receive = ask(&connection, follow(Digest::of(&blob).into())).await.unwrap();
+    let mut told = BytesMut::new();
+    let header: Response = next(&mut receive, &mut told).await;
+    let held: Held = next(&mut receive, &mut told).await;
+    let hashes: Vec<PieceHash> = blob.chunks(131_072).map(PieceHash::of).collect();
+    assert_eq!((header.status(), held.runs), (Status::Ok, vec![Run { first: 0, count: 3 }]));
+    assert_eq!(held.hashes, join_hashes(&hashes));
+}
+
+/// The next message of a stream that goes on.
+async fn next<M: prost::Message + Default>(receive: &mut RecvStream, told: &mut BytesMut) -> M {
+    loop {
+        if let Some(message) = frame::decode(told).unwrap() {
+            return message;
+        }
+        let chunk = within(receive.read_chunk(4096, true)).await.unwrap().unwrap();
+        told.extend_from_slice(&chunk.bytes);
+    }
+}
+
 async fn piece(node: &Node, tls: Arc<ClientConfig>, blob: &Bytes) -> Result<(Status, Bytes), String> {
-    let run = PieceRun { digest: Digest::of(blob).into(), first: 0, count: 1 };
+    let run = PieceRun { digest: Digest::of(blob).into(), first: 0, count: 1, picked: false };
     call(node, tls, request::Kind::Pieces(run)).await
 }
 
 /// One request to a node's piece port, and all that comes back.
 async fn call(node: &Node, tls: Arc<ClientConfig>, kind: request::Kind) -> Result<(Status, Bytes), String> {
+    let (header, bytes) = answer(node, tls, kind).await?;
+    Ok((header.status(), bytes))
+}
+
+async fn answer(
+    node: &Node,
+    tls: Arc<ClientConfig>,
+    kind: request::Kind,
+) -> Result<(Response, Bytes), String> {
+    let connection = connect(node, tls).await?;
+    let mut receive = ask(&connection, kind).await?;
+    let answer = within(receive.read_to_end(1 << 20)).await.map_err(|error| error.to_string())?;
+    let mut answer = BytesMut::from(&answer[..]);
+    let header = frame::decode(&mut answer).unwrap().ok_or("no answer")?;
+    Ok((header, answer.freeze()))
+}
+
+async fn connect(node: &Node, tls: Arc<ClientConfig>) -> Result<Connection, String> {
     let mut endpoint = quinn::Endpoint::client("127.0.0.1:0".parse().unwrap()).unwrap();
     let tls = QuicClientConfig::try_from(tls).unwrap();
     endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(tls)));
     let name = format!("{}.flotilla", node.name);
-    let connection =
-        within(endpoint.connect(node.pieces, &name).unwrap()).await.map_err(|error| error.to_string())?;
-    let (mut send, mut receive) = connection.open_bi().await.map_err(|error| error.to_string())?;
+    within(endpoint.connect(node.pieces, &name).unwrap()).await.map_err(|error| error.to_string())
+}
+
+async fn ask(connection: &Connection, kind: request::Kind) -> Result<RecvStream, String> {
+    let (mut send, receive) = connection.open_bi().await.map_err(|error| error.to_string())?;
     let request = Request { protocol: PROTOCOL, kind: Some(kind) };
     // Whoever is not let in learns of it when reading.
     let _ = send.write_all(&frame::encode(&request)).await;
     let _ = send.finish();
-    let answer = within(receive.read_to_end(1 << 20)).await.map_err(|error| error.to_string())?;
-    let mut answer = BytesMut::from(&answer[..]);
-    let header: Response = frame::decode(&mut answer).unwrap().ok_or("no answer")?;
-    Ok((header.status(), answer.freeze()))
+    Ok(receive)
 }
 
 fn tls_of(identity: &NodeIdentity) -> Arc<ClientConfig> {

@@ -11,6 +11,7 @@ use flotilla_proto::wire::manager::{Endpoint, Registry as Upstream};
 use crate::client::{Answer, Client};
 use crate::cluster::{Cluster, REGION, within};
 use crate::registry::{HOST, Registry};
+use crate::script::Script;
 
 pub(crate) struct Region {
     pub(crate) cluster: Cluster,
@@ -36,17 +37,34 @@ impl Region {
 
     /// A region whose peers, seed and all, are configured by `adjust` too.
     pub(crate) async fn start_with(adjust: impl Fn(&mut PeerConfig)) -> Self {
-        let registry = Registry::start().await;
-        let mut cluster = Cluster::start().await;
-        let endpoint = Endpoint { url: format!("http://{}", registry.address), ..Default::default() };
-        let upstream = Upstream { host: HOST.into(), endpoints: vec![endpoint] };
-        cluster.topology().set_registry(upstream).await.unwrap();
+        let (mut cluster, registry) = found().await;
         cluster.start_scheduler().await;
+        Self::people(cluster, registry, adjust).await
+    }
+
+    /// A region whose scheduler is the test. The seed attaches first, then one, then two.
+    pub(crate) async fn start_scripted() -> (Self, Script) {
+        let (mut cluster, registry) = found().await;
+        let script = Script::start(&mut cluster).await;
+        (Self::people(cluster, registry, |_| {}).await, script)
+    }
+
+    async fn people(mut cluster: Cluster, registry: Registry, adjust: impl Fn(&mut PeerConfig)) -> Self {
         let seed = start(&mut cluster, "seed-0", "seed", &adjust).await;
         let one = start(&mut cluster, "node-1", "peer", &adjust).await;
         let two = start(&mut cluster, "node-2", "peer", &adjust).await;
         Self { cluster, registry, seed, one, two }
     }
+}
+
+/// A manager that knows a registry.
+async fn found() -> (Cluster, Registry) {
+    let registry = Registry::start().await;
+    let cluster = Cluster::start().await;
+    let endpoint = Endpoint { url: format!("http://{}", registry.address), ..Default::default() };
+    let upstream = Upstream { host: HOST.into(), endpoints: vec![endpoint] };
+    cluster.topology().set_registry(upstream).await.unwrap();
+    (cluster, registry)
 }
 
 async fn start(
@@ -79,6 +97,15 @@ impl Node {
     /// A page of the admin address.
     pub(crate) async fn admin(&self, path: &str) -> Answer {
         Client { door: self.admin, credential: None }.get(path).await
+    }
+
+    /// What its metrics count of pieces from that source.
+    pub(crate) async fn piece_bytes(&self, source: &str) -> u64 {
+        let metrics = self.admin("/metrics").await.body;
+        let name = format!("flotilla_peer_piece_bytes_total{{source=\"{source}\"}} ");
+        let text = String::from_utf8(metrics.to_vec()).unwrap();
+        let value = text.lines().find_map(|line| line.strip_prefix(&name)).unwrap();
+        value.parse().unwrap()
     }
 
     /// Asks until the daemon says that it has its settings and its scheduler.

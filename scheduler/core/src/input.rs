@@ -1,5 +1,7 @@
 //! What happened.
 
+use std::time::Duration;
+
 use flotilla_proto::{Digest, PeerId, PieceHash, PieceSet};
 
 use crate::TaskFailure;
@@ -143,6 +145,19 @@ pub enum Input {
         digest: Digest,
         /// Why, for the clients that wait.
         failure: TaskFailure,
+    },
+    /// So long it took from a batch to the peer until the peer's echo came back, both
+    /// batchings included.
+    RoundTripMeasured {
+        /// Which peer.
+        peer: PeerKey,
+        /// How long.
+        round_trip: Duration,
+    },
+    /// How busy the one thread that runs the planner was over the last second.
+    LoadMeasured {
+        /// 0 to 100.
+        load_percent: u8,
     },
 }
 

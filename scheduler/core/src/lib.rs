@@ -12,19 +12,32 @@
 //! * whom first, then what: the least served child, then the piece by [`rank`];
 //! * only one seed reads a blob, only the pieces nobody holds ([`source`]).
 
+mod books;
+mod events;
+mod explain;
+mod hash;
 mod input;
 mod limits;
+mod member;
 mod members;
 mod output;
+mod pace;
 mod partners;
 mod peer;
 mod plan;
 mod rank;
+mod rarity;
+mod rate;
+mod rows;
 mod scheduler;
+mod shed;
 mod source;
 mod task;
+mod zone;
 
+pub use explain::{Candidate, Explanation, Obstacle, PieceState};
 pub use input::{FailureReason, Input, PeerFacts, PeerKey, Zone};
 pub use limits::Limits;
 pub use output::{Output, TaskFailure};
+pub use rank::{ParentRank, PieceScore};
 pub use scheduler::Scheduler;

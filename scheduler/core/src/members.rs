@@ -1,88 +1,144 @@
 //! Who has a part in which task, and the bookkeeping that follows from it.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
 use flotilla_proto::{Digest, Layout};
 
+use crate::member::{Member, Wish};
 use crate::scheduler::{Deadline, Scheduler};
 use crate::source::Source;
-use crate::task::{Landing, Member, Task, Wish};
-use crate::{Output, PeerKey, TaskFailure, partners};
+use crate::task::{Landing, Seat, Task, TaskSlot};
+use crate::zone::{Gate, ZoneLink, ZonePlace};
+use crate::{Output, PeerKey, TaskFailure, Zone};
 
 impl Scheduler {
     /// The task of a blob, opened if nobody spoke of it before.
-    pub(crate) fn open_task(&mut self, digest: Digest, size: u64) -> Result<(), TaskFailure> {
-        if let Some(task) = self.tasks.get(&digest) {
-            let known = task.layout.size();
-            return if known == size { Ok(()) } else { Err(size_differs(digest, size, known)) };
+    pub(crate) fn open_task(&mut self, digest: Digest, size: u64) -> Result<TaskSlot, TaskFailure> {
+        if let Some(slot) = self.tasks.slot(digest) {
+            let known = self.tasks[slot].layout.size();
+            return if known == size { Ok(slot) } else { Err(size_differs(digest, size, known)) };
         }
+        let layout = Layout::of(size).ok_or_else(|| too_large(digest, size))?;
         if self.tasks.len() >= self.limits.tasks_max {
             return Err(too_many_tasks(self.limits.tasks_max));
         }
-        let layout = Layout::of(size).ok_or_else(|| too_large(digest, size))?;
-        self.tasks.insert(digest, Task::new(layout));
-        Ok(())
-    }
-
-    pub(crate) fn task_mut(&mut self, digest: Digest) -> &mut Task {
-        self.tasks.get_mut(&digest).expect("the caller holds a known task")
-    }
-
-    /// Makes a peer a member of a task. True if it was none.
-    pub(crate) fn enter(&mut self, now: Instant, key: PeerKey, digest: Digest) -> bool {
-        let peer = self.peers.get_mut(&key).expect("an attached peer enters");
-        let task = self.tasks.get_mut(&digest).expect("an open task is entered");
-        task.join(key, peer.facts.seed, now);
-        if task.is_wanted() {
-            peer.wanted_tasks.insert(digest);
+        if self.tasks.piece_count() + u64::from(layout.piece_count()) > self.limits.pieces_max {
+            return Err(too_many_pieces(self.limits.pieces_max));
         }
-        peer.tasks.insert(digest)
+        Ok(self.tasks.insert(Task::new(digest, layout)))
+    }
+
+    /// Ends a task that nobody has a part in. Whether it did.
+    pub(crate) fn close_if_empty(&mut self, slot: TaskSlot) -> bool {
+        let empty = self.tasks[slot].member_count() == 0;
+        if empty {
+            self.forget_shed(slot);
+            self.tasks.remove(slot);
+        }
+        empty
+    }
+
+    /// Where a peer sits in a task, if it does.
+    pub(crate) fn seat(&self, key: PeerKey, slot: TaskSlot) -> Option<Seat> {
+        self.peers.get(key)?.seats.get(&slot).copied()
+    }
+
+    /// The task of a blob and a peer's seat in it.
+    pub(crate) fn find(&self, key: PeerKey, digest: Digest) -> Option<(TaskSlot, Seat)> {
+        let slot = self.tasks.slot(digest)?;
+        Some((slot, self.seat(key, slot)?))
+    }
+
+    /// Makes a peer a member of a task. Its seat, and whether it is new there.
+    pub(crate) fn enter(&mut self, now: Instant, key: PeerKey, slot: TaskSlot) -> (Seat, bool) {
+        let peer = self.peers.known_mut(key);
+        if let Some(seat) = peer.seats.get(&slot) {
+            return (*seat, false);
+        }
+        let seat = self.tasks[slot].join(key, peer.facts.seed, peer.zone, now);
+        peer.seats.insert(slot, seat);
+        (seat, true)
+    }
+
+    /// The place of a zone, given to it when the first of its peers comes.
+    pub(crate) fn zone_place(&mut self, zone: Zone) -> ZonePlace {
+        let place = self.zones.iter().position(|known| *known == zone).unwrap_or_else(|| {
+            self.zones.push(zone);
+            self.zone_links.push(ZoneLink::default());
+            self.zones.len() - 1
+        });
+        ZonePlace(u32::try_from(place).expect("bounded by the number of peers"))
+    }
+
+    /// The gates between two zones of a task.
+    pub(crate) fn gates(&self, task: &Task, from: u32, to: u32) -> [&Gate; 2] {
+        let place = |zone: u32| task.zones[zone as usize].place.0 as usize;
+        [&self.zone_links[place(from)].outbound, &self.zone_links[place(to)].inbound]
+    }
+
+    /// What a member owes in a task: the children and the pieces. Costs a look at what its
+    /// partners await.
+    pub(crate) fn owed(&self, slot: TaskSlot, owner: Seat) -> Vec<(Seat, u32)> {
+        let task = &self.tasks[slot];
+        let of_child = |child: &Seat| {
+            let flights = task.member(*child).in_flight.iter().filter(|flight| flight.parent == owner);
+            flights.map(|flight| (*child, flight.piece)).collect::<Vec<_>>()
+        };
+        task.member(owner).partners.iter().flat_map(of_child).collect()
     }
 
     /// Takes a peer out of a task's books. What it leaves behind is for [`Self::mend`], once it
-    /// is out of all the tasks it leaves. Costs a pass over the task's members.
-    pub(crate) fn detach(&mut self, now: Instant, key: PeerKey, digest: Digest) -> Option<Gap> {
-        let task = self.tasks.get_mut(&digest)?;
-        let was_wanted = task.is_wanted();
-        let (member, orphans) = task.leave(key)?;
-        let layout = task.layout;
-        if let Source::Reading { seed, .. } = task.source
-            && seed == key
-        {
+    /// is out of all the tasks it leaves.
+    pub(crate) fn detach(&mut self, now: Instant, key: PeerKey, slot: TaskSlot) -> Option<Gap> {
+        let seat = self.seat(key, slot)?;
+        let (mut parents, mut children) = (Vec::new(), Vec::new());
+        let awaited: Vec<u32> =
+            self.tasks[slot].member(seat).in_flight.iter().map(|flight| flight.piece).collect();
+        for piece in awaited {
+            parents.extend(self.land(now, slot, seat, piece, Landing::Lost));
+        }
+        for (child, piece) in self.owed(slot, seat) {
+            self.land(now, slot, child, piece, Landing::Lost);
+            children.push(self.tasks[slot].member(child).peer);
+        }
+        let digest = self.tasks[slot].digest;
+        if self.tasks[slot].source.reader() == Some(key) {
             let until = now + self.limits.read_lease;
-            task.source = Source::Leased(until);
+            self.tasks[slot].source = Source::Leased(until);
             self.deadlines.insert((until, Deadline::Source(digest)));
         }
-        for (piece, parent) in member.in_flight() {
-            self.settle(key, *parent, u64::from(layout.piece_size(*piece)));
-        }
-        for (child, piece) in &orphans {
-            self.settle(*child, key, u64::from(layout.piece_size(*piece)));
-        }
-        let peer = self.peers.get_mut(&key).expect("a member is attached");
-        peer.tasks.remove(&digest);
-        peer.wanted_tasks.remove(&digest);
-        if self.tasks[&digest].members.is_empty() {
-            self.tasks.remove(&digest);
+        let partners = self.take_seat(key, slot, seat);
+        if self.close_if_empty(slot) {
             return None;
         }
-        self.mark_if_changed(digest, was_wanted);
-        let parents = member.in_flight().values().copied().collect();
-        let children = orphans.into_iter().map(|(child, _)| child).collect();
-        Some(Gap { digest, partners: member.partners, parents, children })
+        Some(Gap { digest, partners, parents, children })
+    }
+
+    /// Removes a member, and tells its partners. Who they were.
+    fn take_seat(&mut self, key: PeerKey, slot: TaskSlot, seat: Seat) -> Vec<PeerKey> {
+        self.set_wish(slot, seat, None);
+        let task = &mut self.tasks[slot];
+        let digest = task.digest;
+        let member = task.leave(seat);
+        let partners: Vec<PeerKey> =
+            member.partners.iter().map(|partner| task.member(*partner).peer).collect();
+        for &peer in &partners {
+            self.outputs.push_back(Output::Unlink { peer, partner: key, digest });
+        }
+        let peer = self.peers.known_mut(key);
+        peer.seats.remove(&slot);
+        peer.serves.retain(|other| *other != slot);
+        partners
     }
 
     /// What a peer that left was sending is planned anew, and what only it held is read again.
     pub(crate) fn mend(&mut self, now: Instant, gap: &Gap) {
         for &partner in &gap.partners {
-            if self
-                .tasks
-                .get(&gap.digest)
-                .is_some_and(|task| partners::is_lonely(task, partner, &self.limits))
+            if let Some((slot, seat)) = self.find(partner, gap.digest)
+                && self.is_lonely(slot, seat)
             {
-                self.draw_partners(partner, gap.digest);
-                self.feed_child(now, partner, gap.digest);
+                self.draw_partners(slot, seat);
+                self.feed_downloads(now, partner);
             }
         }
         self.ensure_source(now, gap.digest);
@@ -90,133 +146,108 @@ impl Scheduler {
             self.feed_parent(now, parent);
         }
         for &child in &gap.children {
-            self.feed_child(now, child, gap.digest);
+            self.feed_downloads(now, child);
         }
-    }
-
-    /// A piece's way ends: the books of child and parent are settled. The parent.
-    pub(crate) fn land(
-        &mut self,
-        child: PeerKey,
-        digest: Digest,
-        piece: u32,
-        landing: Landing,
-    ) -> Option<PeerKey> {
-        let task = self.tasks.get_mut(&digest)?;
-        let bytes = u64::from(task.layout.piece_size(piece));
-        let parent = task.land(child, piece, landing)?;
-        self.settle(child, parent, bytes);
-        Some(parent)
-    }
-
-    fn settle(&mut self, child: PeerKey, parent: PeerKey, bytes: u64) {
-        self.peers.get_mut(&child).expect("a child in flight is attached").awaited_bytes -= bytes;
-        self.peers.get_mut(&parent).expect("a parent in flight is attached").owed_count -= 1;
     }
 
     /// States whether a member wants the blob.
-    pub(crate) fn set_wish(&mut self, peer: PeerKey, digest: Digest, wish: Option<Wish>) {
-        let task = self.task_mut(digest);
-        let was_wanted = task.is_wanted();
-        task.set_wish(peer, wish);
-        self.mark_if_changed(digest, was_wanted);
-    }
-
-    /// Where a task became wanted, or is so no more, writes it into every member's books:
-    /// parents look for work in the wanted ones only.
-    fn mark_if_changed(&mut self, digest: Digest, was_wanted: bool) {
-        let task = &self.tasks[&digest];
-        if task.is_wanted() == was_wanted {
+    pub(crate) fn set_wish(&mut self, slot: TaskSlot, seat: Seat, wish: Option<Wish>) {
+        let task = &mut self.tasks[slot];
+        let before = task.member(seat).wish.is_some();
+        let key = task.member(seat).peer;
+        task.set_wish(seat, wish);
+        if before == wish.is_some() {
             return;
         }
-        for key in task.members.keys() {
-            let peer = self.peers.get_mut(key).expect("a member is attached");
-            if task.is_wanted() {
-                peer.wanted_tasks.insert(digest);
-            } else {
-                peer.wanted_tasks.remove(&digest);
+        let peer = self.peers.known_mut(key);
+        if before {
+            peer.wants.retain(|other| *other != slot);
+            if peer.wants.is_empty() {
+                self.shedding.downloading_count -= 1;
             }
+        } else {
+            if peer.wants.is_empty() {
+                self.shedding.downloading_count += 1;
+            }
+            peer.wants.push(slot);
+            self.partners_serve(slot, seat);
         }
-    }
-
-    pub(crate) fn draw_partners(&mut self, peer: PeerKey, digest: Digest) {
-        let task = self.tasks.get_mut(&digest).expect("partners are drawn in a known task");
-        partners::draw(task, peer, &self.limits, &mut self.rng);
+        self.pace_reports();
+        self.pace_source(slot);
     }
 
     /// Asks holders for hashes nobody told: a fresh scheduler knows who holds what, but not
-    /// what it must hash to.
-    pub(crate) fn ask_hashes(&mut self, digest: Digest) {
-        let task = self.tasks.get_mut(&digest).expect("hashes are asked for in a known task");
-        let lacking: Vec<PeerKey> = task
-            .members
-            .iter()
+    /// what it must hash to. Costs a pass over the members while any hash is unknown.
+    pub(crate) fn ask_hashes(&mut self, slot: TaskSlot) {
+        let task = &mut self.tasks[slot];
+        if task.knows_what_is_held() {
+            return;
+        }
+        let digest = task.digest;
+        let lacking: Vec<Seat> = task
+            .members()
             .filter(|(_, member)| !member.asked_hashes && task.has_unknown(member))
-            .map(|(key, _)| *key)
+            .map(|(seat, _)| seat)
             .collect();
-        for peer in lacking {
-            self.task_mut(digest).members.get_mut(&peer).expect("listed above").asked_hashes = true;
-            self.outputs.push_back(Output::AskHashes { peer, digest });
+        for seat in lacking {
+            let member = task.member_mut(seat);
+            member.asked_hashes = true;
+            self.outputs.push_back(Output::AskHashes { peer: member.peer, digest });
         }
     }
 
-    /// Keeps a child from a parent that failed it, for a while.
-    pub(crate) fn rest_pair(&mut self, child: PeerKey, parent: PeerKey, digest: Digest, until: Instant) {
-        let member = self.task_mut(digest).members.get_mut(&child).expect("a resting child is a member");
-        member.resting.insert(parent, until);
-        self.deadlines.insert((until, Deadline::Feed(digest, child)));
-    }
-
     /// Starts the clock of a download that was sent corrupt pieces, at its want or at the piece.
-    pub(crate) fn watch_hope(&mut self, now: Instant, child: PeerKey, digest: Digest) {
+    pub(crate) fn watch_hope(&mut self, now: Instant, slot: TaskSlot, seat: Seat) {
         let due = now + self.limits.hopeless;
-        let member = self.task_mut(digest).members.get_mut(&child).expect("a download is a member");
+        let task = &mut self.tasks[slot];
+        let digest = task.digest;
+        let member = task.member_mut(seat);
         member.progress_at = now;
         if !member.banned.is_empty() {
-            self.deadlines.insert((due, Deadline::Hope(digest, child)));
+            self.deadlines.insert((due, Deadline::Hope(digest, member.peer)));
         }
     }
 
     /// Fails a download that was sent corrupt pieces and gets nothing any more, because it is
     /// barred from every holder: a clear error is better than a client that waits for ever.
     pub(crate) fn fail_if_hopeless(&mut self, now: Instant, child: PeerKey, digest: Digest) {
-        let Some(task) = self.tasks.get(&digest) else { return };
-        let Some(member) = task.members.get(&child).filter(|member| member.wish.is_some()) else { return };
+        let Some((slot, seat)) = self.find(child, digest) else { return };
+        let task = &self.tasks[slot];
+        let member = task.member(seat);
+        if member.wish.is_none() {
+            return;
+        }
         let due = member.progress_at + self.limits.hopeless;
-        let reader = |key: &PeerKey| matches!(&task.source, Source::Reading { seed, .. } if seed == key);
-        let may_come = |key: &PeerKey| reader(key) && !member.banned.contains(key);
-        if due > now || !member.in_flight().is_empty() || task.members.keys().any(may_come) {
+        let reader = task.source.reader().and_then(|reader| self.seat(reader, slot));
+        let may_come = reader.is_some_and(|reader| !member.banned.contains(&reader));
+        if due > now || !member.in_flight.is_empty() || may_come {
             let again = due.max(now + self.limits.hopeless);
             self.deadlines.insert((again, Deadline::Hope(digest, child)));
             return;
         }
         self.outputs.push_back(Output::FailTask { peer: child, digest, failure: only_corrupt(digest) });
-        self.set_wish(child, digest, None);
+        self.set_wish(slot, seat, None);
         self.ensure_source(now, digest);
         self.forget_if_unused(child, digest);
     }
 
     /// Forgets a member that neither wants nor holds anything, and a task without members.
     pub(crate) fn forget_if_unused(&mut self, key: PeerKey, digest: Digest) {
-        let Some(task) = self.tasks.get_mut(&digest) else { return };
-        let unused = |member: &Member| member.wish.is_none() && member.held.is_empty();
-        let reads = matches!(task.source, Source::Reading { seed, .. } if seed == key);
-        if !task.members.get(&key).is_some_and(unused) || reads {
+        let Some((slot, seat)) = self.find(key, digest) else { return };
+        let task = &self.tasks[slot];
+        let unused = |member: &Member| member.wish.is_none() && member.held_count == 0;
+        if !unused(task.member(seat)) || task.source.reader() == Some(key) {
             return;
         }
-        task.leave(key);
-        if task.members.is_empty() {
-            self.tasks.remove(&digest);
-        }
-        let peer = self.peers.get_mut(&key).expect("a member is attached");
-        peer.tasks.remove(&digest);
-        peer.wanted_tasks.remove(&digest);
+        self.take_seat(key, slot, seat);
+        self.close_if_empty(slot);
     }
 
     /// Whether one more idle holder of a blob is worth knowing.
     pub(crate) fn has_room_for_holder(&self, key: PeerKey, digest: Digest) -> bool {
-        let Some(task) = self.tasks.get(&digest) else { return true };
-        task.is_wanted() || task.members.contains_key(&key) || task.members.len() < self.limits.holders_max
+        let Some(slot) = self.tasks.slot(digest) else { return true };
+        let task = &self.tasks[slot];
+        task.is_wanted() || self.seat(key, slot).is_some() || task.member_count() < self.limits.holders_max
     }
 }
 
@@ -226,9 +257,9 @@ pub(crate) struct Gap {
     digest: Digest,
     partners: Vec<PeerKey>,
     /// Those it was taking from: they have free slots.
-    parents: BTreeSet<PeerKey>,
+    parents: Vec<PeerKey>,
     /// Those it was sending to: they have free windows.
-    children: BTreeSet<PeerKey>,
+    children: Vec<PeerKey>,
 }
 
 fn only_corrupt(digest: Digest) -> TaskFailure {
@@ -266,6 +297,15 @@ fn too_many_tasks(max: usize) -> TaskFailure {
         status: 503,
         code: "TOOMANYREQUESTS".into(),
         message: format!("the scheduler knows {max} blobs already, its limit"),
+        poisoned: false,
+    }
+}
+
+fn too_many_pieces(max: u64) -> TaskFailure {
+    TaskFailure {
+        status: 503,
+        code: "TOOMANYREQUESTS".into(),
+        message: format!("the blobs that the scheduler knows have {max} pieces already, its limit"),
         poisoned: false,
     }
 }

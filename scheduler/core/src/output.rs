@@ -1,5 +1,7 @@
 //! What to do.
 
+use std::time::Duration;
+
 use flotilla_proto::{Digest, PieceHash, PieceSet};
 
 use crate::PeerKey;
@@ -64,6 +66,56 @@ pub enum Output {
         digest: Digest,
         /// Why.
         failure: TaskFailure,
+    },
+    /// Tell a reading seed to read no piece at or above an index for now. A read without a
+    /// word on pace is unpaced; where pacing applies, the word follows
+    /// [`Output::ReadSource`] at once.
+    PaceSource {
+        /// The seed.
+        seed: PeerKey,
+        /// Which blob.
+        digest: Digest,
+        /// The first piece that it is not to read yet; the blob's piece count: read on.
+        until: u32,
+    },
+    /// Tell a peer that it may exchange pieces of a blob with another. It keeps its partners
+    /// when the scheduler is gone.
+    Link {
+        /// Who is told.
+        peer: PeerKey,
+        /// The partner.
+        partner: PeerKey,
+        /// Which blob.
+        digest: Digest,
+        /// Whether the partner is a seed.
+        seed: bool,
+        /// Whether both are in one zone. Across zones a peer fetches only what is assigned.
+        same_zone: bool,
+    },
+    /// Tell a peer that a partner is gone, or has no part in the blob any more.
+    Unlink {
+        /// Who is told.
+        peer: PeerKey,
+        /// The partner it had.
+        partner: PeerKey,
+        /// Which blob.
+        digest: Digest,
+    },
+    /// Tell a peer whether it chooses the pieces of a download by itself from now on.
+    Picking {
+        /// Who is told.
+        peer: PeerKey,
+        /// Which blob.
+        digest: Digest,
+        /// Whether it does.
+        picks: bool,
+    },
+    /// Tell a peer how long to gather what it has to tell.
+    PaceReports {
+        /// Who is told.
+        peer: PeerKey,
+        /// Zero: tell at once.
+        interval: Duration,
     },
 }
 

@@ -1,114 +1,197 @@
 //! Which peers one download may exchange pieces with: a bounded random graph per task
 //! (`scheduling.md` §2f), always with a path to a holder.
+//!
+//! Inside a small zone everyone is everyone's partner, so that a piece that crossed into it
+//! reaches all. Across zones each member has a few: through them pieces enter. A draw costs
+//! some looks per partner wanted, however many members there are.
 
-use fastrand::Rng;
+use crate::member::Member;
+use crate::scheduler::Scheduler;
+use crate::task::{Seat, Task, TaskSlot};
+use crate::{Limits, Output};
 
-use crate::task::Task;
-use crate::{Limits, PeerKey};
-
-/// Draws partners for a member that just came, or that lost some. Costs a pass over the
-/// task's members.
-///
-/// Seeds and complete holders with room come first, so that a download has a way to the
-/// bytes by itself wherever a slot is free; where none is, its partners' partners have one.
-pub(crate) fn draw(task: &mut Task, peer: PeerKey, limits: &Limits, rng: &mut Rng) {
-    let Some(member) = task.members.get(&peer) else { return };
-    let wanted = limits.partners_drawn.saturating_sub(member.partners.len());
-    let needs_wanting = member.wish.is_none();
-    let (mut sources, mut others, mut crowded) = (Vec::new(), Vec::new(), Vec::new());
-    for (key, other) in &task.members {
-        let useless = needs_wanting && other.wish.is_none();
-        if *key == peer || useless || member.partners.contains(key) {
-            continue;
+impl Scheduler {
+    /// Draws partners for a member that just came, or that lost some.
+    pub(crate) fn draw_partners(&mut self, slot: TaskSlot, seat: Seat) {
+        let zone = self.tasks[slot].member(seat).zone;
+        self.draw_inside(slot, seat, zone);
+        if self.tasks[slot].zones.len() > 1 {
+            self.draw_across(slot, seat, zone);
         }
-        if other.partners.len() >= max_partners(other.seed, limits) {
-            crowded.push(*key);
-        } else if other.seed || other.held.is_full() {
-            sources.push(*key);
+        if self.tasks[slot].member(seat).partners.is_empty() {
+            self.draw_any(slot, seat);
+        }
+    }
+
+    /// Warm ones first, then seeds and complete holders, then others.
+    fn draw_inside(&mut self, slot: TaskSlot, seat: Seat, zone: u32) {
+        let mut rng = self.rng.fork();
+        let task = &self.tasks[slot];
+        let member = task.member(seat);
+        let inside = &task.zones[zone as usize].seats;
+        let small = inside.len() <= self.limits.full_mesh_max + 1;
+        let wanted = if member.seed {
+            self.limits.seed_partners_max
+        } else if small {
+            self.limits.full_mesh_max
         } else {
-            others.push(*key);
+            self.limits.partners_drawn
+        };
+        let wanted = wanted.saturating_sub(member.partners.len());
+        let fits = |other: &Seat| self.fits(task, seat, *other);
+        let mut chosen: Vec<Seat> = self.warm_seats(slot, seat, zone).filter(fits).take(wanted).collect();
+        let mut drawn = sample(&mut rng, inside, wanted);
+        drawn.retain(fits);
+        let is_source = |other: &Seat| self.is_source(task, *other);
+        let (sources, others): (Vec<Seat>, Vec<Seat>) = drawn.into_iter().partition(is_source);
+        let late = sources.len().min(SOURCES_FIRST);
+        let seeds = task.seeds.iter().filter(|other| task.member(**other).zone == zone && fits(other));
+        let order = seeds.take(SOURCES_FIRST).chain(&sources[..late]).chain(&others).chain(&sources[late..]);
+        for other in order {
+            if chosen.len() >= wanted {
+                break;
+            }
+            if !chosen.contains(other) {
+                chosen.push(*other);
+            }
+        }
+        for other in chosen {
+            self.link(slot, seat, other);
         }
     }
-    rng.shuffle(&mut others);
-    rng.shuffle(&mut sources);
-    let mut chosen = sources.split_off(sources.len().saturating_sub(SOURCES_FIRST));
-    others.extend(sources);
-    chosen.extend(others);
-    chosen.truncate(if member.seed { limits.seed_partners_max } else { wanted });
-    if chosen.is_empty() && member.partners.is_empty() {
-        chosen.extend(rng.choice(&crowded));
+
+    /// Seeds first, as long as they have partners to spare for this zone.
+    fn draw_across(&mut self, slot: TaskSlot, seat: Seat, zone: u32) {
+        let mut rng = self.rng.fork();
+        let (task, limits) = (&self.tasks[slot], &self.limits);
+        let member = task.member(seat);
+        let across = member.partners.iter().filter(|other| task.member(**other).zone != zone).count();
+        let wanted = if member.seed { limits.seed_partners_max } else { limits.partners_across };
+        let wanted = wanted.saturating_sub(across);
+        let for_each_zone = (limits.seed_partners_max / task.zones.len()).max(1);
+        let has_spare = |seed: &Seat| {
+            let partners = task.member(*seed).partners.iter();
+            partners.filter(|other| task.member(**other).zone == zone).count() < for_each_zone
+        };
+        let outside = |other: &Seat| task.member(*other).zone != zone && self.fits(task, seat, *other);
+        let mut chosen: Vec<Seat> = task.seeds.iter().copied().filter(outside).filter(has_spare).collect();
+        let everyone: Vec<Seat> = if task.member_count() <= FEW {
+            task.members().map(|(other, _)| other).collect()
+        } else {
+            let any = |_| Seat(rng.u32(..task.seat_count()));
+            (0..LOOKS * wanted).map(any).filter(|other| task.seated(*other).is_some()).collect()
+        };
+        let drawn = sample(&mut rng, &everyone, everyone.len());
+        for other in drawn.iter().filter(|other| outside(other)) {
+            if !chosen.contains(other) && !task.member(*other).seed {
+                chosen.push(*other);
+            }
+        }
+        chosen.truncate(wanted);
+        for other in chosen {
+            self.link(slot, seat, other);
+        }
     }
-    for partner in chosen {
-        link(task, peer, partner);
+
+    /// Where nobody has room, somebody makes it: whoever wants has a way to the bytes.
+    fn draw_any(&mut self, slot: TaskSlot, seat: Seat) {
+        let mut rng = self.rng.fork();
+        let task = &self.tasks[slot];
+        let useful = |(other, _): &(Seat, &Member)| self.is_useful(task, seat, *other);
+        let turn = rng.u32(..task.seat_count());
+        let after = task.members().filter(|(other, _)| other.0 >= turn).find(useful);
+        let found = after.or_else(|| task.members().find(useful)).map(|(other, _)| other);
+        if let Some(other) = found {
+            self.link(slot, seat, other);
+        }
+    }
+
+    /// Partners of late that have a part in this task too: their connections stand.
+    fn warm_seats(&self, slot: TaskSlot, seat: Seat, zone: u32) -> impl Iterator<Item = Seat> {
+        let task = &self.tasks[slot];
+        let warm = self.peers[task.member(seat).peer].warm.iter().rev();
+        let seats = warm.filter_map(move |key| self.seat(*key, slot));
+        seats.filter(move |other| task.member(*other).zone == zone)
+    }
+
+    /// Whether the two may become partners, and have room.
+    fn fits(&self, task: &Task, seat: Seat, other: Seat) -> bool {
+        self.is_useful(task, seat, other)
+            && task.member(other).partners.len() < max_partners(task.member(other), &self.limits)
+    }
+
+    /// Whether one of the two wants, and they are no partners yet.
+    fn is_useful(&self, task: &Task, seat: Seat, other: Seat) -> bool {
+        let (one, two) = (task.member(seat), task.member(other));
+        seat != other && (one.wish.is_some() || two.wish.is_some()) && !one.partners.contains(&other)
+    }
+
+    fn is_source(&self, task: &Task, seat: Seat) -> bool {
+        let member = task.member(seat);
+        member.seed || member.held_count == task.piece_count()
+    }
+
+    fn link(&mut self, slot: TaskSlot, a: Seat, b: Seat) {
+        let task = &mut self.tasks[slot];
+        let (digest, same_zone) = (task.digest, !task.crosses(a, b));
+        for (one, other) in [(a, b), (b, a)] {
+            task.member_mut(one).partners.push(other);
+            let (member, partner) = (task.member(one), task.member(other));
+            let peer = self.peers.known_mut(member.peer);
+            peer.warms(partner.peer, &self.limits);
+            if partner.wish.is_some() && !peer.serves.contains(&slot) {
+                peer.serves.push(slot);
+            }
+            self.outputs.push_back(Output::Link {
+                peer: member.peer,
+                partner: partner.peer,
+                digest,
+                seed: partner.seed,
+                same_zone,
+            });
+        }
+    }
+
+    /// A member begins to want: its partners look for work here.
+    pub(crate) fn partners_serve(&mut self, slot: TaskSlot, seat: Seat) {
+        let task = &self.tasks[slot];
+        for partner in &task.member(seat).partners {
+            let peer = self.peers.known_mut(task.member(*partner).peer);
+            if !peer.serves.contains(&slot) {
+                peer.serves.push(slot);
+            }
+        }
+    }
+
+    /// Whether a member has so few partners that it should draw again.
+    pub(crate) fn is_lonely(&self, slot: TaskSlot, seat: Seat) -> bool {
+        let task = &self.tasks[slot];
+        let member = task.member(seat);
+        member.wish.is_some()
+            && member.partners.len() < self.limits.partners_min
+            && member.partners.len() + 1 < task.member_count()
     }
 }
 
-/// Whether a member has so few partners that it should draw again.
-pub(crate) fn is_lonely(task: &Task, peer: PeerKey, limits: &Limits) -> bool {
-    let wants = |member: &&crate::task::Member| member.wish.is_some();
-    task.members.get(&peer).filter(wants).is_some_and(|member| {
-        member.partners.len() < limits.partners_min && member.partners.len() + 1 < task.members.len()
-    })
-}
-
-fn max_partners(seed: bool, limits: &Limits) -> usize {
-    if seed { limits.seed_partners_max } else { limits.partners_max }
-}
-
-fn link(task: &mut Task, a: PeerKey, b: PeerKey) {
-    for (one, other) in [(a, b), (b, a)] {
-        let member = task.members.get_mut(&one).expect("both ends are members");
-        member.partners.push(other);
+/// Some of the seats, in random order: all where they are few, else a few looks for each wanted.
+fn sample(rng: &mut fastrand::Rng, seats: &[Seat], wanted: usize) -> Vec<Seat> {
+    if seats.len() <= (LOOKS * wanted).max(FEW) {
+        let mut all = seats.to_vec();
+        rng.shuffle(&mut all);
+        return all;
     }
+    (0..LOOKS * wanted).map(|_| seats[rng.usize(..seats.len())]).collect()
 }
 
-/// So many partners are drawn among seeds and complete holders, before the others.
+fn max_partners(member: &Member, limits: &Limits) -> usize {
+    if member.seed { limits.seed_partners_max } else { limits.partners_max }
+}
+
+/// So many partners are drawn among seeds, and among complete holders, before the others.
 const SOURCES_FIRST: usize = 4;
 
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
+/// Members are looked at for each partner wanted.
+const LOOKS: usize = 4;
 
-    use flotilla_proto::Layout;
-
-    use super::*;
-    use crate::task::Wish;
-
-    fn swarm(peers: u32) -> Task {
-        let limits = Limits::default();
-        let mut rng = Rng::with_seed(7);
-        let mut task = Task::new(Layout::of(100 << 20).unwrap());
-        #[allow(clippy::disallowed_methods)] // a test may read the clock
-        let now = std::time::Instant::now();
-        task.join(PeerKey(0), true, now);
-        for key in (1..=peers).map(PeerKey) {
-            task.join(key, false, now);
-            task.set_wish(key, Some(Wish { reader: None }));
-            draw(&mut task, key, &limits, &mut rng);
-        }
-        task
-    }
-
-    #[test]
-    fn every_download_has_a_path_to_the_seed() {
-        for peers in [1, 2, 30, 400] {
-            let task = swarm(peers);
-            let mut reached = BTreeSet::from([PeerKey(0)]);
-            let mut edge = vec![PeerKey(0)];
-            while let Some(key) = edge.pop() {
-                edge.extend(task.members[&key].partners.iter().filter(|partner| reached.insert(**partner)));
-            }
-            assert_eq!(reached.len(), peers as usize + 1);
-        }
-    }
-
-    #[test]
-    fn nobody_has_more_partners_than_the_limits_say() {
-        let limits = Limits::default();
-        let task = swarm(1000);
-        for member in task.members.values() {
-            assert!(member.partners.len() <= max_partners(member.seed, &limits));
-            assert!(member.partners.len() >= limits.partners_drawn);
-        }
-    }
-}
+/// So few are all looked at.
+const FEW: usize = 64;

@@ -1,146 +1,299 @@
 //! Feeding: giving free upload slots to children that can use them.
 //!
 //! Nothing scans the swarm. An event feeds the parent whose slot it freed, the child whose
-//! window it freed, and the child as a new parent; each costs at most
-//! [`Limits::candidates`](crate::Limits::candidates) looks per assignment.
+//! window it freed, and the child as a new parent. An assignment costs a look at the
+//! partners of one member in each task that it serves, or in one that it wants, and the words
+//! of a bitset for at most [`Limits::candidates`](crate::Limits::candidates) of them.
 
-use std::collections::BTreeSet;
 use std::time::Instant;
 
-use flotilla_proto::Digest;
-
+use crate::explain::Obstacle;
+use crate::member::Flight;
 use crate::rank::{ChildRank, ParentRank, PieceScore, tie};
 use crate::scheduler::Scheduler;
-use crate::task::{Member, Task};
+use crate::task::{Landing, Seat, Task, TaskSlot, TaskZone};
 use crate::{Output, PeerKey};
 
 /// One piece about to be planned.
 #[derive(Debug, Clone, Copy)]
 struct Choice {
-    digest: Digest,
-    child: PeerKey,
-    parent: PeerKey,
+    slot: TaskSlot,
+    child: Seat,
+    parent: Seat,
     piece: u32,
 }
 
 impl Scheduler {
     /// Gives a parent's free slots to its least served children.
     pub(crate) fn feed_parent(&mut self, now: Instant, parent: PeerKey) {
+        let tasks = &self.tasks;
+        let Some(peer) = self.peers.get_mut(parent) else { return };
+        peer.serves.retain(|slot| tasks[*slot].is_wanted());
         while let Some(choice) = self.choose_child(now, parent) {
-            self.assign(choice);
+            self.assign(now, choice);
         }
     }
 
-    /// Fills a child's free window from its best parents.
-    pub(crate) fn feed_child(&mut self, now: Instant, child: PeerKey, digest: Digest) {
-        while let Some(choice) = self.choose_parent(now, child, digest) {
-            self.assign(choice);
+    /// Fills a child's free window with pieces of one blob, from its best parents.
+    pub(crate) fn feed_child(&mut self, now: Instant, slot: TaskSlot, child: Seat) {
+        while let Some(choice) = self.choose_parent(now, slot, child) {
+            self.assign(now, choice);
+        }
+    }
+
+    /// Fills a child's free window with pieces of the blobs that it wants, in turn: what one
+    /// download freed serves the others too. Looks at [`DOWNLOADS_AT_ONCE`] of them.
+    pub(crate) fn feed_downloads(&mut self, now: Instant, child: PeerKey) {
+        let Some(peer) = self.peers.get(child) else { return };
+        let wanted = peer.wants.len();
+        let turn = if wanted > 1 { self.rng.usize(..wanted) } else { 0 };
+        let mut slots: Vec<TaskSlot> =
+            peer.wants[turn..].iter().chain(&peer.wants[..turn]).copied().collect();
+        slots.truncate(DOWNLOADS_AT_ONCE);
+        while !slots.is_empty() {
+            slots.retain(|slot| {
+                let Some(seat) = self.seat(child, *slot) else { return false };
+                let choice = self.choose_parent(now, *slot, seat);
+                choice.inspect(|choice| self.assign(now, *choice)).is_some()
+            });
+        }
+    }
+
+    /// Lets pieces cross into a zone whose gate may have opened, to some of its members.
+    pub(crate) fn feed_zone(&mut self, now: Instant, slot: TaskSlot, zone: u32) {
+        let task = &self.tasks[slot];
+        let TaskZone { seats, place, .. } = &task.zones[zone as usize];
+        let gate = &self.zone_links[place.0 as usize].inbound;
+        if task.zones.len() == 1 || seats.is_empty() || !gate.is_open(task.piece_len()) {
+            return;
+        }
+        let turn = self.rng.usize(..seats.len());
+        let some: Vec<Seat> =
+            seats[turn..].iter().chain(&seats[..turn]).take(self.limits.candidates).copied().collect();
+        for seat in some {
+            self.feed_child(now, slot, seat);
         }
     }
 
     /// Whom first, then what: the least served child among some that `parent` can help, then
     /// the piece that serves it best.
     fn choose_child(&mut self, now: Instant, parent: PeerKey) -> Option<Choice> {
-        let peer = self.peers.get(&parent)?;
-        if !peer.has_upload_room(now) {
-            return None;
-        }
         let turn = self.rng.u32(..);
-        let peer = self.peers.get(&parent)?;
-        let mut best: Option<(ChildRank, Digest, PeerKey)> = None;
+        let peer = self.peers.get(parent)?;
+        let mut best: Option<(ChildRank, TaskSlot, Seat, Seat)> = None;
         let mut seen = 0;
-        for digest in rotated(&peer.wanted_tasks, turn) {
-            let task = &self.tasks[digest];
-            let member = &task.members[&parent];
-            for child in rotate(&member.partners, turn) {
+        for slot in rotate(&peer.serves, turn) {
+            let task = &self.tasks[*slot];
+            let seat = peer.seats[slot];
+            if !peer.has_upload_room(now, self.slots(task), task.piece_len(), &self.limits) {
+                continue;
+            }
+            for child in rotate(&task.member(seat).partners, turn) {
                 if seen == self.limits.candidates {
                     break;
                 }
-                if !self.is_eligible(now, task, parent, *child) {
+                if self.child_obstacle(now, task, seat, *child).is_some() || !task.can_help(seat, *child) {
                     continue;
                 }
                 seen += 1;
-                let rank = self.child_rank(task, parent, *child);
+                let rank = self.child_rank(now, task, seat, *child);
                 if best.is_none_or(|(other, ..)| rank < other) {
-                    best = Some((rank, *digest, *child));
+                    best = Some((rank, *slot, seat, *child));
                 }
             }
         }
-        let (_, digest, child) = best?;
-        let task = &self.tasks[&digest];
-        let (_, piece) = best_piece(task, &task.members[&parent], &task.members[&child])?;
-        Some(Choice { digest, child, parent, piece })
+        let (_, slot, parent, child) = best?;
+        let (_, piece) = self.tasks[slot].best_piece(parent, child)?;
+        Some(Choice { slot, child, parent, piece })
     }
 
     /// The parent, among some with a free slot, that offers `child` the best piece.
-    fn choose_parent(&mut self, now: Instant, child: PeerKey, digest: Digest) -> Option<Choice> {
+    fn choose_parent(&mut self, now: Instant, slot: TaskSlot, child: Seat) -> Option<Choice> {
         let turn = self.rng.u32(..);
-        let task = self.tasks.get(&digest)?;
-        let member = task.members.get(&child)?;
-        let mut best: Option<(ParentRank, PeerKey, u32)> = None;
+        let task = &self.tasks[slot];
+        self.window_obstacle(task, child).is_none().then_some(())?;
+        let mut best: Option<(ParentRank, Seat, u32)> = None;
         let mut seen = 0;
-        for parent in rotate(&member.partners, turn) {
+        for parent in rotate(&task.member(child).partners, turn) {
             if seen == self.limits.candidates {
                 break;
             }
-            let owner = &self.peers[parent];
-            if !owner.has_upload_room(now) || !self.is_eligible(now, task, *parent, child) {
+            if self.parent_obstacle(now, task, *parent).is_some()
+                || self.pair_obstacle(now, task, *parent, child).is_some()
+            {
                 continue;
             }
+            let Some((score, piece)) = task.best_piece(*parent, child) else { continue };
             seen += 1;
-            let Some((score, piece)) = best_piece(task, &task.members[parent], member) else { continue };
-            let rank = ParentRank {
-                blamed: owner.is_blamed(now),
-                other_zone: owner.facts.zone != self.peers[&child].facts.zone,
-                score,
-                owed_count: owner.owed_count,
-                tie: tie(self.seed, child, *parent),
-            };
+            let rank = self.parent_rank(now, task, *parent, child, score);
             if best.is_none_or(|(other, ..)| rank < other) {
                 best = Some((rank, *parent, piece));
             }
         }
-        best.map(|(_, parent, piece)| Choice { digest, child, parent, piece })
+        best.map(|(_, parent, piece)| Choice { slot, child, parent, piece })
     }
 
-    /// Whether `child` may be sent a piece by `parent` at this moment, the parent's slots aside.
-    pub(crate) fn is_eligible(&self, now: Instant, task: &Task, parent: PeerKey, child: PeerKey) -> bool {
-        let member = &task.members[&child];
-        let piece_bytes = u64::from(task.layout.piece_len().bytes());
-        member.wish.is_some()
-            && member.in_flight().len() < self.limits.window_max
-            && self.peers[&child].has_download_room(piece_bytes, &self.limits)
-            && member.accepts(parent, now)
-            && task.can_help(&task.members[&parent], member)
+    /// What keeps `parent` from sending `child` anything at this moment, whatever it holds.
+    pub(crate) fn obstacle(&self, now: Instant, task: &Task, parent: Seat, child: Seat) -> Option<Obstacle> {
+        self.parent_obstacle(now, task, parent).or_else(|| self.child_obstacle(now, task, parent, child))
     }
 
-    fn child_rank(&self, task: &Task, parent: PeerKey, child: PeerKey) -> ChildRank {
-        let member = &task.members[&child];
+    fn parent_obstacle(&self, now: Instant, task: &Task, parent: Seat) -> Option<Obstacle> {
+        let peer = &self.peers[task.member(parent).peer];
+        let has_room = peer.has_upload_room(now, self.slots(task), task.piece_len(), &self.limits);
+        (!has_room).then_some(Obstacle::QueueFull)
+    }
+
+    fn child_obstacle(&self, now: Instant, task: &Task, parent: Seat, child: Seat) -> Option<Obstacle> {
+        self.window_obstacle(task, child).or_else(|| self.pair_obstacle(now, task, parent, child))
+    }
+
+    fn window_obstacle(&self, task: &Task, child: Seat) -> Option<Obstacle> {
+        let member = task.member(child);
+        if member.wish.is_none() || member.taken_count == task.piece_count() {
+            return Some(Obstacle::NothingWanted);
+        }
+        let peer = &self.peers[member.peer];
+        let piece_len = task.piece_len();
+        let within_bytes =
+            peer.down.bytes == 0 || peer.down.bytes + u64::from(piece_len) <= self.limits.window_bytes;
+        let within_count = member.in_flight.is_empty()
+            || peer.down.count < peer.window(self.slots(task), piece_len, &self.limits);
+        (!within_bytes || !within_count).then_some(Obstacle::WindowFull)
+    }
+
+    fn pair_obstacle(&self, now: Instant, task: &Task, parent: Seat, child: Seat) -> Option<Obstacle> {
+        let (from, to) = (task.member(parent), task.member(child));
+        if !to.accepts(parent, now) {
+            return Some(Obstacle::KeptApart);
+        }
+        if from.zone == to.zone {
+            return task.picking.then_some(Obstacle::PicksItself);
+        }
+        let gates = self.gates(task, from.zone, to.zone);
+        gates.iter().any(|gate| !gate.is_open(task.piece_len())).then_some(Obstacle::GateClosed)
+    }
+
+    fn child_rank(&self, now: Instant, task: &Task, parent: Seat, child: Seat) -> ChildRank {
+        let (from, to) = (task.member(parent), task.member(child));
+        let peer = &self.peers[to.peer];
+        let reads = to.wish.is_some_and(|wish| wish.reader.is_some());
+        let starves = reads && now.saturating_duration_since(to.progress_at) > self.limits.starving;
         ChildRank {
-            other_zone: self.peers[&child].facts.zone != self.peers[&parent].facts.zone,
-            awaited_count: member.in_flight().len(),
-            held_count: member.held.count(),
-            tie: tie(self.seed, child, parent),
+            fed_lately: !starves,
+            crosses_last: (from.zone == to.zone) != from.seed,
+            preheats: !reads,
+            fill: 64 * peer.down.count / peer.window(self.slots(task), task.piece_len(), &self.limits),
+            completeness: portion(to.held_count, task.piece_count()),
+            tie: tie(self.seed, to.peer, from.peer),
         }
     }
 
-    fn assign(&mut self, choice: Choice) {
-        let Choice { digest, child, parent, piece } = choice;
-        let task = self.tasks.get_mut(&digest).expect("a choice names a task");
-        let hash = task.hash(piece).expect("only pieces with a known hash help");
-        task.launch(child, parent, piece);
-        let bytes = task.layout.piece_size(piece);
-        self.peers.get_mut(&parent).expect("a parent is attached").owed_count += 1;
-        self.peers.get_mut(&child).expect("a child is attached").awaited_bytes += u64::from(bytes);
-        self.outputs.push_back(Output::Assign { child, parent, digest, piece, hash });
+    pub(crate) fn parent_rank(
+        &self,
+        now: Instant,
+        task: &Task,
+        parent: Seat,
+        child: Seat,
+        score: PieceScore,
+    ) -> ParentRank {
+        let (from, to) = (task.member(parent), task.member(child));
+        let peer = &self.peers[from.peer];
+        let queue = peer.queue(now, self.slots(task), task.piece_len(), &self.limits);
+        ParentRank {
+            blamed: peer.is_blamed(now),
+            stays_in_zone: from.zone == to.zone,
+            score,
+            fill: 64 * peer.up.count / queue,
+            tie: tie(self.seed, to.peer, from.peer),
+        }
     }
-}
 
-/// The best piece that `parent` can give `child`, with its score.
-fn best_piece(task: &Task, parent: &Member, child: &Member) -> Option<(PieceScore, u32)> {
-    let reader = child.reader();
-    let score = |piece| PieceScore::new(piece, task.copies_for(child, piece), reader, parent.seed);
-    task.helpful_pieces(parent, child).map(|piece| (score(piece), piece)).min()
+    /// Pieces sent and received at once where nothing is unusual (K, `scheduling.md` §2b).
+    fn slots(&self, task: &Task) -> u32 {
+        if task.piece_count() > MANY_PIECES { self.limits.slots_many } else { self.limits.slots_few }
+    }
+
+    fn assign(&mut self, now: Instant, choice: Choice) {
+        let Choice { slot, child, parent, piece } = choice;
+        let task = &mut self.tasks[slot];
+        let hash = task.hash(piece).expect("only pieces with a known hash help");
+        task.launch(child, Flight { piece, parent, planned_at: now });
+        task.planned_lately += 1;
+        let bytes = u64::from(task.layout.piece_size(piece));
+        let (digest, from, to) = (task.digest, task.member(parent), task.member(child));
+        let (sender, receiver) = (from.peer, to.peer);
+        if from.zone != to.zone {
+            let zones = [task.zones[from.zone as usize].place, task.zones[to.zone as usize].place];
+            self.zone_links[zones[0].0 as usize].outbound.launch(now, bytes);
+            self.zone_links[zones[1].0 as usize].inbound.launch(now, bytes);
+        }
+        let up = &mut self.peers.known_mut(sender).up;
+        up.launch(now, bytes);
+        up.meter.begin(now);
+        let down = &mut self.peers.known_mut(receiver).down;
+        down.launch(now, bytes);
+        down.meter.begin(now);
+        self.outputs.push_back(Output::Assign { child: receiver, parent: sender, digest, piece, hash });
+    }
+
+    /// A piece's way ends: the books of child and parent are settled. The parent, if the piece
+    /// was on its way.
+    pub(crate) fn land(
+        &mut self,
+        now: Instant,
+        slot: TaskSlot,
+        child: Seat,
+        piece: u32,
+        landing: Landing,
+    ) -> Option<PeerKey> {
+        let task = &mut self.tasks[slot];
+        let flight = task.land(child, piece, landing)?;
+        let bytes = u64::from(task.layout.piece_size(piece));
+        let arrived = landing == Landing::Held;
+        if arrived {
+            task.member_mut(child).progress_at = now;
+        }
+        let (from, to) = (task.member(flight.parent), task.member(child));
+        let (sender, receiver) = (from.peer, to.peer);
+        if from.zone != to.zone {
+            let took = arrived.then(|| now.saturating_duration_since(flight.planned_at));
+            let zones = [task.zones[from.zone as usize].place, task.zones[to.zone as usize].place];
+            self.zone_links[zones[0].0 as usize].outbound.land(now, bytes, took);
+            self.zone_links[zones[1].0 as usize].inbound.land(now, bytes, took);
+        }
+        self.settle_sender(now, sender, bytes, arrived);
+        self.settle_receiver(now, receiver, bytes, arrived);
+        Some(sender)
+    }
+
+    fn settle_sender(&mut self, now: Instant, sender: PeerKey, bytes: u64, arrived: bool) {
+        let peer = self.peers.known_mut(sender);
+        peer.up.land(bytes);
+        if arrived {
+            peer.up.progress_at = Some(now);
+            peer.delivered(&self.limits);
+            if let Some(sample) = peer.up.meter.land(now, bytes) {
+                let usual = self.usual_up.learn(sample);
+                peer.up.learn(usual, peer.round_trip.value());
+            }
+        }
+        if peer.up.count < METERED_FROM {
+            peer.up.meter.end();
+        }
+    }
+
+    fn settle_receiver(&mut self, now: Instant, receiver: PeerKey, bytes: u64, arrived: bool) {
+        let peer = self.peers.known_mut(receiver);
+        peer.down.land(bytes);
+        if arrived && let Some(sample) = peer.down.meter.land(now, bytes) {
+            let usual = self.usual_down.learn(sample);
+            peer.down.learn(usual, peer.round_trip.value());
+        }
+        if peer.down.count < METERED_FROM {
+            peer.down.meter.end();
+        }
+    }
 }
 
 /// The slice from a random place on, and around.
@@ -149,8 +302,16 @@ fn rotate<T>(items: &[T], turn: u32) -> impl Iterator<Item = &T> {
     items[start..].iter().chain(&items[..start])
 }
 
-/// The same for a set. A peer has a part in few wanted tasks at a time.
-fn rotated(items: &BTreeSet<Digest>, turn: u32) -> impl Iterator<Item = &Digest> {
-    let start = turn as usize % items.len().max(1);
-    items.iter().skip(start).chain(items.iter().take(start))
+/// In 1024ths.
+fn portion(count: u32, of: u32) -> u32 {
+    u32::try_from(u64::from(count) * 1024 / u64::from(of).max(1)).expect("at most 1024")
 }
+
+/// Above so many pieces, more of them are sent at once.
+const MANY_PIECES: u32 = 512;
+
+/// Downloads of one child that are looked at when its window has room.
+const DOWNLOADS_AT_ONCE: usize = 8;
+
+/// With fewer pieces on their way a link is not measured: it may be idle between two.
+const METERED_FROM: u32 = 2;

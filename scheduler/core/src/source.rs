@@ -6,8 +6,9 @@ use std::time::Instant;
 
 use flotilla_proto::{Digest, PeerId, PieceSet, rendezvous_order};
 
+use crate::pace::Pace;
 use crate::scheduler::{Deadline, Scheduler};
-use crate::task::Task;
+use crate::task::TaskSlot;
 use crate::{Output, PeerKey, TaskFailure};
 
 /// How a task's blob comes from the registry.
@@ -21,6 +22,8 @@ pub(crate) enum Source {
         seed: PeerKey,
         /// What it was told to read and has not announced yet.
         ordered: PieceSet,
+        /// How far it may read.
+        pace: Pace,
         /// Seeds that were told before, and could not.
         failed: BTreeSet<PeerKey>,
     },
@@ -32,15 +35,34 @@ pub(crate) enum Source {
     Settling,
 }
 
+impl Source {
+    /// The seed that reads, if one does.
+    pub(crate) fn reader(&self) -> Option<PeerKey> {
+        match self {
+            Self::Reading { seed, .. } => Some(*seed),
+            Self::Idle | Self::Leased(_) | Self::Awaiting(_) | Self::Settling => None,
+        }
+    }
+
+    /// A peer holds the piece: unless it is the reading seed itself, the piece would outlive it.
+    pub(crate) fn spread(&mut self, holder: PeerKey, piece: u32) {
+        if let Self::Reading { seed, pace, .. } = self
+            && *seed != holder
+        {
+            pace.spread(piece);
+        }
+    }
+}
+
 impl Scheduler {
-    /// Orders from the registry what is wanted and held by nobody. Costs a pass over the
-    /// task's members.
+    /// Orders from the registry what is wanted and held by nobody.
     ///
     /// A read that is under way is never stopped for want of demand: bytes on their way would
     /// be read again for the client that comes back.
     pub(crate) fn ensure_source(&mut self, now: Instant, digest: Digest) {
         let unsettled_until = self.unsettled_until(now);
-        let Some(task) = self.tasks.get_mut(&digest) else { return };
+        let Some(slot) = self.tasks.slot(digest) else { return };
+        let task = &mut self.tasks[slot];
         if !task.is_wanted() {
             return;
         }
@@ -53,23 +75,26 @@ impl Scheduler {
             return;
         }
         match &mut task.source {
-            Source::Reading { seed, ordered, .. } => {
+            Source::Reading { seed, ordered, pace, .. } => {
                 let fresh = difference(&missing, ordered);
-                ordered.union_with(&fresh);
-                if !fresh.is_empty() {
-                    let (seed, size) = (*seed, task.layout.size());
-                    self.outputs.push_back(Output::ReadSource { seed, digest, size, pieces: fresh });
+                if fresh.is_empty() {
+                    return;
                 }
+                ordered.union_with(&fresh);
+                pace.extend(&fresh);
+                let (seed, size) = (*seed, task.layout.size());
+                self.outputs.push_back(Output::ReadSource { seed, digest, size, pieces: fresh });
+                self.pace_anew(slot);
             }
             Source::Leased(until) if now < *until => {}
-            Source::Awaiting(until) if now >= *until => self.fail_task(digest, &no_seed()),
+            Source::Awaiting(until) if now >= *until => self.fail_task(now, slot, &no_seed()),
             Source::Idle | Source::Leased(_) | Source::Awaiting(_) | Source::Settling
                 if missing.is_empty() =>
             {
                 task.source = Source::Idle;
             }
             Source::Idle | Source::Leased(_) | Source::Awaiting(_) | Source::Settling => {
-                self.order_source(now, digest, missing, BTreeSet::new());
+                self.order_source(now, slot, missing, BTreeSet::new());
             }
         }
     }
@@ -84,25 +109,30 @@ impl Scheduler {
         size: u64,
         pieces: PieceSet,
     ) {
-        if !self.peers.contains_key(&seed) || self.open_task(digest, size).is_err() {
+        if self.peers.get(seed).is_none() {
             return;
         }
-        let layout = self.tasks[&digest].layout;
-        self.enter(now, seed, digest);
-        let task = self.task_mut(digest);
-        if matches!(task.source, Source::Reading { .. }) || pieces.len() != layout.piece_count() {
+        let Ok(slot) = self.open_task(digest, size) else { return };
+        if pieces.len() != self.tasks[slot].piece_count() {
+            self.close_if_empty(slot);
             return;
         }
-        task.source = Source::Reading { seed, ordered: pieces, failed: BTreeSet::new() };
-        self.draw_partners(seed, digest);
-        self.tell_seed_to_all(digest);
+        let (seat, _) = self.enter(now, seed, slot);
+        let task = &mut self.tasks[slot];
+        if task.source.reader().is_none() {
+            let pace = Pace::new(pieces.clone());
+            task.source = Source::Reading { seed, ordered: pieces, pace, failed: BTreeSet::new() };
+            self.draw_partners(slot, seat);
+            self.tell_seed_to_all(slot);
+            self.pace_anew(slot);
+        }
     }
 
-    /// Looks again at what waits for seeds.
+    /// Looks again at what waits for seeds. Costs a pass over all tasks.
     pub(crate) fn seeds_changed(&mut self, now: Instant) {
-        let waits = |task: &Task| matches!(task.source, Source::Awaiting(_) | Source::Settling);
-        let waiting: Vec<Digest> =
-            self.tasks.iter().filter(|(_, task)| waits(task)).map(|(digest, _)| *digest).collect();
+        let waits = |source: &Source| matches!(source, Source::Awaiting(_) | Source::Settling);
+        let waiting = self.tasks.iter().filter(|(_, task)| waits(&task.source));
+        let waiting: Vec<Digest> = waiting.map(|(_, task)| task.digest).collect();
         for digest in waiting {
             self.ensure_source(now, digest);
         }
@@ -112,9 +142,11 @@ impl Scheduler {
     /// it holds and reads, or has had the time for it.
     fn unsettled_until(&self, now: Instant) -> Option<Instant> {
         let until = self.started_at? + self.limits.settle;
-        let told =
-            |seed: &PeerId| self.peers.values().any(|peer| peer.facts.id == *seed && peer.inventory_told);
-        (now < until && !self.configured_seeds.iter().all(told)).then_some(until)
+        let has_told = |id: &PeerId| {
+            let mut attached = self.seeds.iter().map(|key| &self.peers[*key]);
+            attached.any(|peer| peer.facts.id == *id && peer.inventory_told)
+        };
+        (now < until && !self.configured_seeds.iter().all(has_told)).then_some(until)
     }
 
     /// The seed could not read: another tries, until all have.
@@ -125,71 +157,79 @@ impl Scheduler {
         digest: Digest,
         failure: &TaskFailure,
     ) {
-        let Some(task) = self.tasks.get_mut(&digest) else { return };
-        let Source::Reading { seed: reading, failed, .. } = &mut task.source else { return };
+        let Some(slot) = self.tasks.slot(digest) else { return };
+        let Source::Reading { seed: reading, failed, .. } = &mut self.tasks[slot].source else { return };
         if *reading != seed {
             return;
         }
         let mut failed = std::mem::take(failed);
         failed.insert(seed);
-        task.source = Source::Idle;
+        self.tasks[slot].source = Source::Idle;
         if failure.poisoned || self.next_seed(digest, &failed).is_none() {
-            return self.fail_task(digest, failure);
+            return self.fail_task(now, slot, failure);
         }
-        let missing = self.tasks[&digest].held_by_nobody();
-        self.order_source(now, digest, missing, failed);
+        let missing = self.tasks[slot].held_by_nobody();
+        self.order_source(now, slot, missing, failed);
     }
 
     /// Tells a wanting peer which seed reads, if one does.
-    pub(crate) fn tell_seed(&mut self, child: PeerKey, digest: Digest) {
-        if let Some(Source::Reading { seed, .. }) = self.tasks.get(&digest).map(|task| &task.source) {
-            self.outputs.push_back(Output::UseSeed { child, seed: *seed, digest });
+    pub(crate) fn tell_seed(&mut self, child: PeerKey, slot: TaskSlot) {
+        let task = &self.tasks[slot];
+        if let Some(seed) = task.source.reader() {
+            self.outputs.push_back(Output::UseSeed { child, seed, digest: task.digest });
         }
     }
 
     /// A seed announced pieces: they are ordered no more.
-    pub(crate) fn source_delivered(&mut self, seed: PeerKey, digest: Digest, pieces: &PieceSet) {
-        let Some(task) = self.tasks.get_mut(&digest) else { return };
+    pub(crate) fn source_delivered(&mut self, seed: PeerKey, slot: TaskSlot, pieces: &PieceSet) {
+        let task = &mut self.tasks[slot];
         let Source::Reading { seed: reading, ordered, .. } = &mut task.source else { return };
         if *reading != seed {
             return;
         }
-        *ordered = difference(ordered, pieces);
+        for piece in pieces.iter() {
+            ordered.remove(piece);
+        }
         if ordered.is_empty() {
             task.source = Source::Idle;
         }
     }
 
-    fn order_source(&mut self, now: Instant, digest: Digest, missing: PieceSet, failed: BTreeSet<PeerKey>) {
+    /// Costs a pass over the members, who are told.
+    fn order_source(&mut self, now: Instant, slot: TaskSlot, missing: PieceSet, failed: BTreeSet<PeerKey>) {
+        let digest = self.tasks[slot].digest;
         let Some(seed) = self.next_seed(digest, &failed) else {
             let until = now + self.limits.seed_wait;
-            self.task_mut(digest).source = Source::Awaiting(until);
+            self.tasks[slot].source = Source::Awaiting(until);
             self.deadlines.insert((until, Deadline::Source(digest)));
             return;
         };
-        self.enter(now, seed, digest);
-        self.draw_partners(seed, digest);
-        let task = self.task_mut(digest);
+        let (seat, _) = self.enter(now, seed, slot);
+        self.draw_partners(slot, seat);
+        let task = &mut self.tasks[slot];
         let size = task.layout.size();
-        task.source = Source::Reading { seed, ordered: missing.clone(), failed };
+        let pace = Pace::new(missing.clone());
+        task.source = Source::Reading { seed, ordered: missing.clone(), pace, failed };
         self.outputs.push_back(Output::ReadSource { seed, digest, size, pieces: missing });
-        self.tell_seed_to_all(digest);
+        self.pace_anew(slot);
+        self.tell_seed_to_all(slot);
     }
 
-    fn tell_seed_to_all(&mut self, digest: Digest) {
-        let members = self.tasks[&digest].members.iter();
+    fn tell_seed_to_all(&mut self, slot: TaskSlot) {
+        let members = self.tasks[slot].members();
         let wanting: Vec<PeerKey> =
-            members.filter(|(_, member)| member.wish.is_some()).map(|(key, _)| *key).collect();
+            members.filter(|(_, member)| member.wish.is_some()).map(|(_, member)| member.peer).collect();
         for child in wanting {
-            self.tell_seed(child, digest);
+            self.tell_seed(child, slot);
         }
     }
 
     /// The attached seed that comes first for this digest and has not failed it. Over all
     /// configured seeds this is the home seed while it lives.
     fn next_seed(&self, digest: Digest, failed: &BTreeSet<PeerKey>) -> Option<PeerKey> {
-        let seeds = self.peers.iter().filter(|(key, peer)| peer.facts.seed && !failed.contains(key));
-        let named: Vec<(&str, PeerKey)> = seeds.map(|(key, peer)| (peer.facts.id.as_str(), *key)).collect();
+        let able = self.seeds.iter().filter(|key| !failed.contains(key));
+        let named: Vec<(&str, PeerKey)> =
+            able.map(|key| (self.peers[*key].facts.id.as_str(), *key)).collect();
         let first = *rendezvous_order(digest.as_bytes(), named.iter().map(|(name, _)| *name)).first()?;
         named.iter().find(|(name, _)| *name == first).map(|(_, key)| *key)
     }

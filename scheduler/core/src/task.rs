@@ -1,271 +1,60 @@
 //! One blob being spread: who holds what, who wants it, what is on its way.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use flotilla_proto::{Layout, PieceHash, PieceSet};
+use flotilla_proto::{Digest, Layout, PieceHash, PieceSet};
 
 use crate::PeerKey;
-use crate::rank::Reader;
+pub(crate) use crate::member::Seat;
+use crate::member::{Flight, Member, Wish};
+use crate::rank::PieceScore;
+use crate::rarity::Rarity;
+use crate::rows::{self, Row, Rows};
 use crate::source::Source;
+use crate::zone::ZonePlace;
+
+/// A task's index among the scheduler's. It is used again after the task ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct TaskSlot(pub(crate) u32);
 
 /// The planner's record of one blob. It lives as long as it has a member.
 #[derive(Debug)]
 pub(crate) struct Task {
+    pub(crate) digest: Digest,
     pub(crate) layout: Layout,
-    pub(crate) members: BTreeMap<PeerKey, Member>,
-    /// Per piece: how many members other than seeds hold or receive it.
-    copies: Vec<u16>,
+    members: Vec<Option<Member>>,
+    free_seats: Vec<Seat>,
+    pub(crate) rows: Rows,
+    /// Members that are seeds.
+    pub(crate) seeds: Vec<Seat>,
+    /// The task's part in each zone that ever had a member; found by a pass at a join.
+    pub(crate) zones: Vec<TaskZone>,
+    /// Per piece: members that hold it.
+    holder_counts: Vec<u32>,
+    unheld: Vec<u64>,
+    /// Per piece: members other than seeds that hold or await it, in all zones.
+    copy_counts: Vec<u32>,
+    /// Pieces that any of them does.
+    shared: Vec<u64>,
     /// Per piece, once told: what it must hash to. Only such pieces are planned.
     hashes: Vec<Option<PieceHash>>,
-    known: PieceSet,
-    /// Members that want the blob.
+    known: Vec<u64>,
+    /// Members that want the blob, and those of them that are no seeds.
     pub(crate) wanting_count: usize,
+    pub(crate) peers_wanting: usize,
     pub(crate) source: Source,
+    /// Whether the members choose their pieces by themselves.
+    pub(crate) picking: bool,
+    /// Pieces planned since the load was last measured.
+    pub(crate) planned_lately: u32,
 }
 
-/// One peer's part in a task: as a child, as a parent, or both.
+/// What a task has in one zone.
 #[derive(Debug)]
-pub(crate) struct Member {
-    pub(crate) seed: bool,
-    pub(crate) held: PieceSet,
-    /// Held or in flight to it.
-    taken: PieceSet,
-    /// The pieces in flight to it, and from whom.
-    in_flight: BTreeMap<u32, PeerKey>,
-    /// What it wants, if it does.
-    pub(crate) wish: Option<Wish>,
-    /// Whom it may exchange with; the relation is symmetric.
-    pub(crate) partners: Vec<PeerKey>,
-    /// Parents that lately failed it, until when it leaves them alone.
-    pub(crate) resting: BTreeMap<PeerKey, Instant>,
-    /// Parents that sent it a corrupt piece of this blob.
-    pub(crate) banned: BTreeSet<PeerKey>,
-    /// When it began to want, or a piece last reached it from a parent.
-    pub(crate) progress_at: Instant,
-    /// Whether it was asked for the hashes of what it holds.
-    pub(crate) asked_hashes: bool,
-}
-
-/// A download's wish.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Wish {
-    /// The next piece that the slowest client needs; `None` where no client waits.
-    pub(crate) reader: Option<u32>,
-}
-
-impl Task {
-    pub(crate) fn new(layout: Layout) -> Self {
-        let piece_count = layout.piece_count();
-        Self {
-            layout,
-            members: BTreeMap::new(),
-            copies: vec![0; piece_count as usize],
-            hashes: vec![None; piece_count as usize],
-            known: PieceSet::new(piece_count),
-            wanting_count: 0,
-            source: Source::Idle,
-        }
-    }
-
-    pub(crate) fn is_wanted(&self) -> bool {
-        self.wanting_count > 0
-    }
-
-    pub(crate) fn join(&mut self, peer: PeerKey, seed: bool, now: Instant) -> &mut Member {
-        let piece_count = self.layout.piece_count();
-        self.members.entry(peer).or_insert_with(|| Member::new(piece_count, seed, now))
-    }
-
-    /// Takes a member out, with everything it held or awaited. The member as it was, and the
-    /// pieces it was sending, by child.
-    pub(crate) fn leave(&mut self, peer: PeerKey) -> Option<(Member, Vec<(PeerKey, u32)>)> {
-        let member = self.members.remove(&peer)?;
-        self.wanting_count -= usize::from(member.wish.is_some());
-        if !member.seed {
-            for piece in member.taken.iter() {
-                self.copies[piece as usize] -= 1;
-            }
-        }
-        let mut orphans = Vec::new();
-        for (child, other) in &mut self.members {
-            other.partners.retain(|partner| *partner != peer);
-            other.resting.remove(&peer);
-            other.banned.remove(&peer);
-            let pieces = other.in_flight.iter().filter(|(_, parent)| **parent == peer);
-            orphans.extend(pieces.map(|(piece, _)| (*child, *piece)));
-        }
-        for (child, piece) in &orphans {
-            self.land(*child, *piece, Landing::Lost);
-        }
-        Some((member, orphans))
-    }
-
-    /// States whether a member wants the blob.
-    pub(crate) fn set_wish(&mut self, peer: PeerKey, wish: Option<Wish>) {
-        let Some(member) = self.members.get_mut(&peer) else { return };
-        self.wanting_count -= usize::from(member.wish.is_some());
-        self.wanting_count += usize::from(wish.is_some());
-        member.wish = wish;
-    }
-
-    /// Learns what a piece must hash to. False if it is known to be another: the first word
-    /// stands until the SHA-256 of the blob proves it wrong.
-    pub(crate) fn learn_hash(&mut self, piece: u32, hash: PieceHash) -> bool {
-        let slot = &mut self.hashes[piece as usize];
-        match slot {
-            Some(known) => *known == hash,
-            None => {
-                *slot = Some(hash);
-                self.known.insert(piece);
-                true
-            }
-        }
-    }
-
-    /// What the piece must hash to, if anyone told.
-    pub(crate) fn hash(&self, piece: u32) -> Option<PieceHash> {
-        self.hashes[piece as usize]
-    }
-
-    /// Whether a member holds a piece whose hash nobody told.
-    pub(crate) fn has_unknown(&self, member: &Member) -> bool {
-        member.held.words().iter().zip(self.known.words()).any(|(held, known)| held & !known != 0)
-    }
-
-    /// A piece starts on its way.
-    pub(crate) fn launch(&mut self, child: PeerKey, parent: PeerKey, piece: u32) {
-        let member = self.members.get_mut(&child).expect("a planned child is a member");
-        let fresh = member.taken.insert(piece);
-        assert!(fresh, "piece {piece} planned twice to one child");
-        member.in_flight.insert(piece, parent);
-        if !member.seed {
-            self.copies[piece as usize] += 1;
-        }
-    }
-
-    /// A piece's way ends, or a piece is held that was never on its way. The parent that was
-    /// to send it.
-    pub(crate) fn land(&mut self, child: PeerKey, piece: u32, landing: Landing) -> Option<PeerKey> {
-        let member = self.members.get_mut(&child)?;
-        let parent = member.in_flight.remove(&piece);
-        let copy = u16::from(!member.seed);
-        match landing {
-            Landing::Held => {
-                member.held.insert(piece);
-                if member.taken.insert(piece) {
-                    self.copies[piece as usize] += copy;
-                }
-            }
-            Landing::Lost if parent.is_some() => {
-                member.taken.remove(piece);
-                self.copies[piece as usize] -= copy;
-            }
-            Landing::Lost => {}
-        }
-        parent
-    }
-
-    /// A member does not hold the piece after all.
-    pub(crate) fn drop_piece(&mut self, peer: PeerKey, piece: u32) {
-        let Some(member) = self.members.get_mut(&peer) else { return };
-        if member.held.remove(piece) {
-            member.taken.remove(piece);
-            if !member.seed {
-                self.copies[piece as usize] -= 1;
-            }
-        }
-    }
-
-    /// A member holds nothing any more.
-    pub(crate) fn drop_all(&mut self, peer: PeerKey) {
-        let held: Vec<u32> =
-            self.members.get(&peer).map(|member| member.held.iter().collect()).unwrap_or_default();
-        for piece in held {
-            self.drop_piece(peer, piece);
-        }
-    }
-
-    /// The pieces that no member holds.
-    pub(crate) fn held_by_nobody(&self) -> PieceSet {
-        let mut held = PieceSet::new(self.layout.piece_count());
-        for member in self.members.values() {
-            held.union_with(&member.held);
-        }
-        held.complement()
-    }
-
-    /// Whether `parent` holds a piece that may be planned to `child`. Costs a word operation
-    /// per 64 pieces at most.
-    pub(crate) fn can_help(&self, parent: &Member, child: &Member) -> bool {
-        self.helpful_words(parent, child).any(|(_, word)| word != 0)
-    }
-
-    /// The pieces that `parent` can give `child`.
-    pub(crate) fn helpful_pieces<'a>(
-        &'a self,
-        parent: &'a Member,
-        child: &'a Member,
-    ) -> impl Iterator<Item = u32> + 'a {
-        self.helpful_words(parent, child).flat_map(|(base, mut word)| {
-            std::iter::from_fn(move || {
-                let bit = word.trailing_zeros();
-                (word != 0).then(|| {
-                    word &= word - 1;
-                    base + bit
-                })
-            })
-        })
-    }
-
-    /// How many members other than seeds hold or receive the piece, those aside whom `child`
-    /// takes nothing from: what only they have is as rare to it as what nobody has.
-    pub(crate) fn copies_for(&self, child: &Member, piece: u32) -> u16 {
-        let barred = child.banned.iter().filter_map(|parent| self.members.get(parent));
-        let barred = barred.filter(|parent| !parent.seed && parent.taken.contains(piece)).count();
-        self.copies[piece as usize] - u16::try_from(barred).expect("no more than there are copies")
-    }
-
-    fn helpful_words<'a>(
-        &'a self,
-        parent: &'a Member,
-        child: &'a Member,
-    ) -> impl Iterator<Item = (u32, u64)> + 'a {
-        let words = parent.held.words().iter().zip(self.known.words()).zip(child.taken.words());
-        words.zip((0..).step_by(64)).map(|(((held, known), taken), base)| (base, held & known & !taken))
-    }
-}
-
-impl Member {
-    fn new(piece_count: u32, seed: bool, now: Instant) -> Self {
-        Self {
-            seed,
-            held: PieceSet::new(piece_count),
-            taken: PieceSet::new(piece_count),
-            in_flight: BTreeMap::new(),
-            wish: None,
-            partners: Vec::new(),
-            resting: BTreeMap::new(),
-            banned: BTreeSet::new(),
-            progress_at: now,
-            asked_hashes: false,
-        }
-    }
-
-    pub(crate) fn in_flight(&self) -> &BTreeMap<u32, PeerKey> {
-        &self.in_flight
-    }
-
-    /// Whether it takes pieces from that parent at this moment.
-    pub(crate) fn accepts(&self, parent: PeerKey, now: Instant) -> bool {
-        !self.banned.contains(&parent) && self.resting.get(&parent).is_none_or(|until| *until <= now)
-    }
-
-    /// The next piece that its client needs, for [`crate::rank::PieceScore`].
-    pub(crate) fn reader(&self) -> Option<Reader> {
-        let position = self.wish?.reader?;
-        Some(Reader { piece: self.held.first_missing(position), piece_count: self.held.len() })
-    }
+pub(crate) struct TaskZone {
+    pub(crate) place: ZonePlace,
+    pub(crate) rarity: Rarity,
+    pub(crate) seats: Vec<Seat>,
 }
 
 /// How a piece's way ends.
@@ -275,4 +64,344 @@ pub(crate) enum Landing {
     Held,
     /// It did not arrive.
     Lost,
+}
+
+impl Task {
+    pub(crate) fn new(digest: Digest, layout: Layout) -> Self {
+        let piece_count = layout.piece_count();
+        let unheld = rows::full_words(piece_count);
+        Self {
+            digest,
+            layout,
+            members: Vec::new(),
+            free_seats: Vec::new(),
+            rows: Rows::new(piece_count),
+            seeds: Vec::new(),
+            zones: Vec::new(),
+            holder_counts: vec![0; piece_count as usize],
+            copy_counts: vec![0; piece_count as usize],
+            shared: vec![0; unheld.len()],
+            known: vec![0; unheld.len()],
+            unheld,
+            hashes: Vec::new(),
+            wanting_count: 0,
+            peers_wanting: 0,
+            source: Source::Idle,
+            picking: false,
+            planned_lately: 0,
+        }
+    }
+
+    pub(crate) fn piece_count(&self) -> u32 {
+        self.layout.piece_count()
+    }
+
+    pub(crate) fn piece_len(&self) -> u32 {
+        self.layout.piece_len().bytes()
+    }
+
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.wanting_count > 0
+    }
+
+    /// Members, in the order of their seats.
+    pub(crate) fn members(&self) -> impl Iterator<Item = (Seat, &Member)> {
+        (0..).zip(&self.members).filter_map(|(seat, member)| Some((Seat(seat), member.as_ref()?)))
+    }
+
+    pub(crate) fn member_count(&self) -> usize {
+        self.members.len() - self.free_seats.len()
+    }
+
+    /// One more than the highest seat.
+    pub(crate) fn seat_count(&self) -> u32 {
+        u32::try_from(self.members.len()).expect("fewer members than 2^32")
+    }
+
+    /// The member at a seat, if it is taken.
+    pub(crate) fn seated(&self, seat: Seat) -> Option<&Member> {
+        self.members.get(seat.0 as usize)?.as_ref()
+    }
+
+    pub(crate) fn member(&self, seat: Seat) -> &Member {
+        self.members[seat.0 as usize].as_ref().expect("a known seat is taken")
+    }
+
+    pub(crate) fn member_mut(&mut self, seat: Seat) -> &mut Member {
+        self.members[seat.0 as usize].as_mut().expect("a known seat is taken")
+    }
+
+    pub(crate) fn join(&mut self, peer: PeerKey, seed: bool, place: ZonePlace, now: Instant) -> Seat {
+        let zone = self.zones.iter().position(|zone| zone.place == place).unwrap_or_else(|| {
+            let rarity = Rarity::new(self.layout.piece_count());
+            self.zones.push(TaskZone { place, rarity, seats: Vec::new() });
+            self.zones.len() - 1
+        });
+        let row = self.rows.add();
+        let index = u32::try_from(zone).expect("fewer zones than 2^32");
+        let member = Some(Member::new(peer, seed, index, row, now));
+        let seat = self.free_seats.pop().unwrap_or_else(|| {
+            self.members.push(None);
+            Seat(self.seat_count() - 1)
+        });
+        self.members[seat.0 as usize] = member;
+        if seed {
+            self.seeds.push(seat);
+        }
+        self.zones[zone].seats.push(seat);
+        seat
+    }
+
+    /// Takes a member out with everything it held; what was in flight to it or from it has
+    /// been lost before. Costs a pass over the pieces, and over the zone's members.
+    pub(crate) fn leave(&mut self, seat: Seat) -> Member {
+        self.set_wish(seat, None);
+        self.drop_all(seat);
+        let member = self.members[seat.0 as usize].take().expect("a known seat is taken");
+        assert!(member.in_flight.is_empty(), "what was in flight is lost before");
+        self.free_seats.push(seat);
+        self.seeds.retain(|other| *other != seat);
+        self.rows.remove(member.row);
+        self.zones[member.zone as usize].seats.retain(|other| *other != seat);
+        for partner in &member.partners {
+            self.member_mut(*partner).forget(seat);
+        }
+        member
+    }
+
+    /// States whether a member wants the blob.
+    pub(crate) fn set_wish(&mut self, seat: Seat, wish: Option<Wish>) {
+        let member = self.member_mut(seat);
+        let (before, seed) = (usize::from(member.wish.is_some()), member.seed);
+        member.wish = wish;
+        let after = usize::from(wish.is_some());
+        self.wanting_count = self.wanting_count - before + after;
+        if !seed {
+            self.peers_wanting = self.peers_wanting - before + after;
+        }
+    }
+
+    /// Learns what a piece must hash to. False if it is known to be another: the first word
+    /// stands until the SHA-256 of the blob proves it wrong.
+    pub(crate) fn learn_hash(&mut self, piece: u32, hash: PieceHash) -> bool {
+        if self.hashes.is_empty() {
+            self.hashes = vec![None; self.piece_count() as usize];
+        }
+        rows::insert(&mut self.known, piece);
+        *self.hashes[piece as usize].get_or_insert(hash) == hash
+    }
+
+    /// What the piece must hash to, if anyone told.
+    pub(crate) fn hash(&self, piece: u32) -> Option<PieceHash> {
+        self.hashes.get(piece as usize).copied().flatten()
+    }
+
+    /// Whether a member holds a piece whose hash nobody told.
+    pub(crate) fn has_unknown(&self, member: &Member) -> bool {
+        self.rows.held(member.row).iter().zip(&self.known).any(|(held, known)| held & !known != 0)
+    }
+
+    pub(crate) fn holds(&self, seat: Seat, piece: u32) -> bool {
+        rows::contains(self.rows.held(self.member(seat).row), piece)
+    }
+
+    /// A piece starts on its way.
+    pub(crate) fn launch(&mut self, child: Seat, flight: Flight) {
+        let row = self.own_row(child);
+        let fresh = rows::insert(self.rows.taken_mut(row), flight.piece);
+        assert!(fresh, "piece {} planned twice to one child", flight.piece);
+        let member = self.member_mut(child);
+        member.taken_count += 1;
+        member.in_flight.push(flight);
+        self.count_copy(child, flight.piece, true);
+    }
+
+    /// A piece's way ends, or a piece is held that was never on its way. The flight, if it was.
+    pub(crate) fn land(&mut self, child: Seat, piece: u32, landing: Landing) -> Option<Flight> {
+        let member = self.member_mut(child);
+        let place = member.in_flight.iter().position(|flight| flight.piece == piece);
+        let flight = place.map(|place| member.in_flight.swap_remove(place));
+        match landing {
+            Landing::Held => self.hold(child, piece),
+            Landing::Lost if flight.is_some() => {
+                let row = self.own_row(child);
+                rows::remove(self.rows.taken_mut(row), piece);
+                self.member_mut(child).taken_count -= 1;
+                self.count_copy(child, piece, false);
+            }
+            Landing::Lost => {}
+        }
+        flight
+    }
+
+    fn hold(&mut self, seat: Seat, piece: u32) {
+        if self.holds(seat, piece) {
+            return;
+        }
+        let row = self.own_row(seat);
+        rows::insert(self.rows.held_mut(row), piece);
+        let fresh = rows::insert(self.rows.taken_mut(row), piece);
+        let piece_count = self.piece_count();
+        let next = self.member(seat).next_piece;
+        let next =
+            if next == piece { rows::first_missing(self.rows.held(row), next, piece_count) } else { next };
+        let member = self.member_mut(seat);
+        member.next_piece = next;
+        member.held_count += 1;
+        if fresh {
+            member.taken_count += 1;
+            self.count_copy(seat, piece, true);
+        }
+        self.holder_counts[piece as usize] += 1;
+        rows::remove(&mut self.unheld, piece);
+        if self.member(seat).held_count == piece_count {
+            self.rows.remove(row);
+            let member = self.member_mut(seat);
+            member.row = Row::FULL;
+            member.in_flight = Vec::new();
+        }
+    }
+
+    /// A member does not hold the piece after all.
+    pub(crate) fn drop_piece(&mut self, seat: Seat, piece: u32) {
+        if piece >= self.piece_count() || !self.holds(seat, piece) {
+            return;
+        }
+        let row = self.own_row(seat);
+        rows::remove(self.rows.held_mut(row), piece);
+        rows::remove(self.rows.taken_mut(row), piece);
+        let member = self.member_mut(seat);
+        member.held_count -= 1;
+        member.taken_count -= 1;
+        member.next_piece = member.next_piece.min(piece);
+        self.count_copy(seat, piece, false);
+        self.holder_counts[piece as usize] -= 1;
+        if self.holder_counts[piece as usize] == 0 {
+            rows::insert(&mut self.unheld, piece);
+        }
+    }
+
+    /// A member holds nothing any more. Costs a pass over the pieces.
+    pub(crate) fn drop_all(&mut self, seat: Seat) {
+        let held: Vec<u32> = rows::ones(self.rows.held(self.member(seat).row)).collect();
+        for piece in held {
+            self.drop_piece(seat, piece);
+        }
+    }
+
+    /// States whether what a member holds and awaits counts as copies. Costs a pass over the pieces.
+    pub(crate) fn set_counted(&mut self, seat: Seat, counted: bool) {
+        let member = self.member(seat);
+        if member.counted == counted {
+            return;
+        }
+        let taken: Vec<u32> = rows::ones(self.rows.taken(member.row)).collect();
+        self.member_mut(seat).counted = true;
+        for piece in taken {
+            self.count_copy(seat, piece, counted);
+        }
+        self.member_mut(seat).counted = counted;
+    }
+
+    fn count_copy(&mut self, seat: Seat, piece: u32, more: bool) {
+        let Member { zone, seed, counted, .. } = *self.member(seat);
+        if !counted {
+            return;
+        }
+        let rarity = &mut self.zones[zone as usize].rarity;
+        let copies = &mut self.copy_counts[piece as usize];
+        if more {
+            rarity.add(piece, seed);
+            *copies += u32::from(!seed);
+        } else {
+            rarity.remove(piece, seed);
+            *copies -= u32::from(!seed);
+        }
+        if *copies > 0 {
+            rows::insert(&mut self.shared, piece);
+        } else {
+            rows::remove(&mut self.shared, piece);
+        }
+    }
+
+    fn own_row(&mut self, seat: Seat) -> Row {
+        let row = self.rows.own(self.member(seat).row);
+        self.member_mut(seat).row = row;
+        row
+    }
+
+    /// The client's position moved.
+    pub(crate) fn set_reader(&mut self, seat: Seat, piece: u32) {
+        let row = self.member(seat).row;
+        let next = rows::first_missing(self.rows.held(row), piece, self.piece_count());
+        let member = self.member_mut(seat);
+        if let Some(wish) = &mut member.wish {
+            wish.reader = Some(piece);
+            member.next_piece = next;
+        }
+    }
+
+    /// The pieces that no member holds.
+    pub(crate) fn held_by_nobody(&self) -> PieceSet {
+        let mut missing = PieceSet::new(self.piece_count());
+        for piece in rows::ones(&self.unheld) {
+            missing.insert(piece);
+        }
+        missing
+    }
+
+    /// Whether every piece that anyone holds has a known hash.
+    pub(crate) fn knows_what_is_held(&self) -> bool {
+        let full = rows::full_words(self.piece_count());
+        self.unheld.iter().zip(&self.known).zip(full).all(|((unheld, known), full)| unheld | known == full)
+    }
+
+    pub(crate) fn crosses(&self, parent: Seat, child: Seat) -> bool {
+        self.member(parent).zone != self.member(child).zone
+    }
+
+    /// Whether `parent` holds a piece that may be planned to `child`. Costs a word operation
+    /// per 64 pieces at most.
+    pub(crate) fn can_help(&self, parent: Seat, child: Seat) -> bool {
+        let useful = self.useful(parent, child);
+        (0..self.known.len()).any(|index| useful(index) != 0)
+    }
+
+    /// The best piece that `parent` can give `child`, with its score. From a seed, one that no
+    /// other peer of the region has or awaits, if there is any.
+    pub(crate) fn best_piece(&self, parent: Seat, child: Seat) -> Option<(PieceScore, u32)> {
+        let (from, to) = (self.member(parent), self.member(child));
+        let reader = to.reader(self.piece_count());
+        let rarity = &self.zones[to.zone as usize].rarity;
+        let useful = self.useful(parent, child);
+        let scored = |second_copy_from_seed: bool| {
+            move |(value, piece)| (PieceScore { second_copy_from_seed, value }, piece)
+        };
+        if !from.seed {
+            return rarity.best(useful, reader).map(scored(false));
+        }
+        let first = rarity.best(|index| useful(index) & !self.shared[index], reader).map(scored(false));
+        first.or_else(|| rarity.best(useful, reader).map(scored(true)))
+    }
+
+    /// The score of one piece for a pair.
+    pub(crate) fn score(&self, parent: Seat, child: Seat, piece: u32) -> PieceScore {
+        let (from, to) = (self.member(parent), self.member(child));
+        let copies = self.zones[to.zone as usize].rarity.copies(piece);
+        let second = from.seed && rows::contains(&self.shared, piece);
+        PieceScore::new(piece, copies, to.reader(self.piece_count()), second)
+    }
+
+    /// Word by word the pieces that `parent` can give `child`: those it holds whose hash is
+    /// known and that the child lacks; across zones only what nobody in the child's zone holds
+    /// or awaits.
+    fn useful(&self, parent: Seat, child: Seat) -> impl Fn(usize) -> u64 {
+        let (from, to) = (self.member(parent), self.member(child));
+        let (held, taken) = (self.rows.held(from.row), self.rows.taken(to.row));
+        let rarity = (from.zone != to.zone).then(|| &self.zones[to.zone as usize].rarity);
+        move |index| {
+            let word = held[index] & self.known[index] & !taken[index];
+            rarity.map_or(word, |rarity| word & rarity.absent_word(index))
+        }
+    }
 }

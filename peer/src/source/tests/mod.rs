@@ -12,7 +12,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use flotilla_proto::{Authorization, Digest, Layout, PieceHash, PieceSet, RegistryHost};
 use prometheus_client::registry::Registry;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -62,7 +62,8 @@ impl Bench {
         for piece in (0..layout.piece_count()).filter(|piece| is_wanted(*piece)) {
             wanted.insert(piece);
         }
-        let order = ReadOrder { digest: Digest::of(blob), layout, wanted, credentials: credentials.clone() };
+        let (digest, credentials) = (Digest::of(blob), credentials.clone());
+        let order = ReadOrder { digest, layout, wanted, until: unpaced(), credentials };
         self.run(order).await
     }
 
@@ -87,6 +88,11 @@ impl Bench {
         let value = text.lines().find_map(|line| line.strip_prefix(name_and_labels)?.strip_prefix(' '));
         value.map_or(0, |value| value.parse().unwrap())
     }
+}
+
+/// The pace of a read that nobody holds back.
+pub(super) fn unpaced() -> watch::Receiver<u32> {
+    watch::Sender::new(u32::MAX).subscribe()
 }
 
 /// How a reading ended and what it gave.

@@ -8,14 +8,14 @@ use bytes::Bytes;
 use flotilla_proto::{Digest, Layout, PieceSet};
 use http::header;
 use http_body_util::BodyExt as _;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::fake::{
     Ending, FakeRegistry, Reply, chunked, dead_url, ending_after, plain, serve, status, text, with,
 };
-use super::{Bench, anonymous, blob, quick_config};
+use super::{Bench, anonymous, blob, quick_config, unpaced};
 use crate::source::{Credentials, ReadError, ReadOrder, SourceConfig};
 
 const PIECE: usize = 128 << 10;
@@ -41,6 +41,36 @@ async fn a_whole_blob_is_one_plain_get() {
     assert_eq!(seen[0].header(header::HOST), super::HOST);
     assert_eq!(bench.counter("flotilla_peer_source_bytes_total{reader=\"region\"}"), content.len() as u64);
     assert_eq!(bench.counter("flotilla_peer_source_requests_total{kind=\"blob\"}"), 1);
+}
+
+#[tokio::test]
+async fn a_paced_read_waits_in_the_same_answer_for_longer_than_any_stall() {
+    let content = blob(6 * PIECE);
+    let registry = FakeRegistry::start({
+        let content = content.clone();
+        move |seen| serve(&content, seen)
+    })
+    .await;
+    let bench = Bench::new(&[registry.url()]);
+    let pace = watch::Sender::new(2);
+    let order = ReadOrder { until: pace.subscribe(), ..whole(&content, anonymous()) };
+    let (sink, mut pieces) = mpsc::channel(1);
+    let reading = bench.source.read_blob(order, sink, CancellationToken::new());
+    let watching = async {
+        for piece in 0..6 {
+            if [2, 4].contains(&piece) {
+                let early = tokio::time::timeout(quick_config().stall_timeout * 2, pieces.recv()).await;
+                assert!(early.is_err(), "piece {piece} came before it was allowed");
+                pace.send_replace(piece + 2);
+            }
+            assert_eq!(pieces.recv().await.unwrap().piece, piece);
+        }
+    };
+    let (summary, ()) = tokio::join!(reading, watching);
+    let summary = summary.unwrap();
+    assert!(summary.is_verified);
+    assert_eq!(summary.source_bytes, content.len() as u64, "every byte once");
+    assert_eq!(registry.seen().len(), 1);
 }
 
 #[tokio::test]
@@ -395,5 +425,5 @@ async fn a_registry_nobody_configured_is_named() {
 fn whole(content: &Bytes, credentials: Credentials) -> ReadOrder {
     let layout = Layout::of(content.len() as u64).unwrap();
     let wanted = PieceSet::full(layout.piece_count());
-    ReadOrder { digest: Digest::of(content), layout, wanted, credentials }
+    ReadOrder { digest: Digest::of(content), layout, wanted, until: unpaced(), credentials }
 }

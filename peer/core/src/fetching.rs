@@ -1,0 +1,151 @@
+//! Pieces on their way from other peers, whoever chose them.
+//!
+//! A piece is on its way at most once, as far as this peer knows: what the scheduler assigns
+//! while this peer fetches it by its own choice is set aside for the case that this fails.
+
+use std::time::Duration;
+
+use flotilla_proto::{Digest, PeerId, PieceHash};
+
+use crate::download::{Blob, Fetching};
+use crate::{FetchError, Output, Report, Swarm};
+
+impl Swarm {
+    pub(crate) fn assigned(&mut self, digest: Digest, piece: u32, parent: PeerId, hash: PieceHash) {
+        let Some(blob) = self.blobs.get_mut(&digest) else { return };
+        if piece >= blob.layout.piece_count() {
+            return;
+        }
+        if blob.held.contains(piece) {
+            return self.announce(digest, &[piece], Vec::new());
+        }
+        if blob.barred.contains(&parent) {
+            return self.tell(Report::FetchFailed { digest, piece, parent, error: FetchError::Corrupt });
+        }
+        let is_planned = blob.fetching.get(&piece).map(|fetching| !fetching.picked);
+        match is_planned {
+            Some(true) => {
+                blob.fetching.remove(&piece);
+                self.outputs.push_back(Output::AbortFetch { digest, piece });
+            }
+            Some(false) => return drop(blob.set_aside.insert(piece, (parent, hash))),
+            None if blob.is_awaited(piece) => return drop(blob.set_aside.insert(piece, (parent, hash))),
+            None => {}
+        }
+        self.fetch(digest, piece, parent, hash, false);
+    }
+
+    pub(crate) fn fetch(
+        &mut self,
+        digest: Digest,
+        piece: u32,
+        parent: PeerId,
+        hash: PieceHash,
+        picked: bool,
+    ) {
+        let (begun_at, patience) = (self.now(), self.patience(&parent));
+        let blob = self.blobs.get_mut(&digest).expect("the caller found it");
+        let layout = blob.layout;
+        blob.fetching.insert(piece, Fetching { parent: parent.clone(), begun_at, picked });
+        self.outputs.push_back(Output::Fetch { digest, layout, piece, parent, hash, patience, picked });
+    }
+
+    pub(crate) fn cancelled(&mut self, digest: Digest, piece: u32) {
+        let Some(blob) = self.blobs.get_mut(&digest) else { return };
+        if blob.set_aside.remove(&piece).is_none()
+            && blob.fetching.get(&piece).is_some_and(|fetching| !fetching.picked)
+        {
+            blob.fetching.remove(&piece);
+            self.outputs.push_back(Output::AbortFetch { digest, piece });
+            self.feed(digest);
+        }
+    }
+
+    /// The piece is on disk, even where its fetch was given up in the same moment.
+    pub(crate) fn fetched(&mut self, digest: Digest, piece: u32, first_byte: Duration) {
+        let Some(blob) = self.blobs.get_mut(&digest) else { return };
+        if piece >= blob.layout.piece_count() {
+            return;
+        }
+        let bytes = blob.layout.piece_size(piece);
+        if let Some(Fetching { parent, begun_at, .. }) = blob.fetching.remove(&piece) {
+            self.delivered(&parent, begun_at, first_byte, bytes);
+        }
+        self.hold(digest, piece, Vec::new());
+        self.feed_all(digest);
+    }
+
+    pub(crate) fn fetch_failed(&mut self, digest: Digest, piece: u32, error: FetchError) {
+        let Some(blob) = self.blobs.get_mut(&digest) else { return };
+        let Some(Fetching { parent, picked, .. }) = blob.fetching.remove(&piece) else { return };
+        if picked && let FetchError::NotHeld = error {
+            self.piece_is_not_there(digest, &parent, piece);
+        }
+        self.failed(digest, Some(piece), parent, picked, error);
+    }
+
+    /// What a failure means for the parent, for the scheduler and for the piece, if one was
+    /// chosen already.
+    pub(crate) fn failed(
+        &mut self,
+        digest: Digest,
+        piece: Option<u32>,
+        parent: PeerId,
+        picked: bool,
+        error: FetchError,
+    ) {
+        let (now, spread) = (self.now(), self.rng.f64());
+        match error {
+            FetchError::Stalled | FetchError::Unreachable => self.health(&parent).failed(now),
+            FetchError::Busy if picked => self.health(&parent).was_busy(now, spread),
+            FetchError::Busy | FetchError::NotHeld => {}
+            FetchError::Corrupt => {
+                let blob = self.blobs.get_mut(&digest).expect("the caller found it");
+                blob.barred.insert(parent.clone());
+            }
+        }
+        // Who picks by itself turns elsewhere by itself; what bears on others is told.
+        let is_its_own = picked && matches!(error, FetchError::Busy | FetchError::NotHeld);
+        if let Some(piece) = piece {
+            if !is_its_own {
+                self.tell(Report::FetchFailed { digest, piece, parent, error });
+            }
+            self.resume(digest, piece);
+        }
+        self.feed(digest);
+    }
+
+    /// Turns to what the scheduler assigned while the piece was on its way.
+    fn resume(&mut self, digest: Digest, piece: u32) {
+        let Some(blob) = self.blobs.get_mut(&digest) else { return };
+        if let Some((parent, hash)) = blob.set_aside.remove(&piece) {
+            self.assigned(digest, piece, parent, hash);
+        }
+    }
+
+    /// A piece came by one way: it is not wanted by any other.
+    pub(crate) fn abort_others(&mut self, digest: Digest, piece: u32) {
+        let Some(blob) = self.blobs.get_mut(&digest) else { return };
+        blob.set_aside.remove(&piece);
+        if blob.fetching.remove(&piece).is_some() {
+            self.outputs.push_back(Output::AbortFetch { digest, piece });
+        }
+        let takes = |(_, taking): &(&PeerId, &crate::download::Taking)| taking.piece == Some(piece);
+        if let Some(parent) = blob.taking.iter().find(takes).map(|(parent, _)| parent.clone()) {
+            blob.taking.remove(&parent);
+            self.outputs.push_back(Output::AbortTake { digest, parent });
+        }
+    }
+
+    pub(crate) fn abort_all(&mut self, digest: Digest) {
+        let Some(blob) = self.blobs.get_mut(&digest) else { return };
+        let Blob { fetching, taking, set_aside, .. } = blob;
+        set_aside.clear();
+        for piece in std::mem::take(fetching).into_keys() {
+            self.outputs.push_back(Output::AbortFetch { digest, piece });
+        }
+        for parent in std::mem::take(taking).into_keys() {
+            self.outputs.push_back(Output::AbortTake { digest, parent });
+        }
+    }
+}

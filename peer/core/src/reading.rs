@@ -1,0 +1,78 @@
+//! A seed's reads from the registry: only what was ordered, as far as it was ordered, and only
+//! while the scheduler can renew the order.
+
+use flotilla_proto::{Digest, Layout, PieceHash, PieceSet};
+
+use crate::download::Blob;
+use crate::{Failure, Output, Report, Swarm};
+
+impl Swarm {
+    pub(crate) fn read_ordered(&mut self, digest: Digest, layout: Layout, pieces: &PieceSet) {
+        let now = self.now();
+        let blob = self.blobs.entry(digest).or_insert_with(|| Blob::new(layout, now));
+        if blob.layout != layout || pieces.len() != layout.piece_count() {
+            return;
+        }
+        let mut fresh = PieceSet::new(pieces.len());
+        let mut held = Vec::new();
+        for piece in pieces.iter() {
+            if blob.held.contains(piece) {
+                held.push(piece);
+            } else if blob.reading.insert(piece) {
+                fresh.insert(piece);
+            }
+        }
+        self.announce(digest, &held, Vec::new());
+        if !fresh.is_empty() {
+            self.outputs.push_back(Output::ReadSource { digest, layout, pieces: fresh });
+        }
+    }
+
+    pub(crate) fn source_paced(&mut self, digest: Digest, until: u32) {
+        if self.blobs.get(&digest).is_some_and(|blob| !blob.reading.is_empty()) {
+            self.outputs.push_back(Output::PaceSource { digest, until });
+        }
+    }
+
+    pub(crate) fn source_read(&mut self, digest: Digest, piece: u32, hash: PieceHash) {
+        let Some(blob) = self.blobs.get_mut(&digest) else { return };
+        blob.reading.remove(piece);
+        self.hold(digest, piece, vec![hash]);
+    }
+
+    pub(crate) fn source_ended(&mut self, digest: Digest, result: Result<bool, Failure>) {
+        let Some(blob) = self.blobs.get_mut(&digest) else { return };
+        match result {
+            Ok(true) if blob.held.is_full() => self.verified(digest),
+            Ok(_) if blob.held.is_full() => self.hash(digest),
+            Ok(_) => {}
+            Err(failure) => {
+                blob.reading = PieceSet::new(blob.layout.piece_count());
+                let poisoned = failure.poisoned;
+                self.tell(Report::SourceFailed { digest, failure: failure.clone() });
+                if poisoned {
+                    self.give_up(digest, failure);
+                } else {
+                    self.forget_if_idle(digest);
+                }
+            }
+        }
+    }
+
+    pub(crate) fn stop_reading(&mut self, digest: Digest) {
+        let Some(blob) = self.blobs.get_mut(&digest) else { return };
+        if blob.reading.is_empty() {
+            return;
+        }
+        blob.reading = PieceSet::new(blob.layout.piece_count());
+        self.outputs.push_back(Output::StopSource { digest });
+        self.forget_if_idle(digest);
+    }
+
+    pub(crate) fn end_reads(&mut self) {
+        let digests: Vec<Digest> = self.blobs.keys().copied().collect();
+        for digest in digests {
+            self.stop_reading(digest);
+        }
+    }
+}

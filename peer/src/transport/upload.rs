@@ -1,0 +1,114 @@
+//! Sending pieces to other peers, when the core says so.
+
+use bytes::Bytes;
+use flotilla_peer_core::{UploadRefusal, UploadWish};
+use flotilla_proto::wire::peer::response::Status;
+use flotilla_proto::wire::peer::{PieceRun, Response, Take};
+use flotilla_proto::{Digest, PeerId, PieceHash, Run, frame};
+use quinn::SendStream;
+
+use super::runs;
+use super::serve::{AnswerError, Services, say};
+use crate::store::ReadPieceError;
+use crate::swarm::Turn;
+
+/// A piece whose turn has come.
+struct Ready {
+    turn: Turn,
+    hash: PieceHash,
+    bytes: Bytes,
+}
+
+impl Services {
+    /// Sends the pieces of a run, each at its turn.
+    pub(super) async fn pieces(
+        &self,
+        send: &mut SendStream,
+        child: &PeerId,
+        run: &PieceRun,
+    ) -> Result<(), AnswerError> {
+        let Ok(digest) = Digest::try_from(&run.digest) else {
+            return say(send, Status::Refused, "a digest has 32 bytes").await;
+        };
+        let mut is_begun = false;
+        for piece in (Run { first: run.first, count: run.count }).pieces() {
+            let wish = UploadWish::Piece { piece, picked: run.picked };
+            let ready = match self.ready(child, digest, wish).await {
+                Ok(ready) => ready,
+                Err(why) if is_begun => return Err(AnswerError::Refused(why)),
+                Err(why) => return say(send, status(why), "").await,
+            };
+            if !std::mem::replace(&mut is_begun, true) {
+                say(send, Status::Ok, "").await?;
+            }
+            self.send_piece(send, ready).await?;
+        }
+        if is_begun { Ok(()) } else { say(send, Status::NotHeld, "").await }
+    }
+
+    /// Sends a piece that the child lacks, of this peer's choice.
+    pub(super) async fn take(
+        &self,
+        send: &mut SendStream,
+        child: &PeerId,
+        take: &Take,
+    ) -> Result<(), AnswerError> {
+        let Ok(digest) = Digest::try_from(&take.digest) else {
+            return say(send, Status::Refused, "a digest has 32 bytes").await;
+        };
+        let Some(live) = self.swarm.live(digest) else {
+            return say(send, Status::NotHeld, "").await;
+        };
+        let Some(lacking) = runs::from_wire(live.layout().piece_count(), &take.lacking) else {
+            return say(send, Status::Refused, "the runs make no set of pieces").await;
+        };
+        match self.ready(child, digest, UploadWish::Any { lacking }).await {
+            Ok(ready) => {
+                let hash = Bytes::copy_from_slice(ready.hash.as_bytes());
+                let header = Response {
+                    status: Status::Ok.into(),
+                    piece: ready.turn.piece(),
+                    hash,
+                    ..Default::default()
+                };
+                send.write_chunk(frame::encode(&header)).await?;
+                self.send_piece(send, ready).await
+            }
+            Err(why) => say(send, status(why), "").await,
+        }
+    }
+
+    /// Waits for the turn, and reads the piece.
+    async fn ready(&self, child: &PeerId, digest: Digest, wish: UploadWish) -> Result<Ready, UploadRefusal> {
+        let turn = self.swarm.upload(child, digest, wish).await?;
+        let piece = turn.piece();
+        let Ok(Some(file)) = self.store.open_blob(digest).await else {
+            return Err(UploadRefusal::NotHeld);
+        };
+        let hash = file.hash_of(piece).ok_or(UploadRefusal::NotHeld)?;
+        match self.store.read(&file, piece).await {
+            Ok(bytes) => Ok(Ready { turn, hash, bytes }),
+            Err(error) => {
+                if let ReadPieceError::Corrupt { .. } = error {
+                    self.swarm.damaged(digest, piece).await;
+                }
+                tracing::debug!(task = %digest.short(), piece, %error, "read a piece for another peer");
+                Err(UploadRefusal::NotHeld)
+            }
+        }
+    }
+
+    async fn send_piece(&self, send: &mut SendStream, ready: Ready) -> Result<(), AnswerError> {
+        self.uploaded_bytes.inc_by(ready.bytes.len() as u64);
+        send.write_chunk(ready.bytes).await?;
+        ready.turn.delivered();
+        Ok(())
+    }
+}
+
+fn status(why: UploadRefusal) -> Status {
+    match why {
+        UploadRefusal::Busy => Status::Busy,
+        UploadRefusal::NotHeld => Status::NotHeld,
+    }
+}

@@ -1,0 +1,135 @@
+//! Peers and tasks by dense index: no map is walked on the hot path.
+
+use std::collections::HashMap;
+use std::ops::{Index, IndexMut};
+
+use flotilla_proto::Digest;
+
+use crate::PeerKey;
+use crate::hash::KeyHash;
+use crate::peer::Peer;
+use crate::task::{Task, TaskSlot};
+
+/// Attached peers, by key.
+#[derive(Debug, Default)]
+pub(crate) struct Peers {
+    by_key: Vec<Option<Box<Peer>>>,
+    count: usize,
+}
+
+impl Peers {
+    pub(crate) fn get(&self, key: PeerKey) -> Option<&Peer> {
+        self.by_key.get(key.0 as usize)?.as_deref()
+    }
+
+    pub(crate) fn get_mut(&mut self, key: PeerKey) -> Option<&mut Peer> {
+        self.by_key.get_mut(key.0 as usize)?.as_deref_mut()
+    }
+
+    /// A member of a task is attached.
+    pub(crate) fn known_mut(&mut self, key: PeerKey) -> &mut Peer {
+        self.get_mut(key).expect("a member is attached")
+    }
+
+    pub(crate) fn insert(&mut self, key: PeerKey, peer: Peer) {
+        let place = key.0 as usize;
+        if place >= self.by_key.len() {
+            self.by_key.resize_with(place + 1, || None);
+        }
+        self.by_key[place] = Some(Box::new(peer));
+        self.count += 1;
+    }
+
+    pub(crate) fn remove(&mut self, key: PeerKey) {
+        let gone = self.by_key.get_mut(key.0 as usize).and_then(Option::take);
+        self.count -= usize::from(gone.is_some());
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// By key. Costs a pass over all peers.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (PeerKey, &Peer)> {
+        (0..).zip(&self.by_key).filter_map(|(key, peer)| Some((PeerKey(key), peer.as_deref()?)))
+    }
+}
+
+impl Index<PeerKey> for Peers {
+    type Output = Peer;
+
+    fn index(&self, key: PeerKey) -> &Peer {
+        self.get(key).expect("a member is attached")
+    }
+}
+
+/// Known tasks, by slot and by digest.
+#[derive(Debug)]
+pub(crate) struct Tasks {
+    by_slot: Vec<Option<Box<Task>>>,
+    free: Vec<TaskSlot>,
+    slot_by_digest: HashMap<Digest, TaskSlot, KeyHash>,
+    /// Of all of them together.
+    piece_count: u64,
+}
+
+impl Tasks {
+    pub(crate) fn new(hash: KeyHash) -> Self {
+        let slot_by_digest = HashMap::with_hasher(hash);
+        Self { by_slot: Vec::new(), free: Vec::new(), slot_by_digest, piece_count: 0 }
+    }
+
+    pub(crate) fn slot(&self, digest: Digest) -> Option<TaskSlot> {
+        self.slot_by_digest.get(&digest).copied()
+    }
+
+    pub(crate) fn insert(&mut self, task: Task) -> TaskSlot {
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.by_slot.push(None);
+            TaskSlot(u32::try_from(self.by_slot.len() - 1).expect("bounded by tasks_max"))
+        });
+        self.slot_by_digest.insert(task.digest, slot);
+        self.piece_count += u64::from(task.piece_count());
+        self.by_slot[slot.0 as usize] = Some(Box::new(task));
+        slot
+    }
+
+    pub(crate) fn remove(&mut self, slot: TaskSlot) {
+        let task = self.by_slot[slot.0 as usize].take().expect("a known task ends once");
+        self.slot_by_digest.remove(&task.digest);
+        self.piece_count -= u64::from(task.piece_count());
+        self.free.push(slot);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.slot_by_digest.len()
+    }
+
+    pub(crate) fn piece_count(&self) -> u64 {
+        self.piece_count
+    }
+
+    /// The same, to change.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Task> {
+        self.by_slot.iter_mut().filter_map(Option::as_deref_mut)
+    }
+
+    /// By slot. Costs a pass over all tasks.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (TaskSlot, &Task)> {
+        (0..).zip(&self.by_slot).filter_map(|(slot, task)| Some((TaskSlot(slot), task.as_deref()?)))
+    }
+}
+
+impl Index<TaskSlot> for Tasks {
+    type Output = Task;
+
+    fn index(&self, slot: TaskSlot) -> &Task {
+        self.by_slot[slot.0 as usize].as_deref().expect("a known slot is taken")
+    }
+}
+
+impl IndexMut<TaskSlot> for Tasks {
+    fn index_mut(&mut self, slot: TaskSlot) -> &mut Task {
+        self.by_slot[slot.0 as usize].as_deref_mut().expect("a known slot is taken")
+    }
+}

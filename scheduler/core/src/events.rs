@@ -1,0 +1,327 @@
+//! What follows from each input.
+
+use std::time::Instant;
+
+use flotilla_proto::{Digest, PieceHash, PieceSet};
+
+use crate::member::Wish;
+use crate::peer::Peer;
+use crate::scheduler::{Deadline, Scheduler};
+use crate::source::Source;
+use crate::task::{Landing, Seat, TaskSlot};
+use crate::{FailureReason, Output, PeerFacts, PeerKey, TaskFailure};
+
+impl Scheduler {
+    pub(crate) fn peer_joined(&mut self, now: Instant, key: PeerKey, facts: PeerFacts) {
+        if key.0 >= self.limits.peers_max || self.peers.get(key).is_some() {
+            return;
+        }
+        let (seed, zone) = (facts.seed, self.zone_place(facts.zone));
+        self.peers.insert(key, Peer::new(facts, zone, &self.limits, self.hash));
+        self.tell_pace_of_reports(key);
+        if seed {
+            self.seeds.push(key);
+            self.seeds_changed(now);
+        }
+    }
+
+    pub(crate) fn inventory_told(&mut self, now: Instant, key: PeerKey) {
+        let Some(peer) = self.peers.get_mut(key) else { return };
+        peer.inventory_told = true;
+        if peer.facts.seed {
+            self.seeds_changed(now);
+        }
+    }
+
+    pub(crate) fn peer_left(&mut self, now: Instant, key: PeerKey) {
+        let Some(peer) = self.peers.get(key) else { return };
+        let mut slots: Vec<TaskSlot> = peer.seats.keys().copied().collect();
+        slots.sort_unstable();
+        let gaps: Vec<_> = slots.into_iter().filter_map(|slot| self.detach(now, key, slot)).collect();
+        self.peers.remove(key);
+        self.seeds.retain(|seed| *seed != key);
+        for gap in gaps {
+            self.mend(now, &gap);
+        }
+    }
+
+    pub(crate) fn wanted(&mut self, now: Instant, peer: PeerKey, digest: Digest, size: u64, reader: bool) {
+        if self.peers.get(peer).is_none() {
+            return;
+        }
+        let slot = match self.open_task(digest, size) {
+            Ok(slot) => slot,
+            Err(failure) => return self.outputs.push_back(Output::FailTask { peer, digest, failure }),
+        };
+        let (seat, _) = self.enter(now, peer, slot);
+        self.set_wish(slot, seat, Some(Wish { reader: reader.then_some(0) }));
+        if reader {
+            self.tasks[slot].set_reader(seat, 0);
+        }
+        self.watch_hope(now, slot, seat);
+        self.draw_partners(slot, seat);
+        self.ensure_source(now, digest);
+        let Some(slot) = self.tasks.slot(digest) else { return };
+        self.tell_seed(peer, slot);
+        self.ask_hashes(slot);
+        if self.tasks[slot].picking {
+            self.outputs.push_back(Output::Picking { peer, digest, picks: true });
+        }
+        self.feed_downloads(now, peer);
+        // What it holds from an earlier life may help the partners it has just drawn.
+        self.feed_parent(now, peer);
+    }
+
+    pub(crate) fn unwanted(&mut self, now: Instant, peer: PeerKey, digest: Digest) {
+        let Some((slot, seat)) = self.find(peer, digest) else { return };
+        let member = self.tasks[slot].member(seat);
+        if member.wish.is_none() {
+            return;
+        }
+        let pieces: Vec<u32> = member.in_flight.iter().map(|flight| flight.piece).collect();
+        self.set_wish(slot, seat, None);
+        for piece in pieces {
+            self.outputs.push_back(Output::Cancel { child: peer, digest, piece });
+            if let Some(parent) = self.land(now, slot, seat, piece, Landing::Lost) {
+                self.feed_parent(now, parent);
+            }
+        }
+        self.ensure_source(now, digest);
+        self.feed_downloads(now, peer);
+        self.forget_if_unused(peer, digest);
+    }
+
+    pub(crate) fn announced(
+        &mut self,
+        now: Instant,
+        peer: PeerKey,
+        digest: Digest,
+        size: u64,
+        pieces: &PieceSet,
+        hashes: &[PieceHash],
+    ) {
+        if self.peers.get(peer).is_none() || !self.has_room_for_holder(peer, digest) {
+            return;
+        }
+        let Ok(slot) = self.open_task(digest, size) else { return };
+        if pieces.len() != self.tasks[slot].piece_count() {
+            self.close_if_empty(slot);
+            return;
+        }
+        let (seat, newcomer) = self.enter(now, peer, slot);
+        let parents = self.take_pieces(now, slot, seat, pieces, hashes);
+        self.source_delivered(peer, slot, pieces);
+        self.pace_source(slot);
+        if self.tasks[slot].member(seat).held_count == self.tasks[slot].piece_count() {
+            self.set_wish(slot, seat, None);
+        }
+        if newcomer && self.tasks[slot].is_wanted() {
+            self.draw_partners(slot, seat);
+            self.ask_hashes(slot);
+        }
+        for parent in parents {
+            self.feed_parent(now, parent);
+        }
+        self.feed_parent(now, peer);
+        self.feed_downloads(now, peer);
+        self.feed_neighbours(now, slot, seat);
+    }
+
+    /// What happened to a member may let its zone take another piece across.
+    fn feed_neighbours(&mut self, now: Instant, slot: TaskSlot, seat: Seat) {
+        let zone = self.tasks[slot].member(seat).zone;
+        self.feed_zone(now, slot, zone);
+    }
+
+    /// Writes down what a member holds. The parents whose slots that frees.
+    fn take_pieces(
+        &mut self,
+        now: Instant,
+        slot: TaskSlot,
+        seat: Seat,
+        pieces: &PieceSet,
+        hashes: &[PieceHash],
+    ) -> Vec<PeerKey> {
+        let mut parents = Vec::new();
+        let peer = self.tasks[slot].member(seat).peer;
+        self.trust_again(slot, seat);
+        for (index, piece) in pieces.iter().enumerate() {
+            if hashes.get(index).is_some_and(|hash| !self.tasks[slot].learn_hash(piece, *hash)) {
+                continue;
+            }
+            if let Some(parent) = self.land(now, slot, seat, piece, Landing::Held)
+                && !parents.contains(&parent)
+            {
+                parents.push(parent);
+            }
+            self.tasks[slot].source.spread(peer, piece);
+        }
+        parents
+    }
+
+    pub(crate) fn hashes_told(
+        &mut self,
+        now: Instant,
+        peer: PeerKey,
+        digest: Digest,
+        pieces: &PieceSet,
+        hashes: &[PieceHash],
+    ) {
+        let Some((slot, seat)) = self.find(peer, digest) else { return };
+        let task = &mut self.tasks[slot];
+        if pieces.len() != task.piece_count() {
+            return;
+        }
+        for (piece, hash) in pieces.iter().zip(hashes) {
+            if !task.learn_hash(piece, *hash) {
+                task.drop_piece(seat, piece);
+            }
+        }
+        let holders: Vec<PeerKey> = task.members().map(|(_, member)| member.peer).collect();
+        for holder in holders {
+            self.feed_parent(now, holder);
+        }
+        self.ensure_source(now, digest);
+    }
+
+    /// A peer whose download ends with this knows it itself; one that goes on wants it anew.
+    pub(crate) fn withdrawn(&mut self, now: Instant, peer: PeerKey, digest: Digest) {
+        let Some((slot, _)) = self.find(peer, digest) else { return };
+        if let Some(gap) = self.detach(now, peer, slot) {
+            self.mend(now, &gap);
+        }
+        self.feed_downloads(now, peer);
+    }
+
+    pub(crate) fn transfer_failed(
+        &mut self,
+        now: Instant,
+        child: PeerKey,
+        parent: PeerKey,
+        digest: Digest,
+        piece: u32,
+        reason: FailureReason,
+    ) {
+        let Some((slot, seat)) = self.find(child, digest) else { return };
+        let Some(owner) = self.seat(parent, slot) else { return };
+        let flight = self.tasks[slot].member(seat).flight(piece);
+        if flight.is_none_or(|flight| flight.parent != owner) {
+            return;
+        }
+        self.land(now, slot, seat, piece, Landing::Lost);
+        match reason {
+            FailureReason::TimedOut | FailureReason::Unreachable => {
+                self.rest_pair(now, slot, seat, owner);
+                if self.peers.known_mut(parent).timed_out(child, now, &self.limits) {
+                    self.blame(now, parent);
+                    self.remove_parent(now, parent);
+                }
+            }
+            FailureReason::Busy => self.rest_pair(now, slot, seat, owner),
+            FailureReason::Corrupt => {
+                self.blame(now, parent);
+                let task = &mut self.tasks[slot];
+                task.member_mut(seat).banned.push(owner);
+                task.member_mut(owner).corrupt = true;
+                task.set_counted(owner, false);
+                self.watch_hope(now, slot, seat);
+            }
+            FailureReason::NotHeld => {
+                self.tasks[slot].drop_piece(owner, piece);
+                self.ensure_source(now, digest);
+            }
+        }
+        self.feed_downloads(now, child);
+        self.feed_parent(now, parent);
+        if let Some((slot, seat)) = self.find(child, digest) {
+            self.feed_neighbours(now, slot, seat);
+        }
+    }
+
+    fn blame(&mut self, now: Instant, parent: PeerKey) {
+        let until = now + self.limits.blame;
+        self.peers.known_mut(parent).blame(until);
+        self.deadlines.insert((until, Deadline::Parent(parent)));
+    }
+
+    /// What a parent that several children gave up on still owes is planned anew, from others
+    /// where there are any. What it holds does not count until it is heard of again.
+    fn remove_parent(&mut self, now: Instant, parent: PeerKey) {
+        let slots = self.peers[parent].serves.clone();
+        let mut children = Vec::new();
+        for slot in slots {
+            let Some(owner) = self.seat(parent, slot) else { continue };
+            let digest = self.tasks[slot].digest;
+            for (seat, piece) in self.owed(slot, owner) {
+                let child = self.tasks[slot].member(seat).peer;
+                self.land(now, slot, seat, piece, Landing::Lost);
+                self.outputs.push_back(Output::Cancel { child, digest, piece });
+                self.rest_pair(now, slot, seat, owner);
+                children.push(child);
+            }
+            self.tasks[slot].set_counted(owner, false);
+        }
+        for child in children {
+            self.feed_downloads(now, child);
+        }
+    }
+
+    /// A member that was removed as a parent is heard of again.
+    fn trust_again(&mut self, slot: TaskSlot, seat: Seat) {
+        let member = self.tasks[slot].member(seat);
+        if !member.counted && !member.corrupt {
+            self.tasks[slot].set_counted(seat, true);
+        }
+    }
+
+    pub(crate) fn reader_moved(&mut self, peer: PeerKey, digest: Digest, piece: u32) {
+        if let Some((slot, seat)) = self.find(peer, digest) {
+            self.tasks[slot].set_reader(seat, piece);
+        }
+    }
+
+    /// The blob cannot be had: everyone who wants it is told, and where its bytes are wrong,
+    /// everyone who holds any of it. Costs a pass over the members.
+    pub(crate) fn fail_task(&mut self, now: Instant, slot: TaskSlot, failure: &TaskFailure) {
+        let task = &mut self.tasks[slot];
+        task.source = Source::Idle;
+        let digest = task.digest;
+        let everyone: Vec<(Seat, PeerKey)> =
+            task.members().map(|(seat, member)| (seat, member.peer)).collect();
+        for &(seat, peer) in &everyone {
+            let member = self.tasks[slot].member(seat);
+            if !failure.poisoned && member.wish.is_none() {
+                continue;
+            }
+            self.outputs.push_back(Output::FailTask { peer, digest, failure: failure.clone() });
+            let pieces: Vec<u32> = member.in_flight.iter().map(|flight| flight.piece).collect();
+            for piece in pieces {
+                self.land(now, slot, seat, piece, Landing::Lost);
+            }
+            self.set_wish(slot, seat, None);
+        }
+        if failure.poisoned {
+            for &(seat, _) in &everyone {
+                self.tasks[slot].drop_all(seat);
+            }
+        }
+        // The seeds that were to read, too: who has no part keeps no task, nor its size.
+        for &(_, peer) in &everyone {
+            self.forget_if_unused(peer, digest);
+        }
+        for (_, peer) in everyone {
+            self.feed_parent(now, peer);
+            self.feed_downloads(now, peer);
+        }
+    }
+
+    /// Keeps a child from a parent that failed it, for a while.
+    fn rest_pair(&mut self, now: Instant, slot: TaskSlot, child: Seat, parent: Seat) {
+        let until = now + self.limits.pair_rest;
+        let task = &mut self.tasks[slot];
+        let member = task.member_mut(child);
+        member.rest(parent, now, until);
+        let deadline = Deadline::Feed(task.digest, task.member(child).peer);
+        self.deadlines.insert((until, deadline));
+    }
+}

@@ -1,0 +1,184 @@
+//! How rare each piece of a blob is inside one zone, kept so that the best piece for a pair
+//! is found in a few word operations.
+//!
+//! Pieces lie in one bitset per doubling of their copies: level `l` has those with
+//! `2^l − 1 ≤ copies < 2^(l+1) − 1`. The best of a level is the first set bit from the
+//! reader on, and a level is only worth a look while it can beat what was found before.
+
+use crate::rank::{PER_DOUBLING, Reader};
+use crate::rows;
+
+/// The copies of each piece in a zone: one bit per level and piece, five to eight bytes a piece
+/// besides.
+#[derive(Debug)]
+pub(crate) struct Rarity {
+    /// Members other than seeds that hold or await the piece, those aside that sent corrupt pieces.
+    copies: Vec<u32>,
+    /// The same for seeds.
+    seed_copies: Vec<u16>,
+    /// Pieces with a copy at a seed.
+    at_seeds: Vec<u64>,
+    /// Level after level, `stride` words each.
+    levels: Vec<u64>,
+    /// Pieces of each level.
+    counts: Vec<u32>,
+    stride: usize,
+}
+
+impl Rarity {
+    pub(crate) fn new(piece_count: u32) -> Self {
+        let levels = rows::full_words(piece_count);
+        let stride = levels.len();
+        Self {
+            copies: vec![0; piece_count as usize],
+            seed_copies: vec![0; piece_count as usize],
+            at_seeds: vec![0; stride],
+            levels,
+            counts: vec![piece_count],
+            stride,
+        }
+    }
+
+    /// One member more holds or awaits the piece.
+    pub(crate) fn add(&mut self, piece: u32, at_seed: bool) {
+        if at_seed {
+            self.seed_copies[piece as usize] += 1;
+            rows::insert(&mut self.at_seeds, piece);
+        } else {
+            self.copies[piece as usize] += 1;
+            let copies = self.copies[piece as usize];
+            self.change(piece, level(copies - 1), level(copies));
+        }
+    }
+
+    /// One member less.
+    pub(crate) fn remove(&mut self, piece: u32, at_seed: bool) {
+        if at_seed {
+            self.seed_copies[piece as usize] -= 1;
+            if self.seed_copies[piece as usize] == 0 {
+                rows::remove(&mut self.at_seeds, piece);
+            }
+        } else {
+            self.copies[piece as usize] -= 1;
+            let copies = self.copies[piece as usize];
+            self.change(piece, level(copies + 1), level(copies));
+        }
+    }
+
+    fn change(&mut self, piece: u32, from: usize, to: usize) {
+        if from == to {
+            return;
+        }
+        if to == self.counts.len() {
+            self.counts.push(0);
+            self.levels.resize(self.levels.len() + self.stride, 0);
+        }
+        rows::remove(&mut self.levels[from * self.stride..][..self.stride], piece);
+        rows::insert(&mut self.levels[to * self.stride..][..self.stride], piece);
+        self.counts[from] -= 1;
+        self.counts[to] += 1;
+    }
+
+    /// Members of the zone, seeds aside, that hold or await the piece.
+    pub(crate) fn copies(&self, piece: u32) -> u32 {
+        self.copies[piece as usize]
+    }
+
+    /// Whether nobody in the zone holds or awaits the piece.
+    pub(crate) fn is_absent(&self, piece: u32) -> bool {
+        self.copies[piece as usize] == 0 && self.seed_copies[piece as usize] == 0
+    }
+
+    /// Of 64 pieces, those that nobody in the zone holds or awaits.
+    pub(crate) fn absent_word(&self, index: usize) -> u64 {
+        self.levels[index] & !self.at_seeds[index]
+    }
+
+    /// The best of the useful pieces, and its [`PieceScore::value`](crate::PieceScore::value). They are given as a function from word index to word. Costs at
+    /// most a look at each word per level that has pieces; mostly a few.
+    pub(crate) fn best(&self, useful: impl Fn(usize) -> u64, reader: Reader) -> Option<(u32, u32)> {
+        let mut best: Option<(u32, u32)> = None;
+        for level in (0..self.counts.len()).filter(|level| self.counts[*level] > 0) {
+            let floor = PER_DOUBLING * u32::try_from(level).expect("at most 32");
+            let reach = match best {
+                Some((value, _)) if value <= floor => break,
+                Some((value, _)) => value - floor,
+                None => u32::MAX,
+            };
+            let words = &self.levels[level * self.stride..][..self.stride];
+            let Some(piece) = nearest(|index| words[index] & useful(index), reader, reach) else { continue };
+            let value = floor + reader.distance_to(piece);
+            if best.is_none_or(|(other, _)| value < other) {
+                best = Some((value, piece));
+            }
+        }
+        best
+    }
+}
+
+/// The first set bit from the reader on, then from the start; only as far as `reach` pieces.
+fn nearest(word: impl Fn(usize) -> u64, reader: Reader, reach: u32) -> Option<u32> {
+    let Reader { piece: from, piece_count, .. } = reader;
+    let end = from.saturating_add(reach).min(piece_count);
+    let found = first_set(&word, from, end);
+    let wrapped = reach.saturating_sub(piece_count - from).min(from);
+    found.or_else(|| first_set(&word, 0, wrapped))
+}
+
+fn first_set(word: impl Fn(usize) -> u64, from: u32, end: u32) -> Option<u32> {
+    let mut index = from;
+    while index < end {
+        let bits = word(index as usize / 64) >> (index % 64);
+        if bits != 0 {
+            return Some(index + bits.trailing_zeros()).filter(|found| *found < end);
+        }
+        index = (index / 64 + 1) * 64;
+    }
+    None
+}
+
+fn level(copies: u32) -> usize {
+    (copies + 1).ilog2() as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::PieceScore;
+
+    proptest! {
+        #[test]
+        fn the_best_piece_is_the_least_by_score(
+            copies in proptest::collection::vec(0_u32..40, 1..300),
+            useful: u64,
+            reader: u32,
+            nobody_reads: bool,
+        ) {
+            let piece_count = u32::try_from(copies.len()).unwrap();
+            let mut rarity = Rarity::new(piece_count);
+            for (piece, copies) in (0..).zip(&copies) {
+                for _ in 0..copies + 2 {
+                    rarity.add(piece, false);
+                }
+                rarity.remove(piece, false);
+                rarity.remove(piece, false);
+            }
+            let is_useful = |piece: u32| useful.rotate_left(piece / 64) >> (piece % 64) & 1 == 1;
+            let word = |index: usize| {
+                let pieces = (index * 64..copies.len().min(index * 64 + 64)).zip(0..);
+                pieces.fold(0, |word, (piece, bit)| word | u64::from(is_useful(u32::try_from(piece).unwrap())) << bit)
+            };
+            let reader = Reader { piece: reader % piece_count, piece_count, reads: !nobody_reads };
+            let score = |piece: u32| PieceScore::new(piece, copies[piece as usize], reader, false).value;
+            let least = (0..piece_count).filter(|piece| is_useful(*piece)).map(score).min();
+            let best = rarity.best(word, reader);
+            prop_assert_eq!(best.map(|(score, _)| score), least);
+            if let Some((found, piece)) = best {
+                prop_assert!(is_useful(piece));
+                prop_assert_eq!(score(piece), found);
+            }
+        }
+    }
+}
