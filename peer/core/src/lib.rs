@@ -26,6 +26,7 @@ mod output;
 mod partner;
 mod picking;
 mod reading;
+mod scheduler;
 mod score;
 mod swarm;
 mod uploads;

@@ -330,8 +330,9 @@ fn bits(mut word: u64) -> impl Iterator<Item = u32> {
 /// A seed's partners (`scheduling.md` §2f); one more is not taken note of.
 const MAX_PARTNERS: usize = 64;
 
-/// A partner that ended a follow is asked again after this.
-const FOLLOW_AGAIN: Duration = Duration::from_secs(1);
+/// A partner that ended a follow is followed again after this: it may just have begun with the
+/// blob.
+const FOLLOW_AGAIN: Duration = Duration::from_millis(200);
 
 /// A seed that had nothing to give is asked again after this.
 const NOTHING_TO_TAKE: Duration = Duration::from_millis(100);

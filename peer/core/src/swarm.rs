@@ -7,10 +7,11 @@ use fastrand::Rng;
 use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet};
 
 use crate::download::Blob;
-use crate::failure::{evicted, no_scheduler, wrong_bytes};
+use crate::failure::{evicted, wrong_bytes};
 use crate::health::Health;
 use crate::intake::Intake;
 use crate::outbox::Outbox;
+use crate::scheduler::Scheduler;
 use crate::uploads::Uploads;
 use crate::{Failure, Input, Output, Patience, Report, UploadId, UploadWish};
 
@@ -56,27 +57,13 @@ pub struct Swarm {
     pub(crate) blobs: BTreeMap<Digest, Blob>,
     /// Blobs that clients wait for.
     pub(crate) wanted: BTreeSet<Digest>,
-    scheduler: Scheduler,
+    pub(crate) scheduler: Scheduler,
     /// Parents that were asked for anything. Forgotten, beyond [`MAX_PARENTS`], by name.
     pub(crate) health_by_parent: BTreeMap<PeerId, Health>,
     pub(crate) intake: Intake,
     uploads: Uploads,
-    outbox: Outbox,
+    pub(crate) outbox: Outbox,
     pub(crate) outputs: VecDeque<Output>,
-}
-
-/// Whether a scheduler is there, and since when not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Scheduler {
-    Up,
-    Down {
-        /// `None` until the first input.
-        since: Option<Instant>,
-        /// When source reads end, if any run.
-        reads_end_at: Option<Instant>,
-        /// Whether this peer picks by itself already.
-        alone: bool,
-    },
 }
 
 impl Swarm {
@@ -146,19 +133,7 @@ impl Swarm {
     /// Does what is due. Call it at [`Self::poll_timeout`].
     pub fn handle_timeout(&mut self, now: Instant) {
         self.pass(now);
-        let is_alone_at = self.is_alone_at();
-        if let Scheduler::Down { reads_end_at, alone, .. } = &mut self.scheduler {
-            let reads_end = reads_end_at.take_if(|at| *at <= now).is_some();
-            let becomes_alone = !*alone && is_alone_at.is_some_and(|at| at <= now);
-            *alone |= becomes_alone;
-            if reads_end {
-                self.end_reads();
-            }
-            if becomes_alone {
-                self.for_each_wanted(Self::start_or_stop_picking);
-            }
-            self.fail_stranded();
-        }
+        self.do_without_scheduler();
         self.for_each_wanted(Self::pick_again);
     }
 
@@ -172,12 +147,7 @@ impl Swarm {
     pub fn poll_timeout(&self) -> Option<Instant> {
         let mut due = self.now.and_then(|now| self.outbox.due(now));
         let mut at = |deadline: Option<Instant>| due = due.into_iter().chain(deadline).min();
-        if let Scheduler::Down { reads_end_at, alone, .. } = self.scheduler {
-            at(reads_end_at);
-            if !alone && !self.wanted.is_empty() {
-                at(self.is_alone_at());
-            }
-        }
+        at(self.scheduler_is_missed_at());
         for blob in self.wanted.iter().filter_map(|digest| self.blobs.get(digest)) {
             at(blob.pick_again_at());
             at(self.stranded_at(blob));
@@ -198,38 +168,7 @@ impl Swarm {
         }
     }
 
-    /// Whether this peer picks for want of a scheduler.
-    pub(crate) fn is_alone(&self) -> bool {
-        matches!(self.scheduler, Scheduler::Down { alone: true, .. })
-    }
-
-    fn is_alone_at(&self) -> Option<Instant> {
-        match self.scheduler {
-            Scheduler::Up => None,
-            Scheduler::Down { since, .. } => Some(since? + self.limits.scheduler_grace),
-        }
-    }
-
-    /// When a download that a client waits for fails for want of a scheduler, unless a piece
-    /// comes before.
-    fn stranded_at(&self, blob: &Blob) -> Option<Instant> {
-        let Scheduler::Down { since: Some(since), .. } = self.scheduler else { return None };
-        let idle_since = since.max(blob.progress_at);
-        let wait = if blob.is_under_way() { self.limits.hopeless } else { self.limits.scheduler_wait };
-        Some(idle_since + wait)
-    }
-
-    fn fail_stranded(&mut self) {
-        let now = self.now();
-        self.for_each_wanted(|swarm, digest| {
-            let is_due = |blob: &Blob| swarm.stranded_at(blob).is_some_and(|at| at <= now);
-            if swarm.blobs.get(&digest).is_some_and(is_due) {
-                swarm.give_up(digest, no_scheduler());
-            }
-        });
-    }
-
-    fn for_each_wanted(&mut self, mut act: impl FnMut(&mut Self, Digest)) {
+    pub(crate) fn for_each_wanted(&mut self, mut act: impl FnMut(&mut Self, Digest)) {
         for digest in self.wanted.iter().copied().collect::<Vec<_>>() {
             act(self, digest);
         }
@@ -263,41 +202,6 @@ impl Swarm {
         if moved {
             self.tell(Report::Reader { digest, piece });
         }
-    }
-
-    /// What the former scheduler said of picking and of the pace of reads is void; its partners
-    /// stay until others are named.
-    fn scheduler_up(&mut self) {
-        self.scheduler = Scheduler::Up;
-        self.outbox = Outbox::default();
-        let digests: Vec<Digest> = self.blobs.keys().copied().collect();
-        for digest in digests {
-            self.announce_all(digest);
-            let blob = self.blobs.get_mut(&digest).expect("listed above");
-            let (size, piece, wanted) = (blob.layout.size(), blob.reader, blob.wanted);
-            blob.picks_ordered = false;
-            blob.set_aside.clear();
-            blob.partners.values_mut().for_each(|partner| partner.is_former = true);
-            if !blob.reading.is_empty() {
-                let pieces = blob.reading.clone();
-                self.outputs.push_back(Output::PaceSource { digest, until: u32::MAX });
-                self.tell(Report::Reading { digest, size, pieces });
-            }
-            if wanted {
-                self.tell(Report::Want { digest, size });
-                self.tell(Report::Reader { digest, piece });
-                self.start_or_stop_picking(digest);
-            }
-        }
-        self.tell(Report::InventoryTold);
-    }
-
-    fn scheduler_down(&mut self) {
-        let now = self.now();
-        let reads = self.blobs.values().any(|blob| !blob.reading.is_empty());
-        let reads_end_at = reads.then(|| now + self.limits.read_lease);
-        self.scheduler = Scheduler::Down { since: Some(now), reads_end_at, alone: false };
-        self.outbox = Outbox::default();
     }
 
     fn seed_named(&mut self, digest: Digest, seed: PeerId) {
@@ -462,7 +366,7 @@ impl Swarm {
         }
     }
 
-    fn announce_all(&mut self, digest: Digest) {
+    pub(crate) fn announce_all(&mut self, digest: Digest) {
         let blob = &self.blobs[&digest];
         if !blob.held.is_empty() {
             let (size, pieces) = (blob.layout.size(), blob.held.clone());

@@ -294,6 +294,24 @@ fn without_a_scheduler_a_client_hears_so_in_time() {
 }
 
 #[test]
+fn a_blob_that_only_waits_for_its_hash_waits_for_no_scheduler() {
+    let mut peer = Peer::attached();
+    peer.input(wanted());
+    for piece in 0..6 {
+        peer.input(assigned(piece, "parent"));
+        peer.input(fetched(piece));
+    }
+    peer.input(Input::SchedulerDown);
+    while let Some(due) = peer.swarm.poll_timeout() {
+        peer.now = due;
+        peer.swarm.handle_timeout(due);
+        assert!(!failed(&peer.drain()));
+    }
+    let outputs = peer.input(Input::Hashed { digest: digest(), matches: true });
+    assert_eq!(outputs, [Output::Complete { digest: digest() }]);
+}
+
+#[test]
 fn a_full_disk_fails_the_download_and_keeps_what_is_held() {
     let mut peer = Peer::attached();
     peer.input(wanted());
