@@ -4,17 +4,10 @@
 //! core puts out puts further events in the queue. All randomness comes from one seed, so
 //! one seed is one history; the hash of the event log shows it.
 //!
-//! What is modelled:
-//!
-//! * links: each node's up and down rate, and the registry's limit per read, shared max-min
-//!   fairly among what flows, and never over-subscribed;
-//! * control messages: one way 1 ms ± 50 %, in order, batched as the daemons batch them;
-//! * the transport: 0.3 ms a request, eight uploads at once, 32 that wait, *busy* beyond;
-//! * the shells: SHA-256 that follows the pieces in order, clients that read at 130 MB/s,
-//!   seeds that read run after run once a credential came;
-//! * what goes wrong: daemons that are killed, parents that send corrupt pieces.
-//!
-//! What is not: handshakes, packet loss, CPU time, disks.
+//! What is modelled and what is not stands in `e2e/sim/README.md`. In short: links with rates
+//! that may vary, shared max-min fairly; control messages that take their time, come late or get
+//! lost; a planner whose one thread can be busy; the shells around the cores; clients that read in
+//! order; nodes that die, lie, or cannot store.
 //!
 //! While a history runs it is checked against what always holds (DESIGN.md §2), see
 //! [`Violation`].

@@ -13,17 +13,17 @@ use crate::task::{Task, TaskSlot};
 /// Attached peers, by key.
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
-    by_key: Vec<Option<Box<Peer>>>,
+    by_key: Vec<Option<Peer>>,
     count: usize,
 }
 
 impl Peers {
     pub(crate) fn get(&self, key: PeerKey) -> Option<&Peer> {
-        self.by_key.get(key.0 as usize)?.as_deref()
+        self.by_key.get(key.0 as usize)?.as_ref()
     }
 
     pub(crate) fn get_mut(&mut self, key: PeerKey) -> Option<&mut Peer> {
-        self.by_key.get_mut(key.0 as usize)?.as_deref_mut()
+        self.by_key.get_mut(key.0 as usize)?.as_mut()
     }
 
     /// A member of a task is attached.
@@ -36,7 +36,7 @@ impl Peers {
         if place >= self.by_key.len() {
             self.by_key.resize_with(place + 1, || None);
         }
-        self.by_key[place] = Some(Box::new(peer));
+        self.by_key[place] = Some(peer);
         self.count += 1;
     }
 
@@ -51,7 +51,7 @@ impl Peers {
 
     /// By key. Costs a pass over all peers.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (PeerKey, &Peer)> {
-        (0..).zip(&self.by_key).filter_map(|(key, peer)| Some((PeerKey(key), peer.as_deref()?)))
+        (0..).zip(&self.by_key).filter_map(|(key, peer)| Some((PeerKey(key), peer.as_ref()?)))
     }
 }
 

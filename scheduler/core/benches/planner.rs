@@ -1,0 +1,105 @@
+//! How fast one core plans, and what a download costs in memory.
+//!
+//! A swarm that drives itself: each assignment is answered with the announcement of its piece,
+//! in the order in which pieces were planned, until the pieces of the bench are delivered. What
+//! is timed is the planner's [`Scheduler::handle`] with all that follows from it; the harness
+//! keeps no books but the queue.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use flotilla_proto::{Digest, Layout, PieceHash, PieceSet};
+use flotilla_scheduler_core::{Input, Limits, Output, PeerFacts, PeerKey, Scheduler, Zone};
+
+fn main() {
+    // Whoever names a bench wants its time only.
+    let all = std::env::args().nth(1).is_none_or(|first| first.starts_with("--"));
+    for peers in PEERS.into_iter().filter(|_| all) {
+        let before = resident_bytes();
+        let swarm = Swarm::new(peers);
+        let bytes = resident_bytes().saturating_sub(before) / u64::from(peers);
+        println!("{peers} peers: {bytes} bytes a peer and task, peer and partners included");
+        drop(swarm);
+    }
+    divan::main();
+}
+
+/// Pieces planned a second, deep in a download of 1024 pieces.
+#[divan::bench(args = PEERS, sample_count = 3, sample_size = 1)]
+fn assignments(bencher: Bencher<'_, '_>, peers: u32) {
+    bencher
+        .counter(ItemsCount::new(DELIVERIES))
+        .with_inputs(|| Swarm::new(peers))
+        .bench_values(|mut swarm| swarm.deliver(DELIVERIES));
+}
+
+/// One blob, one seed that holds it, and everyone else who wants it.
+struct Swarm {
+    scheduler: Scheduler,
+    now: Instant,
+    planned: VecDeque<(PeerKey, u32)>,
+}
+
+impl Swarm {
+    fn new(peers: u32) -> Self {
+        let scheduler = Scheduler::new(Limits::default(), 1);
+        let mut swarm = Self { scheduler, now: Instant::now(), planned: VecDeque::new() };
+        for key in 0..=peers {
+            let id = format!("p{key}").parse().expect("a DNS label");
+            let facts = PeerFacts { id, seed: key == 0, zone: Zone::default() };
+            swarm.input(Input::PeerJoined { peer: PeerKey(key), facts });
+        }
+        let count = Layout::of(SIZE).expect("a blob that may be").piece_count();
+        let hashes = (0..count).map(|piece| PieceHash::of(&piece.to_le_bytes())).collect();
+        let pieces = PieceSet::full(count);
+        swarm.input(Input::Announced { peer: PeerKey(0), digest: digest(), size: SIZE, pieces, hashes });
+        for key in 1..=peers {
+            swarm.input(Input::Wanted { peer: PeerKey(key), digest: digest(), size: SIZE, reader: true });
+        }
+        swarm.deliver(u64::from(peers) * WARM_UP);
+        swarm
+    }
+
+    fn deliver(&mut self, count: u64) {
+        let layout = Layout::of(SIZE).expect("a blob that may be");
+        for _ in 0..count {
+            let (peer, piece) = self.planned.pop_front().expect("the download is far from its end");
+            self.now += Duration::from_nanos(500);
+            let mut pieces = PieceSet::new(layout.piece_count());
+            pieces.insert(piece);
+            self.input(Input::Announced { peer, digest: digest(), size: SIZE, pieces, hashes: Vec::new() });
+        }
+    }
+
+    fn input(&mut self, input: Input) {
+        self.scheduler.handle(self.now, input);
+        while let Some(output) = self.scheduler.poll_output() {
+            if let Output::Assign { child, piece, .. } = output {
+                self.planned.push_back((child, piece));
+            }
+        }
+    }
+}
+
+fn digest() -> Digest {
+    Digest::of(b"bench")
+}
+
+/// What the process has in memory, as the kernel sees it.
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();
+    pages * 4096
+}
+
+const PEERS: [u32; 3] = [1_000, 10_000, 100_000];
+
+/// 1024 pieces.
+const SIZE: u64 = 512 << 20;
+
+/// Pieces that each peer has before anything is timed.
+const WARM_UP: u64 = 5;
+
+const DELIVERIES: u64 = 100_000;
