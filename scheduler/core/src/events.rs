@@ -109,6 +109,7 @@ impl Scheduler {
             return;
         }
         let (seat, newcomer) = self.enter(now, peer, slot);
+        let lacked_hashes = !hashes.is_empty() && !self.tasks[slot].knows_what_is_held();
         let parents = self.take_pieces(now, slot, seat, pieces, hashes);
         self.source_delivered(peer, slot, pieces);
         self.pace_source(slot);
@@ -124,7 +125,18 @@ impl Scheduler {
         }
         self.feed_parent(now, peer);
         self.feed_downloads(now, peer);
+        if lacked_hashes {
+            self.feed_holders(now, slot);
+        }
         self.feed_neighbours(now, slot, seat);
+    }
+
+    /// Hashes became known: whoever holds the pieces may send them. Costs a pass over the members.
+    fn feed_holders(&mut self, now: Instant, slot: TaskSlot) {
+        let holders: Vec<PeerKey> = self.tasks[slot].members().map(|(_, member)| member.peer).collect();
+        for holder in holders {
+            self.feed_parent(now, holder);
+        }
     }
 
     /// What happened to a member may let its zone take another piece across.
@@ -177,10 +189,7 @@ impl Scheduler {
                 task.drop_piece(seat, piece);
             }
         }
-        let holders: Vec<PeerKey> = task.members().map(|(_, member)| member.peer).collect();
-        for holder in holders {
-            self.feed_parent(now, holder);
-        }
+        self.feed_holders(now, slot);
         self.ensure_source(now, digest);
     }
 
@@ -190,6 +199,7 @@ impl Scheduler {
         if let Some(gap) = self.detach(now, peer, slot) {
             self.mend(now, &gap);
         }
+        self.feed_parent(now, peer);
         self.feed_downloads(now, peer);
     }
 

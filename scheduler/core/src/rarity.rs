@@ -97,6 +97,18 @@ impl Rarity {
     /// The best of the useful pieces, and its [`PieceScore::value`](crate::PieceScore::value). They are given as a function from word index to word. Costs at
     /// most a look at each word per level that has pieces; mostly a few.
     pub(crate) fn best(&self, useful: impl Fn(usize) -> u64, reader: Reader) -> Option<(u32, u32)> {
+        if self.stride > SCRATCH {
+            return self.best_of(useful, reader);
+        }
+        let (mut words, mut any) = ([0; SCRATCH], 0);
+        for (index, word) in words[..self.stride].iter_mut().enumerate() {
+            *word = useful(index);
+            any |= *word;
+        }
+        if any == 0 { None } else { self.best_of(|index| words[index], reader) }
+    }
+
+    fn best_of(&self, useful: impl Fn(usize) -> u64, reader: Reader) -> Option<(u32, u32)> {
         let mut best: Option<(u32, u32)> = None;
         for level in (0..self.counts.len()).filter(|level| self.counts[*level] > 0) {
             let floor = PER_DOUBLING * u32::try_from(level).expect("at most 32");
@@ -136,6 +148,9 @@ fn first_set(word: impl Fn(usize) -> u64, from: u32, end: u32) -> Option<u32> {
     }
     None
 }
+
+/// Words that are worked out once for all levels: for up to 4096 pieces.
+const SCRATCH: usize = 64;
 
 fn level(copies: u32) -> usize {
     (copies + 1).ilog2() as usize
