@@ -17,6 +17,7 @@ use tonic::Status;
 
 use crate::load::{self, Load};
 use crate::metrics::{Direction, Metrics};
+use crate::probe::Probe;
 use crate::translate::{self, Names};
 
 /// What the streams tell the driver.
@@ -57,10 +58,7 @@ struct Link {
     batch: wire::ToPeer,
     /// Whether it stands in [`Driver::pending`].
     pending: bool,
-    /// Batches sent.
-    seq: u64,
-    /// The batch whose echo is awaited, and when it was sent; one at a time.
-    probe: Option<(u64, Instant)>,
+    probe: Probe,
 }
 
 pub(crate) struct Driver {
@@ -162,8 +160,7 @@ impl Driver {
             told: HashSet::new(),
             batch,
             pending: true,
-            seq: 0,
-            probe: None,
+            probe: Probe::default(),
         };
         self.links.insert(peer, link);
         self.pending.push(peer);
@@ -184,8 +181,9 @@ impl Driver {
 
     fn hear(&mut self, peer: PeerKey, batch: wire::FromPeer) {
         let Some(link) = self.links.get_mut(&peer) else { return };
-        if let Some((_, sent_at)) = link.probe.take_if(|(seq, _)| *seq <= batch.seen_seq) {
+        if let Some(sent_at) = link.probe.answered(batch.echo) {
             let round_trip = sent_at.elapsed();
+            tracing::debug!(peer = %link.id, ?round_trip, "control round trip");
             self.input(Input::RoundTripMeasured { peer, round_trip });
         }
         let Some(link) = self.links.get(&peer) else { return };
@@ -233,6 +231,9 @@ impl Driver {
         match output {
             Output::Assign { child, parent, digest, piece, hash } => {
                 let parent = self.introduce(child, parent)?;
+                if let Some(link) = self.links.get(&child) {
+                    tracing::trace!(task = %digest.short(), piece, parent, child = %link.id, "assigned");
+                }
                 let hashes = join_hashes([&hash]);
                 let assignment = wire::Assignment { digest: digest.into(), parent, first: piece, hashes };
                 self.batch(child)?.assignments.push(assignment);
@@ -306,9 +307,7 @@ impl Driver {
         for key in std::mem::take(&mut self.pending) {
             let Some(link) = self.links.get_mut(&key) else { continue };
             link.pending = false;
-            link.seq += 1;
-            link.batch.seq = link.seq;
-            link.probe.get_or_insert_with(|| (link.seq, Instant::now()));
+            link.batch.probe = link.probe.next(Instant::now());
             self.metrics.count_batch(Direction::Out);
             if link.outbox.try_send(Ok(std::mem::take(&mut link.batch))).is_err() {
                 tracing::warn!(peer = %link.id, "a peer does not read its plans");

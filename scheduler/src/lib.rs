@@ -9,6 +9,7 @@ mod driver;
 mod link;
 mod load;
 mod metrics;
+mod probe;
 mod translate;
 
 use std::sync::Arc;

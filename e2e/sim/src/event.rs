@@ -43,14 +43,16 @@ pub(crate) enum Event {
     StreamEnds(PeerKey),
     /// The scheduler sends what it gathered for a peer.
     SchedulerFlushes(NodeIndex),
-    /// A batch reaches the scheduler, with the number of the last that its peer saw.
-    SchedulerHears(PeerKey, u64, Batch),
+    /// A batch reaches the scheduler.
+    SchedulerHears(PeerKey, Batch),
+    /// The echo of a probe that was sent then reaches the scheduler.
+    Echoed(PeerKey, Time),
     /// The planner is through with a batch and those before it.
-    PlannerTakes(PeerKey, u64, Batch),
+    PlannerTakes(PeerKey, Batch),
     /// The scheduler's shell knows the planner's load.
     LoadMeasured,
-    /// A numbered batch reaches a peer over that stream.
-    PeerHears(PeerKey, u64, Vec<PeerInput>),
+    /// A batch reaches a peer over that stream.
+    PeerHears(PeerKey, Vec<PeerInput>),
     /// The scheduler's own deadline.
     SchedulerDue,
     /// A peer core's own deadline.
@@ -108,6 +110,7 @@ impl Event {
             Self::Sampled => (19, 0),
             Self::PlannerTakes(key, ..) => (21, key.0.into()),
             Self::LoadMeasured => (22, 0),
+            Self::Echoed(key, _) => (23, key.0.into()),
         }
     }
 }

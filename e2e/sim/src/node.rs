@@ -48,12 +48,8 @@ pub(crate) struct Node {
     /// What the scheduler gathered for it.
     pub(crate) inbox: Vec<PeerInput>,
     pub(crate) downward: Lane,
-    /// The number of the last batch that the scheduler sent.
-    pub(crate) sent_seq: u64,
-    /// The batch whose echo the scheduler awaits, and when it was sent.
-    pub(crate) probe: Option<(u64, Time)>,
-    /// The number of the last batch that the peer heard.
-    pub(crate) seen_seq: u64,
+    /// When a batch last carried a probe.
+    pub(crate) probed_at: Option<Time>,
 }
 
 /// The links that a node's pieces go over.
@@ -126,9 +122,7 @@ impl Node {
             upward: Lane::default(),
             inbox: Vec::new(),
             downward: Lane::default(),
-            sent_seq: 0,
-            probe: None,
-            seen_seq: 0,
+            probed_at: None,
         }
     }
 

@@ -36,26 +36,31 @@ pub struct Probe {
 
 impl World<'_> {
     /// A batch reached the scheduler: it waits until the planner is through with those before.
-    pub(crate) fn scheduler_hears(&mut self, key: PeerKey, seen_seq: u64, batch: Batch) {
+    pub(crate) fn scheduler_hears(&mut self, key: PeerKey, batch: Batch) {
         let cost = self.scenario.planner.input_cost;
         if cost.is_zero() {
-            return self.planner_takes(key, seen_seq, batch);
+            return self.planner_takes(key, batch);
         }
         let inputs: u32 = batch.reports().iter().map(input_count).sum();
         let thread = &mut self.thread;
         thread.free_at = thread.free_at.max(self.now) + cost * inputs;
         thread.busy += cost * inputs;
-        self.queue.push(thread.free_at, Event::PlannerTakes(key, seen_seq, batch));
+        self.queue.push(thread.free_at, Event::PlannerTakes(key, batch));
     }
 
-    pub(crate) fn planner_takes(&mut self, key: PeerKey, seen_seq: u64, batch: Batch) {
-        let node = &mut self.nodes[self.node_by_key[key.0 as usize].place()];
+    /// A peer sends the echo of a probe at once; what the scenario's batches add to a round trip,
+    /// half an interval each way, its shell knows.
+    pub(crate) fn echoed(&mut self, key: PeerKey, sent_at: Time) {
+        if self.nodes[self.node_by_key[key.0 as usize].place()].key == Some(key) {
+            let round_trip = self.now - sent_at + self.scenario.control.batch;
+            self.tell_scheduler(SchedulerInput::RoundTripMeasured { peer: key, round_trip });
+        }
+    }
+
+    pub(crate) fn planner_takes(&mut self, key: PeerKey, batch: Batch) {
+        let node = &self.nodes[self.node_by_key[key.0 as usize].place()];
         if node.key != Some(key) {
             return;
-        }
-        if let Some((_, sent_at)) = node.probe.take_if(|(seq, _)| *seq <= seen_seq) {
-            let round_trip = self.now - sent_at;
-            self.tell_scheduler(SchedulerInput::RoundTripMeasured { peer: key, round_trip });
         }
         for report in batch {
             let input = match report {
@@ -150,16 +155,24 @@ impl World<'_> {
         let Some(key) = node.key.filter(|_| !batch.is_empty()) else { return };
         batch.sort_by_key(downward_rank);
         self.tally.control_messages += 1;
-        node.sent_seq += 1;
-        let seq = node.sent_seq;
-        node.probe.get_or_insert((seq, self.now));
+        let probes = node.probed_at.is_none_or(|at| at + PROBE_EVERY <= self.now);
+        if probes {
+            node.probed_at = Some(self.now);
+        }
         let at = node.downward.arrival(self.now + latency);
         if self.is_lost() {
             return self.breaks_off(index);
         }
-        self.queue.push(at, Event::PeerHears(key, seq, batch));
+        if probes {
+            let back = at + self.latency();
+            self.queue.push(back, Event::Echoed(key, self.now));
+        }
+        self.queue.push(at, Event::PeerHears(key, batch));
     }
 }
+
+/// As `scheduler/src/probe.rs` does.
+const PROBE_EVERY: Duration = Duration::from_millis(500);
 
 /// What the planner takes one by one: each piece of an announcement is one.
 fn input_count(report: &Report) -> u32 {

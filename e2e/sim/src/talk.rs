@@ -183,17 +183,15 @@ impl World<'_> {
         if self.is_lost() {
             return self.breaks_off(index);
         }
-        let seen_seq = self.nodes[index.place()].seen_seq;
-        self.queue.push(at, Event::SchedulerHears(key, seen_seq, batch));
+        self.queue.push(at, Event::SchedulerHears(key, batch));
     }
 
-    pub(crate) fn peer_hears(&mut self, key: PeerKey, seq: u64, batch: Vec<PeerInput>) {
+    pub(crate) fn peer_hears(&mut self, key: PeerKey, batch: Vec<PeerInput>) {
         let index = self.node_by_key[key.0 as usize];
         let node = &mut self.nodes[index.place()];
         if node.key != Some(key) {
             return;
         }
-        node.seen_seq = seq;
         for input in batch {
             self.tell_peer(index, input);
         }
@@ -223,7 +221,7 @@ impl World<'_> {
         let latency = self.latency();
         let node = &mut self.nodes[index.place()];
         let Some(key) = node.key.take() else { return };
-        (node.seen_seq, node.probe) = (0, None);
+        node.probed_at = None;
         node.inbox.clear();
         self.queue.push(self.now + latency, Event::StreamEnds(key));
         self.queue.push(self.now + latency + REATTACH, Event::Attaches(index));

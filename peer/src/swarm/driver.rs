@@ -58,8 +58,6 @@ pub(crate) struct Driver {
     reads: HashMap<Digest, Vec<SourceRead>>,
     running: JoinSet<()>,
     link: Option<mpsc::Sender<FromPeer>>,
-    /// The last batch that the scheduler sent.
-    seen_seq: u64,
     readiness: Readiness,
 }
 
@@ -86,7 +84,6 @@ impl Driver {
             reads: HashMap::new(),
             running: JoinSet::new(),
             link: None,
-            seen_seq: 0,
             readiness,
         }
     }
@@ -123,7 +120,6 @@ impl Driver {
             Event::Wanted(want) => self.wanted(want),
             Event::LinkUp(link) => {
                 self.link = Some(link);
-                self.seen_seq = 0;
                 self.readiness.met(SCHEDULER);
                 self.input(Input::SchedulerUp);
             }
@@ -196,7 +192,9 @@ impl Driver {
     }
 
     fn heard(&mut self, message: ToPeer) {
-        self.seen_seq = message.seq;
+        if message.probe != 0 {
+            self.send(FromPeer { echo: message.probe, ..Default::default() });
+        }
         let (named, inputs) = wire::heard(message, |id| self.work.transport.is_seed(id));
         for peer in named {
             self.work.transport.learn(peer.id, peer.address, peer.seed);
@@ -336,8 +334,13 @@ impl Driver {
     /// Sends a batch. A link that does not take it is given up, and with it what was to be
     /// said: a new one hears everything anew.
     fn flush(&mut self, batch: Batch) {
+        if self.link.is_some() {
+            self.send(wire::message(batch, &self.work.store));
+        }
+    }
+
+    fn send(&mut self, message: FromPeer) {
         let Some(link) = &self.link else { return };
-        let message = wire::message(batch, self.seen_seq, &self.work.store);
         if link.try_send(message).is_err() {
             self.link_down();
         }

@@ -10,9 +10,9 @@ use flotilla_proto::{Digest, Layout, PeerId, PieceSet};
 
 use crate::store::Store;
 
-/// A batch as the scheduler reads it. `seen_seq` is the last batch of its own that was heard.
-pub(super) fn message(batch: Batch, seen_seq: u64, store: &Store) -> wire::FromPeer {
-    let mut message = wire::FromPeer { seen_seq, ..Default::default() };
+/// A batch as the scheduler reads it.
+pub(super) fn message(batch: Batch, store: &Store) -> wire::FromPeer {
+    let mut message = wire::FromPeer::default();
     for report in batch {
         add(&mut message, report, store);
     }

@@ -31,6 +31,7 @@ impl Services {
             return say(send, Status::Refused, "a digest has 32 bytes").await;
         };
         let mut is_begun = false;
+        let last = run.count.checked_sub(1).map(|ahead| run.first.saturating_add(ahead));
         for piece in (Run { first: run.first, count: run.count }).pieces() {
             let wish = UploadWish::Piece { piece, picked: run.picked };
             let ready = match self.ready(child, digest, wish).await {
@@ -41,7 +42,7 @@ impl Services {
             if !std::mem::replace(&mut is_begun, true) {
                 say(send, Status::Ok, "").await?;
             }
-            self.send_piece(send, ready).await?;
+            self.send_piece(send, ready, Some(piece) == last).await?;
         }
         if is_begun { Ok(()) } else { say(send, Status::NotHeld, "").await }
     }
@@ -72,7 +73,7 @@ impl Services {
                     ..Default::default()
                 };
                 send.write_chunk(frame::encode(&header)).await?;
-                self.send_piece(send, ready).await
+                self.send_piece(send, ready, true).await
             }
             Err(why) => say(send, status(why), "").await,
         }
@@ -98,9 +99,22 @@ impl Services {
         }
     }
 
-    async fn send_piece(&self, send: &mut SendStream, ready: Ready) -> Result<(), AnswerError> {
+    /// Sends a piece. The turn lasts until the child has it: bytes that only wait in QUIC's send
+    /// window are still to go over the link, and more of them at once would make each later.
+    async fn send_piece(
+        &self,
+        send: &mut SendStream,
+        ready: Ready,
+        is_last: bool,
+    ) -> Result<(), AnswerError> {
         self.uploaded_bytes.inc_by(ready.bytes.len() as u64);
         send.write_chunk(ready.bytes).await?;
+        if is_last {
+            // A stream that was finished before is not: it is finished here alone.
+            let _ = send.finish();
+            // A child that stops the stream, or is gone, has had what it wanted of it.
+            let _ = send.stopped().await;
+        }
         ready.turn.delivered();
         Ok(())
     }

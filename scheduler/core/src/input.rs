@@ -146,8 +146,8 @@ pub enum Input {
         /// Why, for the clients that wait.
         failure: TaskFailure,
     },
-    /// So long it took from a batch to the peer until the peer's echo came back, both
-    /// batchings included.
+    /// So long it took from a batch to the peer until the peer's echo came back, which it sent
+    /// at once.
     RoundTripMeasured {
         /// Which peer.
         peer: PeerKey,

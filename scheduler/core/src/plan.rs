@@ -268,6 +268,7 @@ impl Scheduler {
     }
 
     fn settle_sender(&mut self, now: Instant, sender: PeerKey, bytes: u64, arrived: bool) {
+        let gathers = self.shedding.interval;
         let peer = self.peers.known_mut(sender);
         peer.up.land(bytes);
         if arrived {
@@ -275,7 +276,7 @@ impl Scheduler {
             peer.delivered(&self.limits);
             if let Some(sample) = peer.up.meter.land(now, bytes) {
                 let usual = self.usual_up.learn(sample);
-                peer.up.learn(usual, peer.round_trip.value());
+                peer.up.learn(usual, peer.round_trip.value() + gathers);
             }
         }
         if peer.up.count < METERED_FROM {
@@ -284,11 +285,12 @@ impl Scheduler {
     }
 
     fn settle_receiver(&mut self, now: Instant, receiver: PeerKey, bytes: u64, arrived: bool) {
+        let gathers = self.shedding.interval;
         let peer = self.peers.known_mut(receiver);
         peer.down.land(bytes);
         if arrived && let Some(sample) = peer.down.meter.land(now, bytes) {
             let usual = self.usual_down.learn(sample);
-            peer.down.learn(usual, peer.round_trip.value());
+            peer.down.learn(usual, peer.round_trip.value() + gathers);
         }
         if peer.down.count < METERED_FROM {
             peer.down.meter.end();

@@ -13,7 +13,7 @@ pub(crate) struct Shedding {
     /// Peers that want anything.
     pub(crate) downloading_count: usize,
     /// What all peers were told last.
-    interval: Duration,
+    pub(crate) interval: Duration,
     /// Tasks handed over, the latest last.
     picking: Vec<TaskSlot>,
     /// Nothing is taken back before.

@@ -395,12 +395,20 @@ impl Task {
     /// Word by word the pieces that `parent` can give `child`: those it holds whose hash is
     /// known and that the child lacks; across zones only what nobody in the child's zone holds
     /// or awaits.
+    ///
+    /// A seed gives nothing twice while it reads. Where the registry is a little slower than the
+    /// seed's uplink, there is always a free slot for a second copy, each makes the first copies
+    /// beside it later, the seed is held back until those have arrived, and so it has still less
+    /// to give: measured with 12 nodes at 200 Mbit/s, the seed sent every peer three quarters of
+    /// the blob and the last was done after 8.6 times the bound.
     fn useful(&self, parent: Seat, child: Seat) -> impl Fn(usize) -> u64 {
         let (from, to) = (self.member(parent), self.member(child));
         let (held, taken) = (self.rows.held(from.row), self.rows.taken(to.row));
         let rarity = (from.zone != to.zone).then(|| &self.zones[to.zone as usize].rarity);
+        let reads = self.source.reader() == Some(from.peer);
         move |index| {
-            let word = held[index] & self.known[index] & !taken[index];
+            let shared = if reads { self.shared[index] } else { 0 };
+            let word = held[index] & self.known[index] & !taken[index] & !shared;
             rarity.map_or(word, |rarity| word & rarity.absent_word(index))
         }
     }
