@@ -71,6 +71,9 @@ pub(crate) struct Driver {
     departed: HashMap<PeerKey, PeerId>,
     zone_by_name: HashMap<String, Zone>,
     next_key: u32,
+    free_keys: Vec<PeerKey>,
+    /// Free once everything that names them was written into batches.
+    keys_given_back: Vec<PeerKey>,
     name: PeerId,
     metrics: Metrics,
 }
@@ -91,6 +94,8 @@ impl Driver {
             departed: HashMap::new(),
             zone_by_name: HashMap::new(),
             next_key: 0,
+            free_keys: Vec::new(),
+            keys_given_back: Vec::new(),
             name,
             metrics,
         }
@@ -134,7 +139,11 @@ impl Driver {
                 self.metrics.count_batch(Direction::In);
                 self.hear(peer, *batch);
             }
-            Event::Detached(peer) => self.detach(peer),
+            // A stream says this last: from here on its key may be another's.
+            Event::Detached(peer) => {
+                self.detach(peer);
+                self.keys_given_back.push(peer);
+            }
             Event::SeedsConfigured(seeds) => self.input(Input::SeedsConfigured { seeds }),
         }
     }
@@ -145,8 +154,10 @@ impl Driver {
             tracing::debug!(peer = %id, "attached again: its former stream ends");
             self.detach(former);
         }
-        let peer = PeerKey(self.next_key);
-        self.next_key = self.next_key.checked_add(1).expect("four billion streams outlast a scheduler");
+        let Some(peer) = self.free_key() else {
+            tracing::warn!(peer = %id, "as many peers are attached as a scheduler can know; it is let go");
+            return;
+        };
         let zone = self.zone(zone);
         let welcome = wire::Welcome { protocol: flotilla_proto::PROTOCOL, scheduler: self.name.to_string() };
         tracing::info!(peer = %id, seed, %address, "peer attached");
@@ -165,8 +176,20 @@ impl Driver {
         self.links.insert(peer, link);
         self.pending.push(peer);
         self.input(Input::PeerJoined { peer, facts: PeerFacts { id, seed, zone } });
-        // A stream that ended meanwhile detaches by itself.
-        let _ = key.send(peer);
+        if key.send(peer).is_err() {
+            self.detach(peer);
+            self.keys_given_back.push(peer);
+        }
+    }
+
+    /// A key that nobody has: the planner's tables are as long as the largest.
+    fn free_key(&mut self) -> Option<PeerKey> {
+        if let Some(key) = self.free_keys.pop() {
+            return Some(key);
+        }
+        let key = PeerKey(self.next_key);
+        self.next_key = self.next_key.checked_add(1).filter(|next| *next <= Limits::default().peers_max)?;
+        Some(key)
     }
 
     /// The zone of that name. Beyond [`MAX_ZONES`] the further ones count as one.
@@ -221,6 +244,7 @@ impl Driver {
             self.obey(output);
         }
         self.departed.clear();
+        self.free_keys.append(&mut self.keys_given_back);
         let (peers, tasks) = self.scheduler.counts();
         self.metrics.show_counts(peers, tasks);
     }

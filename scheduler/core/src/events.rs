@@ -100,7 +100,9 @@ impl Scheduler {
         pieces: &PieceSet,
         hashes: &[PieceHash],
     ) {
-        if self.peers.get(peer).is_none() || !self.has_room_for_holder(peer, digest) {
+        // A peer that holds a part may be about to want the rest: it is always known.
+        let is_idle_holder = pieces.is_full() && !self.has_room_for_holder(peer, digest);
+        if self.peers.get(peer).is_none() || is_idle_holder {
             return;
         }
         let Ok(slot) = self.open_task(digest, size) else { return };
@@ -187,6 +189,7 @@ impl Scheduler {
         for (piece, hash) in pieces.iter().zip(hashes) {
             if !task.learn_hash(piece, *hash) {
                 task.drop_piece(seat, piece);
+                self.seeds_are_due = true;
             }
         }
         self.feed_holders(now, slot);
@@ -234,10 +237,12 @@ impl Scheduler {
                 task.member_mut(seat).banned.push(owner);
                 task.member_mut(owner).corrupt = true;
                 task.set_counted(owner, false);
+                self.seeds_are_due = true;
                 self.watch_hope(now, slot, seat);
             }
             FailureReason::NotHeld => {
                 self.tasks[slot].drop_piece(owner, piece);
+                self.seeds_are_due = true;
                 self.ensure_source(now, digest);
             }
         }
@@ -270,6 +275,7 @@ impl Scheduler {
                 children.push(child);
             }
             self.tasks[slot].set_counted(owner, false);
+            self.seeds_are_due = true;
         }
         for child in children {
             self.feed_downloads(now, child);
@@ -295,6 +301,7 @@ impl Scheduler {
     pub(crate) fn fail_task(&mut self, now: Instant, slot: TaskSlot, failure: &TaskFailure) {
         let task = &mut self.tasks[slot];
         task.source = Source::Idle;
+        self.seeds_are_due = true;
         let digest = task.digest;
         let everyone: Vec<(Seat, PeerKey)> =
             task.members().map(|(seat, member)| (seat, member.peer)).collect();
@@ -313,6 +320,7 @@ impl Scheduler {
         if failure.poisoned {
             for &(seat, _) in &everyone {
                 self.tasks[slot].drop_all(seat);
+                self.seeds_are_due = true;
             }
         }
         // The seeds that were to read, too: who has no part keeps no task, nor its size.

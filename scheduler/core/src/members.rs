@@ -120,6 +120,7 @@ impl Scheduler {
         let task = &mut self.tasks[slot];
         let digest = task.digest;
         let member = task.leave(seat);
+        self.seeds_are_due = true;
         let partners: Vec<PeerKey> =
             member.partners.iter().map(|partner| task.member(*partner).peer).collect();
         for &peer in &partners {

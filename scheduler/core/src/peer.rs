@@ -196,5 +196,5 @@ const SHARE_ONE: u32 = 64;
 
 /// Round trips that a queue covers: one passes until a landing is known and the next plan made,
 /// and pieces do not land evenly. With 10 ms one way and batches of 20 ms, 1.25 makes the last
-/// peer 1.32 × the bound, 1.8 to 2.2 make it 1.18 to 1.19.
-const AHEAD: f64 = 2.0;
+/// peer 1.32 × the bound, 1.8 makes it 1.19, 2.4 1.21.
+const AHEAD: f64 = 1.8;

@@ -5,7 +5,7 @@
 //! partners of one member in each task that it serves, or in one that it wants, and the words
 //! of a bitset for at most [`Limits::candidates`](crate::Limits::candidates) of them.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::explain::Obstacle;
 use crate::member::Flight;
@@ -24,6 +24,15 @@ struct Choice {
 }
 
 impl Scheduler {
+    /// Feeds the seeds, where one may give more than before. Costs as much as feeding each.
+    pub(crate) fn feed_seeds_if_due(&mut self, now: Instant) {
+        if std::mem::take(&mut self.seeds_are_due) {
+            for seed in self.seeds.clone() {
+                self.feed_parent(now, seed);
+            }
+        }
+    }
+
     /// Gives a parent's free slots to its least served children.
     pub(crate) fn feed_parent(&mut self, now: Instant, parent: PeerKey) {
         let tasks = &self.tasks;
@@ -249,6 +258,7 @@ impl Scheduler {
     ) -> Option<PeerKey> {
         let task = &mut self.tasks[slot];
         let flight = task.land(child, piece, landing)?;
+        self.seeds_are_due |= landing == Landing::Lost;
         let bytes = u64::from(task.layout.piece_size(piece));
         let arrived = landing == Landing::Held;
         if arrived {
@@ -268,7 +278,7 @@ impl Scheduler {
     }
 
     fn settle_sender(&mut self, now: Instant, sender: PeerKey, bytes: u64, arrived: bool) {
-        let gathers = self.shedding.interval;
+        let beside = self.shedding.interval + BESIDE_CONTROL;
         let peer = self.peers.known_mut(sender);
         peer.up.land(bytes);
         if arrived {
@@ -276,7 +286,7 @@ impl Scheduler {
             peer.delivered(&self.limits);
             if let Some(sample) = peer.up.meter.land(now, bytes) {
                 let usual = self.usual_up.learn(sample);
-                peer.up.learn(usual, peer.round_trip.value() + gathers);
+                peer.up.learn(usual, peer.round_trip.value() + beside);
             }
         }
         if peer.up.count < METERED_FROM {
@@ -285,12 +295,12 @@ impl Scheduler {
     }
 
     fn settle_receiver(&mut self, now: Instant, receiver: PeerKey, bytes: u64, arrived: bool) {
-        let gathers = self.shedding.interval;
+        let beside = self.shedding.interval + BESIDE_CONTROL;
         let peer = self.peers.known_mut(receiver);
         peer.down.land(bytes);
         if arrived && let Some(sample) = peer.down.meter.land(now, bytes) {
             let usual = self.usual_down.learn(sample);
-            peer.down.learn(usual, peer.round_trip.value() + gathers);
+            peer.down.learn(usual, peer.round_trip.value() + beside);
         }
         if peer.down.count < METERED_FROM {
             peer.down.meter.end();
@@ -314,6 +324,10 @@ const MANY_PIECES: u32 = 512;
 
 /// Downloads of one child that are looked at when its window has room.
 const DOWNLOADS_AT_ONCE: usize = 8;
+
+/// What passes beside the control round trip between two pieces of one slot: the request, the
+/// check and the disk at the child. Without it even-50 ends at 1.18 × the bound, with it at 1.13.
+const BESIDE_CONTROL: Duration = Duration::from_millis(3);
 
 /// With fewer pieces on their way a link is not measured: it may be idle between two.
 const METERED_FROM: u32 = 2;

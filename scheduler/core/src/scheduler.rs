@@ -39,6 +39,9 @@ pub struct Scheduler {
     pub(crate) configured_seeds: Vec<PeerId>,
     /// When the first input came.
     pub(crate) started_at: Option<Instant>,
+    /// A copy of a piece was lost, or a seed reads no more: seeds may give what they were not
+    /// to give twice (see [`crate::task::Task::useful`]).
+    pub(crate) seeds_are_due: bool,
 }
 
 /// What is due at a time.
@@ -75,6 +78,7 @@ impl Scheduler {
             deadlines: BTreeSet::new(),
             configured_seeds: Vec::new(),
             started_at: None,
+            seeds_are_due: false,
         }
     }
 
@@ -82,6 +86,11 @@ impl Scheduler {
     ///
     /// What an input costs stands beside it in [`Input`].
     pub fn handle(&mut self, now: Instant, input: Input) {
+        self.take(now, input);
+        self.feed_seeds_if_due(now);
+    }
+
+    fn take(&mut self, now: Instant, input: Input) {
         self.started_at.get_or_insert(now);
         match input {
             Input::SeedsConfigured { seeds } => {
@@ -131,6 +140,7 @@ impl Scheduler {
                 Deadline::Hope(digest, child) => self.fail_if_hopeless(now, child, digest),
             }
         }
+        self.feed_seeds_if_due(now);
     }
 
     /// What to do next, until `None`.

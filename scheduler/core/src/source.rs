@@ -165,6 +165,7 @@ impl Scheduler {
         let mut failed = std::mem::take(failed);
         failed.insert(seed);
         self.tasks[slot].source = Source::Idle;
+        self.seeds_are_due = true;
         if failure.poisoned || self.next_seed(digest, &failed).is_none() {
             return self.fail_task(now, slot, failure);
         }
@@ -192,6 +193,7 @@ impl Scheduler {
         }
         if ordered.is_empty() {
             task.source = Source::Idle;
+            self.seeds_are_due = true;
         }
     }
 
