@@ -1,7 +1,7 @@
 //! The planner as seen from outside: a mirror of its books, kept from nothing but what it is
 //! told and what it says, that checks each decision.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use flotilla_proto::{Digest, Layout, PieceSet};
 use flotilla_scheduler_core::{FailureReason, Input, Limits, Output, PeerKey};
@@ -18,6 +18,7 @@ pub(crate) struct Audit {
 
 #[derive(Debug, Default)]
 struct PeerView {
+    seed: bool,
     owed_count: u32,
     awaited_bytes: u64,
 }
@@ -26,6 +27,16 @@ struct PeerView {
 struct TaskView {
     layout: Layout,
     members: BTreeMap<PeerKey, MemberView>,
+    /// Pieces whose hash somebody told.
+    known: PieceSet,
+    /// Pairs of one zone that may exchange, parent and child.
+    pairs: BTreeSet<(PeerKey, PeerKey)>,
+    /// Pairs of which one failed the other, ever.
+    parted: BTreeSet<(PeerKey, PeerKey)>,
+    /// Seeds that were told to read, or said that they do.
+    readers: BTreeSet<PeerKey>,
+    /// Peers that choose by themselves, or did.
+    pickers: BTreeSet<PeerKey>,
 }
 
 #[derive(Debug)]
@@ -34,6 +45,7 @@ struct MemberView {
     /// Held or in flight.
     taken: PieceSet,
     in_flight: BTreeMap<u32, PeerKey>,
+    wants: bool,
 }
 
 impl Audit {
@@ -44,8 +56,8 @@ impl Audit {
     /// The planner is about to be told this.
     pub(crate) fn heard(&mut self, input: &Input) {
         match input {
-            Input::PeerJoined { peer, .. } => {
-                self.peers.insert(*peer, PeerView::default());
+            Input::PeerJoined { peer, facts } => {
+                self.peers.insert(*peer, PeerView { seed: facts.seed, ..PeerView::default() });
             }
             Input::PeerLeft { peer } => {
                 let digests: Vec<Digest> = self.tasks.keys().copied().collect();
@@ -55,25 +67,34 @@ impl Audit {
                 self.peers.remove(peer);
             }
             Input::Wanted { peer, digest, size, .. } => {
-                self.task(*digest, *size).member(*peer);
+                self.task(*digest, *size).member(*peer).wants = true;
             }
             Input::Unwanted { peer, digest } => self.give_up(*peer, *digest),
-            Input::Announced { peer, digest, size, pieces, .. } => {
-                self.task(*digest, *size);
+            Input::Announced { peer, digest, size, pieces, hashes } => {
+                let task = self.task(*digest, *size);
+                if !hashes.is_empty() {
+                    task.known.union_with(pieces);
+                }
                 for piece in pieces.iter() {
                     self.landed(*peer, *digest, piece);
                 }
+            }
+            Input::HashesTold { digest, pieces, .. } => {
+                if let Some(task) = self.tasks.get_mut(digest) {
+                    task.known.union_with(pieces);
+                }
+            }
+            Input::SourceReading { seed, digest, size, .. } => {
+                self.task(*digest, *size).readers.insert(*seed);
             }
             Input::Withdrawn { peer, digest } => self.leave(*peer, *digest),
             Input::Failed { child, parent, digest, piece, reason } => {
                 self.failed(*child, *parent, *digest, *piece, *reason);
             }
             Input::ReaderMoved { .. }
-            | Input::HashesTold { .. }
             | Input::SourceFailed { .. }
             | Input::SeedsConfigured { .. }
             | Input::InventoryTold { .. }
-            | Input::SourceReading { .. }
             | Input::RoundTripMeasured { .. }
             | Input::LoadMeasured { .. } => {}
         }
@@ -85,9 +106,16 @@ impl Audit {
             Output::Assign { child, parent, digest, piece, .. } => {
                 self.assigned(*child, *parent, *digest, *piece)?;
             }
-            Output::Cancel { child, digest, piece } => drop(self.lose(*child, *digest, *piece)),
-            Output::ReadSource { digest, size, pieces, .. } => {
+            Output::Cancel { child, digest, piece } => {
+                if let Some(parent) = self.lose(*child, *digest, *piece)
+                    && let Some(task) = self.tasks.get_mut(digest)
+                {
+                    task.parted.insert((parent, *child));
+                }
+            }
+            Output::ReadSource { seed, digest, size, pieces } => {
                 let digest = *digest;
+                self.task(digest, *size).readers.insert(*seed);
                 let members = self.task(digest, *size).members.values();
                 let held =
                     members.flat_map(|member| member.held.iter()).find(|piece| pieces.contains(*piece));
@@ -96,15 +124,62 @@ impl Audit {
                 }
             }
             Output::FailTask { peer, digest, .. } => self.give_up(*peer, *digest),
+            Output::Link { peer, partner, digest, same_zone, .. } => {
+                if let Some(task) = self.tasks.get_mut(digest).filter(|_| *same_zone) {
+                    task.pairs.insert((*partner, *peer));
+                }
+            }
+            Output::Unlink { peer, partner, digest } => {
+                if let Some(task) = self.tasks.get_mut(digest) {
+                    task.pairs.remove(&(*partner, *peer));
+                    task.pairs.remove(&(*peer, *partner));
+                }
+            }
+            Output::Picking { peer, digest, .. } => {
+                if let Some(task) = self.tasks.get_mut(digest) {
+                    task.pickers.insert(*peer);
+                }
+            }
             Output::UseSeed { .. }
             | Output::AskHashes { .. }
             | Output::PaceSource { .. }
-            | Output::Link { .. }
-            | Output::Unlink { .. }
-            | Output::Picking { .. }
             | Output::PaceReports { .. } => {}
         }
         Ok(())
+    }
+
+    /// Two partners of one zone of which neither has anything to do, though one holds what the
+    /// other wants. How much the planner lets a peer have is its own affair, that it is
+    /// something is not (DESIGN.md §2.9). Costs a look at every pair.
+    pub(crate) fn find_idle(&self) -> Result<(), Violation> {
+        for (digest, task) in &self.tasks {
+            let mut idle = task.pairs.iter().filter(|(parent, child)| self.is_idle(task, *parent, *child));
+            if let Some((parent, child)) = idle.next() {
+                return Err(Violation::Idle { parent: *parent, child: *child, digest: *digest });
+            }
+        }
+        Ok(())
+    }
+
+    fn is_idle(&self, task: &TaskView, parent: PeerKey, child: PeerKey) -> bool {
+        let (Some(from), Some(to)) = (task.members.get(&parent), task.members.get(&child)) else {
+            return false;
+        };
+        let (Some(owner), Some(taker)) = (self.peers.get(&parent), self.peers.get(&child)) else {
+            return false;
+        };
+        let may_not = task.parted.contains(&(parent, child)) || task.pickers.contains(&child);
+        if !to.wants || owner.owed_count > 0 || taker.awaited_bytes > 0 || may_not {
+            return false;
+        }
+        let gives_once = task.readers.contains(&parent);
+        let given = |piece: u32| {
+            let others =
+                task.members.iter().filter(|(key, _)| !self.peers.get(key).is_some_and(|peer| peer.seed));
+            gives_once && others.map(|(_, other)| other).any(|other| other.taken.contains(piece))
+        };
+        let lacks = |piece: &u32| task.known.contains(*piece) && !to.taken.contains(*piece);
+        from.held.iter().filter(lacks).any(|piece| !given(piece))
     }
 
     fn assigned(
@@ -147,8 +222,9 @@ impl Audit {
             return;
         }
         self.lose(child, digest, piece);
+        let task = self.tasks.get_mut(&digest).expect("found above");
+        task.parted.insert((parent, child));
         if reason == FailureReason::NotHeld {
-            let task = self.tasks.get_mut(&digest).expect("found above");
             task.member(parent).held.remove(piece);
         }
     }
@@ -169,6 +245,7 @@ impl Audit {
         let Some(member) = self.tasks.get_mut(&digest).and_then(|task| task.members.get_mut(&peer)) else {
             return;
         };
+        member.wants = false;
         let pieces: Vec<u32> = member.in_flight.keys().copied().collect();
         for piece in pieces {
             self.lose(peer, digest, piece);
@@ -179,6 +256,7 @@ impl Audit {
         self.give_up(peer, digest);
         let Some(task) = self.tasks.get_mut(&digest) else { return };
         task.members.remove(&peer);
+        task.pairs.retain(|(parent, child)| *parent != peer && *child != peer);
         let orphans: Vec<(PeerKey, u32)> = task
             .members
             .iter()
@@ -201,7 +279,15 @@ impl Audit {
 
 impl TaskView {
     fn new(layout: Layout) -> Self {
-        Self { layout, members: BTreeMap::new() }
+        Self {
+            layout,
+            members: BTreeMap::new(),
+            known: PieceSet::new(layout.piece_count()),
+            pairs: BTreeSet::new(),
+            parted: BTreeSet::new(),
+            readers: BTreeSet::new(),
+            pickers: BTreeSet::new(),
+        }
     }
 
     fn member(&mut self, peer: PeerKey) -> &mut MemberView {
@@ -210,6 +296,7 @@ impl TaskView {
             held: nothing(),
             taken: nothing(),
             in_flight: BTreeMap::new(),
+            wants: false,
         })
     }
 }
@@ -224,6 +311,19 @@ mod tests {
     const SIZE: u64 = 4 * (128 << 10);
     const PARENT: PeerKey = PeerKey(0);
     const CHILD: PeerKey = PeerKey(1);
+
+    #[test]
+    fn a_holder_beside_a_partner_that_gets_nothing_is_seen_until_something_is_planned() {
+        let mut audit = holder_and_child();
+        assert_eq!(audit.find_idle(), Ok(()), "they are no partners");
+        let digest = digest();
+        for (peer, partner) in [(PARENT, CHILD), (CHILD, PARENT)] {
+            audit.told(&Output::Link { peer, partner, digest, seed: false, same_zone: true }).unwrap();
+        }
+        assert_eq!(audit.find_idle(), Err(Violation::Idle { parent: PARENT, child: CHILD, digest }));
+        audit.told(&assign(PARENT, CHILD, 1)).unwrap();
+        assert_eq!(audit.find_idle(), Ok(()));
+    }
 
     #[test]
     fn a_plan_that_makes_no_sense_is_seen() {

@@ -11,7 +11,7 @@ use crate::world::World;
 
 /// The figures of one history. Times are seconds since it began, ratios are to the lower bound;
 /// those of peers that died are left out.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct Report {
     /// Its scenario's name.
     pub scenario: &'static str,
@@ -71,18 +71,37 @@ pub struct Report {
 }
 
 impl Report {
+    /// The figures that follow from when each peer had everything, and when the last client had,
+    /// in seconds, and from the bound; all others are zero.
+    pub fn of_times(lower_bound_s: f64, mut done_s: Vec<f64>, client_last_s: f64) -> Self {
+        done_s.sort_by(f64::total_cmp);
+        let [p50_s, p99_s, p999_s, last_s] = [500, 990, 999, 1000].map(|share| percentile(&done_s, share));
+        Self {
+            lower_bound_s,
+            last_s,
+            client_last_s,
+            ratio_client_last: client_last_s / lower_bound_s,
+            p50_s,
+            p99_s,
+            p999_s,
+            ratio_last: last_s / lower_bound_s,
+            ratio_p50: p50_s / lower_bound_s,
+            ratio_p99: p99_s / lower_bound_s,
+            ratio_p999: p999_s / lower_bound_s,
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn of(world: &World<'_>, seed: u64) -> Self {
         let scenario = world.scenario;
         let done = done(world);
-        let mut done_s: Vec<f64> = done.iter().map(|(_, at)| at.as_secs_f64()).collect();
-        done_s.sort_by(f64::total_cmp);
+        let done_s = done.iter().map(|(_, at)| at.as_secs_f64()).collect();
         let living = || done.iter().map(|(index, _)| &world.nodes[index.place()]);
         let clients =
             || living().flat_map(|node| node.blobs.values()).filter_map(|blob| blob.client.as_ref());
         let client_last_s = clients().map(|client| client.free_at).max().unwrap_or_default().as_secs_f64();
         let silence = clients().map(|client| client.longest_wait).max().unwrap_or_default();
         let lower_bound_s = world.lower_bound.as_secs_f64();
-        let [p50_s, p99_s, p999_s, last_s] = [500, 990, 999, 1000].map(|share| percentile(&done_s, share));
         let largest = scenario.blobs.iter().copied().max().unwrap_or_default();
         let bytes = bytes_f64(scenario.bytes());
         let tally = &world.tally;
@@ -94,18 +113,7 @@ impl Report {
             peers: scenario.peers.iter().filter(|peer| peer.part == Part::Wants).count(),
             bytes: scenario.bytes(),
             piece_len: PieceLen::for_blob(largest).bytes(),
-            lower_bound_s,
-            last_s,
-            client_last_s,
-            ratio_client_last: client_last_s / lower_bound_s,
             longest_silence_s: silence.as_secs_f64(),
-            p50_s,
-            p99_s,
-            p999_s,
-            ratio_last: last_s / lower_bound_s,
-            ratio_p50: p50_s / lower_bound_s,
-            ratio_p99: p99_s / lower_bound_s,
-            ratio_p999: p999_s / lower_bound_s,
             ratio_own_p99: own_p99(world, &done),
             zone_copies: bytes_f64(crossed) / bytes,
             source_ratio: bytes_f64(tally.registry_bytes) / bytes,
@@ -115,6 +123,7 @@ impl Report {
             planner_us_per_piece: world.thread.measured.as_secs_f64() * 1e6 / pieces,
             planner_peak_bytes: u64::try_from(world.thread.peak_bytes).unwrap_or_default(),
             failed_downloads: tally.failed_downloads,
+            ..Self::of_times(lower_bound_s, done_s, client_last_s)
         }
     }
 }

@@ -335,6 +335,9 @@ impl<'a> World<'a> {
         if let Some((parent, child, digest)) = self.scheduler.find_idle(self.instant()) {
             self.break_off(Violation::Idle { parent, child, digest });
         }
+        if let Err(violation) = self.audit.find_idle() {
+            self.break_off(violation);
+        }
         let often = u32::try_from(self.nodes.len() / SAMPLED_OFTEN).expect("fewer nodes than 2^32");
         self.queue.push(self.now + SAMPLE_EVERY * (often + 1), Event::Sampled);
     }
