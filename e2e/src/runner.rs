@@ -38,8 +38,7 @@ pub fn run_all(mut arguments: Arguments) -> ExitCode {
 
 /// Tells one story in the namespaces of this process.
 pub fn run_on_stage(name: &str, store: &Path, flotilla: &Path) -> ExitCode {
-    let logs = store.to_owned();
-    std::thread::spawn(move || end_with_standard_input(&logs));
+    end_with_standard_input(store);
     let told = ALL.iter().find(|story| story.name == name).context("no such story").and_then(|story| {
         let stage = Stage::set(store, flotilla).context("set the stage")?;
         (story.tell)(&stage)
@@ -50,12 +49,16 @@ pub fn run_on_stage(name: &str, store: &Path, flotilla: &Path) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// The runner's end, or its patience's.
-fn end_with_standard_input(store: &Path) {
-    // Nobody writes: a read ends when the runner lets go, by an end of file or an error alike.
-    let _ = std::io::stdin().read(&mut [0]);
-    print_log_tails(store);
-    std::process::exit(1);
+/// Ends this process when its standard input does: at the end of who started it, or of that
+/// one's patience.
+pub(crate) fn end_with_standard_input(store: &Path) {
+    let store = store.to_owned();
+    std::thread::spawn(move || {
+        // Nobody writes: a read ends when the runner lets go, by an end of file or an error alike.
+        let _ = std::io::stdin().read(&mut [0]);
+        print_log_tails(&store);
+        std::process::exit(1);
+    });
 }
 
 /// Prints how each program's log ends.
@@ -158,13 +161,9 @@ impl House {
 
     fn start(&self, story: &Story, store: &Path, words: &Path) -> Result<Child> {
         let words = File::create(words)?;
-        Command::new("unshare")
-            .args(["--mount", "--propagation", "private", "--net"])
-            .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
-            .arg(env::current_exe()?)
+        in_namespaces()?
             .args(["on-stage", story.name])
             .args([store, &self.flotilla])
-            .stdin(Stdio::piped())
             .stdout(words.try_clone()?)
             .stderr(words)
             .spawn()
@@ -172,7 +171,20 @@ impl House {
     }
 }
 
-fn remove_dir(dir: &Path) -> Result<()> {
+/// This binary again, in mount, network and process namespaces of its own. It is to end when its
+/// standard input does, see [`end_with_standard_input`].
+pub(crate) fn in_namespaces() -> Result<Command> {
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "--propagation", "private", "--net"])
+        .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
+        .arg(env::current_exe()?)
+        .stdin(Stdio::piped());
+    Ok(command)
+}
+
+/// Removes a directory; that there is none is no error.
+pub(crate) fn remove_dir(dir: &Path) -> Result<()> {
     match fs::remove_dir_all(dir) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("remove {}", dir.display()))

@@ -10,10 +10,9 @@ mod network;
 mod nodes;
 mod report;
 
-use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::Barrier;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -99,20 +98,13 @@ fn run_in_namespaces(words: &[String], plan: &LabPlan) -> Result<bool> {
     let house = House::prepare()?;
     let dir = plan.dir.as_deref().unwrap_or(house.dir());
     let store = dir.join("lab");
-    if store.exists() {
-        fs::remove_dir_all(&store).with_context(|| format!("remove {}", store.display()))?;
-    }
+    runner::remove_dir(&store)?;
     fs::create_dir_all(&store).with_context(|| format!("create {}", store.display()))?;
-    let status = Command::new("unshare")
-        .args(["--mount", "--propagation", "private", "--net"])
-        .args(["--pid", "--fork", "--kill-child", "--mount-proc"])
-        .arg(env::current_exe()?)
-        .arg("on-lab")
-        .args([store.as_path(), house.flotilla()])
-        .args(words)
-        .stdin(Stdio::null())
-        .status()
-        .context("run unshare")?;
+    let mut command = runner::in_namespaces()?;
+    command.arg("on-lab").args([store.as_path(), house.flotilla()]).args(words);
+    let mut child = command.spawn().context("run unshare")?;
+    let _lifeline = child.stdin.take();
+    let status = child.wait()?;
     if status.success() || plan.dir.is_none() {
         fs::remove_dir_all(&store)?;
     } else {
@@ -123,6 +115,7 @@ fn run_in_namespaces(words: &[String], plan: &LabPlan) -> Result<bool> {
 
 /// Runs the lab in the namespaces of this process and prints its figures.
 pub fn run_on_lab(plan: &LabPlan, store: &Path, flotilla: &Path) -> ExitCode {
+    runner::end_with_standard_input(store);
     let report = run_inside(plan, store, flotilla).and_then(|report| Ok(serde_json::to_string(&report)?));
     match report {
         Ok(report) => {
@@ -151,7 +144,7 @@ fn run_inside(plan: &LabPlan, store: &Path, flotilla: &Path) -> Result<LabReport
     let image = ImageSpec { format: Format::Oci, layer_lens: vec![size] }.build("lab/app", 1);
     origin.publish(&image)?;
 
-    let network = Network::lay(&stage, plan.seeds, plan.nodes, plan.rate)?;
+    let network = Network::lay(plan.seeds, plan.nodes, plan.rate)?;
     let mut fleet = Fleet::start(&stage, &network, &origin)?;
     if let Some(rate) = plan.registry_rate {
         network.shape_origin(rate)?;
@@ -183,7 +176,7 @@ fn pull_everywhere(
             .map(|node| {
                 let barrier = &barrier;
                 scope.spawn(move || {
-                    let _inside = network::enter(node)?;
+                    network::enter(node)?;
                     let granted = client::read_manifest(&image.repository);
                     barrier.wait();
                     granted.and_then(|()| client::pull(&image.repository, layer.digest(), layer.size()))

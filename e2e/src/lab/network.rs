@@ -15,7 +15,7 @@ use std::str::FromStr;
 use anyhow::{Context as _, Result, bail};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::stage::{ORIGIN_NETNS, REGISTRY_IP, Stage};
+use crate::stage::{ORIGIN_NETNS, REGISTRY_IP};
 
 /// The nodes, and what they are connected by.
 #[derive(Debug)]
@@ -68,8 +68,8 @@ impl FromStr for Rate {
 }
 
 impl Network {
-    /// Lays the network beside the stage's, whose registry it reaches.
-    pub(crate) fn lay(_stage: &Stage, seeds: u8, peers: u8, rate: Rate) -> Result<Self> {
+    /// Lays the network beside that of the stage, which is set: it reaches the registry there.
+    pub(crate) fn lay(seeds: u8, peers: u8, rate: Rate) -> Result<Self> {
         let nodes = |role: &str, count: u8, first: u8| -> Vec<Node> {
             (0..count)
                 .map(|place| Node { name: format!("{role}-{place}"), address: address(first + place) })
@@ -147,11 +147,10 @@ impl Node {
 }
 
 /// Moves the calling thread to a node, for good: for a thread that ends with its work.
-pub(crate) fn enter(node: &Node) -> Result<File> {
+pub(crate) fn enter(node: &Node) -> Result<()> {
     let netns = File::open(node.netns()).with_context(|| format!("open the network of {}", node.name))?;
     move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
-        .with_context(|| format!("enter the network of {}", node.name))?;
-    Ok(netns)
+        .with_context(|| format!("enter the network of {}", node.name))
 }
 
 fn address(last: u8) -> Ipv4Addr {

@@ -75,6 +75,7 @@ impl<'a> Fleet<'a> {
     /// Kills the scheduler, and starts it again when it was away for so long.
     pub(crate) fn restart_scheduler(&mut self, away: Duration) -> Result<()> {
         crash(&mut self.scheduler)?;
+        // Not a wait for something to happen: the plan says how long it is away.
         thread::sleep(away);
         let node = self.network.control();
         self.scheduler = Some(run(self.stage, node, "scheduler-again", "scheduler", "scheduler")?);
@@ -216,7 +217,7 @@ fn token(json: &str) -> Result<String> {
 fn on<T: Send>(node: &Node, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     thread::scope(|scope| {
         let thread = scope.spawn(|| {
-            let _inside = enter(node)?;
+            enter(node)?;
             work()
         });
         thread.join().map_err(|_| anyhow!("a thread on {} panicked", node.name))?

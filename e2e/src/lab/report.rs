@@ -1,7 +1,5 @@
 //! What the lab came to, in the simulator's words and beside its prediction.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result};
 use flotilla_e2e_sim::{Report, Scenario, lower_bound};
 use flotilla_proto::PieceLen;
@@ -54,10 +52,9 @@ fn figures(scenario: &Scenario, pulled: &[Pulled], source_bytes: u64, fleet: &Fl
     let bytes = scenario.bytes();
     let piece_len = PieceLen::for_blob(bytes).bytes();
     let lower_bound_s = lower_bound(scenario, SEED).as_secs_f64();
-    let mut took: Vec<Duration> = pulled.iter().map(|pulled| pulled.took).collect();
-    took.sort();
-    let share = |per_mille: usize| took[(took.len() * per_mille).div_ceil(1000) - 1].as_secs_f64();
-    let [p50_s, p99_s, p999_s, last_s] = [500, 990, 999, 1000].map(share);
+    let took: Vec<f64> = pulled.iter().map(|pulled| pulled.took.as_secs_f64()).collect();
+    let last_s = took.iter().copied().fold(0.0, f64::max);
+    let times = Report::of_times(lower_bound_s, took, last_s);
     let silence = pulled.iter().map(|pulled| pulled.longest_silence).max().context("someone pulled")?;
     let metrics = fleet.peer_metrics()?;
     let fetched: u64 = metrics.iter().map(Metrics::piece_bytes_fetched).sum();
@@ -73,27 +70,15 @@ fn figures(scenario: &Scenario, pulled: &[Pulled], source_bytes: u64, fleet: &Fl
         peers: pulled.len(),
         bytes,
         piece_len,
-        lower_bound_s,
-        last_s,
-        client_last_s: last_s,
-        ratio_client_last: last_s / lower_bound_s,
         longest_silence_s: silence.as_secs_f64(),
-        p50_s,
-        p99_s,
-        p999_s,
-        ratio_last: last_s / lower_bound_s,
-        ratio_p50: p50_s / lower_bound_s,
-        ratio_p99: p99_s / lower_bound_s,
-        ratio_p999: p999_s / lower_bound_s,
-        ratio_own_p99: p99_s / lower_bound_s,
-        zone_copies: 0.0,
+        ratio_own_p99: times.ratio_p99,
         source_ratio: as_f64(source_bytes) / as_f64(bytes),
         wasted_ratio: as_f64(fetched.saturating_sub(needed)) / as_f64(needed),
         connections_per_peer: usize::try_from(connections[connections.len() / 2])?,
         control_messages_per_piece: as_f64(scheduler.sum("flotilla_scheduler_batches_total", "")) / pieces,
         planner_us_per_piece: fleet.scheduler_cpu()?.as_secs_f64() * 1e6 / pieces,
         planner_peak_bytes: fleet.scheduler_peak_bytes()?,
-        failed_downloads: 0,
+        ..times
     })
 }
 
