@@ -189,7 +189,6 @@ mod tests {
         let base = Instant::now();
         let mut controller = controller(base);
         assert_eq!(controller.window(), INITIAL);
-        controller.cubic.on_mtu_update(u16::MAX);
         let cubic = CubicConfig::default().initial_window(1 << 30).clone();
         controller.cubic = Cubic::new(Arc::new(cubic), base, MTU);
         assert_eq!(controller.window(), WINDOW_FLOOR);

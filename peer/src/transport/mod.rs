@@ -1,7 +1,8 @@
 //! Pieces and forwarded requests between peers, over QUIC with mutual TLS.
 //!
-//! One connection per peer pair, whoever dialled; one bidirectional stream per request: a
-//! small header, then raw bytes. `quic` sets the endpoint up, `congestion` paces it, `pool`
+//! One connection per peer pair, whoever dialled (of two that dial each other at the same moment,
+//! requests go over one, and the other idles); one bidirectional stream per request: a small
+//! header, then raw bytes. `quic` sets the endpoint up, `congestion` paces it, `pool`
 //! keeps connections. `fetch` asks for pieces, `upload` sends them, `follow` tells and hears who
 //! holds what, `call` asks a seed to speak to a registry, `serve` answers that.
 

@@ -218,6 +218,8 @@ pub(super) enum AnswerError {
     Write(#[from] WriteError),
     #[error("a run was cut short: {0:?}")]
     Refused(UploadRefusal),
+    #[error("the child did not take a piece in time")]
+    TooSlow,
     #[error("the registry's body broke: {0}")]
     Body(String),
 }

@@ -1,11 +1,14 @@
 //! Sending pieces to other peers, when the core says so.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use flotilla_peer_core::{UploadRefusal, UploadWish};
 use flotilla_proto::wire::peer::response::Status;
 use flotilla_proto::wire::peer::{PieceRun, Response, Take};
 use flotilla_proto::{Digest, PeerId, PieceHash, Run, frame};
 use quinn::SendStream;
+use tokio::time::timeout;
 
 use super::runs;
 use super::serve::{AnswerError, Services, say};
@@ -100,8 +103,19 @@ impl Services {
     }
 
     /// Sends a piece. The turn lasts until the child has it: bytes that only wait in QUIC's send
-    /// window are still to go over the link, and more of them at once would make each later.
+    /// window are still to go over the link, and more of them at once would make each later. A
+    /// child that does not take it in [`SENDING_PATIENCE`] loses its turn.
     async fn send_piece(
+        &self,
+        send: &mut SendStream,
+        ready: Ready,
+        is_last: bool,
+    ) -> Result<(), AnswerError> {
+        let sent = timeout(SENDING_PATIENCE, self.send_to_end(send, ready, is_last));
+        sent.await.map_err(|_| AnswerError::TooSlow)?
+    }
+
+    async fn send_to_end(
         &self,
         send: &mut SendStream,
         ready: Ready,
@@ -126,3 +140,6 @@ fn status(why: UploadRefusal) -> Status {
         UploadRefusal::NotHeld => Status::NotHeld,
     }
 }
+
+/// The largest piece, 4 MiB, takes so long over half a Mbit/s.
+const SENDING_PATIENCE: Duration = Duration::from_secs(60);
