@@ -255,9 +255,7 @@ impl Driver {
         match output {
             Output::Assign { child, parent, digest, piece, hash } => {
                 let parent = self.introduce(child, parent)?;
-                if let Some(link) = self.links.get(&child) {
-                    tracing::trace!(task = %digest.short(), piece, parent, child = %link.id, "assigned");
-                }
+                tracing::trace!(task = %digest.short(), piece, parent, child = child.0, "assigned");
                 let hashes = join_hashes([&hash]);
                 let assignment = wire::Assignment { digest: digest.into(), parent, first: piece, hashes };
                 self.batch(child)?.assignments.push(assignment);

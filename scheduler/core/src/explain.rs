@@ -65,6 +65,8 @@ pub enum Obstacle {
     KeptApart,
     /// A copy is in the child's zone already, or on its way there.
     CrossedAlready,
+    /// It is the seed that reads the blob, and another peer has the piece or awaits it.
+    GivenAlready,
     /// As many pieces are on their way into the child's zone, or out of the parent's, as its
     /// link carries.
     GateClosed,
@@ -113,6 +115,7 @@ impl fmt::Display for Obstacle {
             Self::WindowFull => "the child's window is full",
             Self::KeptApart => "it failed the child",
             Self::CrossedAlready => "the piece is in the child's zone already",
+            Self::GivenAlready => "it reads, and gave the piece already",
             Self::GateClosed => "the link between the zones is full",
             Self::PicksItself => "the child picks by itself",
             Self::NothingWanted => "the child wants nothing more",
@@ -149,6 +152,8 @@ impl Scheduler {
             Some(Obstacle::NotHeld)
         } else if task.crosses(parent, child) && !zone.rarity.is_absent(piece) {
             Some(Obstacle::CrossedAlready)
+        } else if task.keeps_back(parent, piece) {
+            Some(Obstacle::GivenAlready)
         } else {
             self.obstacle(now, task, parent, child)
         };
@@ -158,9 +163,11 @@ impl Scheduler {
         Candidate { obstacle, rank, parent: task.member(parent).peer, first }
     }
 
-    /// A parent with a free slot, a child of its zone with room that lacks what it holds, and the
-    /// blob: there is none after an input, for the planner is work-conserving (DESIGN.md §2.9).
-    /// For tests and the simulator; costs a look at every pair of partners.
+    /// A parent with a free slot, a child of its zone with room that lacks what it may give, and
+    /// the blob: there is none after an input, for the planner is work-conserving (DESIGN.md §2.9).
+    /// What may not be given is no work: what crosses zones waits for its gate, and a seed that
+    /// reads gives nothing twice. For tests and the simulator; costs a look at every pair of
+    /// partners.
     pub fn find_idle(&self, now: Instant) -> Option<(PeerKey, PeerKey, Digest)> {
         let tasks = self.tasks.iter().map(|(_, task)| task).filter(|task| task.is_wanted());
         let pairs = tasks.flat_map(|task| {

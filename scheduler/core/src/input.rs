@@ -28,9 +28,18 @@ pub struct PeerFacts {
 
 /// What happened to one peer. An input that names an unknown peer, or a task or piece that
 /// is not there any more, is late news and changes nothing.
+///
+/// # Costs
+///
+/// Most inputs *feed* a peer: its free slots or its free window. That costs, for each piece
+/// planned and once more, a look at its partners in a task, of at most 8 tasks as a child, and the
+/// words of a bitset for at most [`Limits::candidates`](crate::Limits::candidates) of them. What an
+/// input costs beside is said with it. A lost copy also feeds the seeds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Input {
     /// A peer attached.
+    ///
+    /// A seed also costs a pass over all tasks.
     PeerJoined {
         /// The key its stream was allotted.
         peer: PeerKey,
@@ -38,11 +47,18 @@ pub enum Input {
         facts: PeerFacts,
     },
     /// A peer's stream ended.
+    ///
+    /// Costs, in each task it has a part in, a look at what its partners await, and feeding
+    /// those that it leaves work to. Its partners may draw anew, as with a want.
     PeerLeft {
         /// Whose.
         peer: PeerKey,
     },
     /// A peer wants a blob, all of it.
+    ///
+    /// Costs a draw of partners, some looks for each, and feeding it. The first one orders the
+    /// read: a pass over the members, as while any hash is unknown. Where the pace of reports
+    /// changes by half, every peer is told.
     Wanted {
         /// Which peer.
         peer: PeerKey,
@@ -54,6 +70,8 @@ pub enum Input {
         reader: bool,
     },
     /// A peer no longer wants a blob; what it holds of it, it keeps.
+    ///
+    /// Costs feeding each parent that was to send, and a look at each word of the blob.
     Unwanted {
         /// Which peer.
         peer: PeerKey,
@@ -61,6 +79,10 @@ pub enum Input {
         digest: Digest,
     },
     /// A peer holds these pieces, besides those it announced before.
+    ///
+    /// Costs a constant for each piece, feeding the peer as parent and as child, and each parent
+    /// that was to send one; where zones are joined, some children of its zone too. Told with
+    /// hashes that were unknown: feeding every member.
     Announced {
         /// Which peer.
         peer: PeerKey,
@@ -74,6 +96,8 @@ pub enum Input {
         hashes: Vec<PieceHash>,
     },
     /// A peer tells the hashes of pieces it holds, as [`Output::AskHashes`](crate::Output::AskHashes) wished.
+    ///
+    /// Costs a constant for each piece, and feeding every member.
     HashesTold {
         /// Which peer.
         peer: PeerKey,
@@ -85,6 +109,8 @@ pub enum Input {
         hashes: Vec<PieceHash>,
     },
     /// A peer holds nothing of a blob any more.
+    ///
+    /// Costs as much as its leaving, in one task.
     Withdrawn {
         /// Which peer.
         peer: PeerKey,
@@ -92,6 +118,9 @@ pub enum Input {
         digest: Digest,
     },
     /// A planned transfer did not deliver.
+    ///
+    /// Costs feeding child and parent. The one that removes a parent costs a look at what its
+    /// partners await, and feeding each.
     Failed {
         /// The peer that was to receive.
         child: PeerKey,
@@ -105,6 +134,8 @@ pub enum Input {
         reason: FailureReason,
     },
     /// Where the slowest client of a download reads.
+    ///
+    /// Costs a look at each word of the blob at most.
     ReaderMoved {
         /// Which peer.
         peer: PeerKey,
@@ -116,17 +147,23 @@ pub enum Input {
     /// The region's seeds as configured, attached or not. A fresh planner orders no source
     /// read before all of them have told their inventory, or [`Limits::settle`](crate::Limits::settle) has passed:
     /// what one of them holds or reads need not be read again.
+    ///
+    /// Costs a pass over all tasks.
     SeedsConfigured {
         /// Their names.
         seeds: Vec<PeerId>,
     },
     /// A peer has told everything that it held and read when it attached.
+    ///
+    /// Costs a pass over all tasks, if it is a seed.
     InventoryTold {
         /// Which peer.
         peer: PeerKey,
     },
     /// A seed reads these pieces from the registry already, by an order that this planner
     /// did not give.
+    ///
+    /// Costs a pass over the members.
     SourceReading {
         /// Which seed.
         seed: PeerKey,
@@ -138,6 +175,8 @@ pub enum Input {
         pieces: PieceSet,
     },
     /// A seed could not read a blob from the registry.
+    ///
+    /// Costs a pass over the members.
     SourceFailed {
         /// Which seed.
         seed: PeerKey,
@@ -148,6 +187,8 @@ pub enum Input {
     },
     /// So long it took from a batch to the peer until the peer's echo came back, which it sent
     /// at once.
+    ///
+    /// Costs a constant.
     RoundTripMeasured {
         /// Which peer.
         peer: PeerKey,
@@ -155,6 +196,8 @@ pub enum Input {
         round_trip: Duration,
     },
     /// How busy the one thread that runs the planner was over the last second.
+    ///
+    /// Costs a pass over all tasks, and over the members of those that change hands.
     LoadMeasured {
         /// 0 to 100.
         load_percent: u8,

@@ -94,8 +94,9 @@ impl Rarity {
         self.levels[index] & !self.at_seeds[index]
     }
 
-    /// The best of the useful pieces, and its [`PieceScore::value`](crate::PieceScore::value). They are given as a function from word index to word. Costs at
-    /// most a look at each word per level that has pieces; mostly a few.
+    /// The best of the useful pieces, and its [`PieceScore::value`](crate::PieceScore::value).
+    /// They are given as a function from word index to word. Costs at most a look at each word
+    /// per level that has pieces; mostly a few.
     pub(crate) fn best(&self, useful: impl Fn(usize) -> u64, reader: Reader) -> Option<(u32, u32)> {
         if self.stride > SCRATCH {
             return self.best_of(useful, reader);

@@ -392,6 +392,16 @@ impl Task {
         PieceScore::new(piece, copies, to.reader(self.piece_count()), second)
     }
 
+    /// Whether a member gives no piece that another peer has or awaits: the seed that reads.
+    fn gives_once(&self, parent: Seat) -> bool {
+        self.source.reader() == Some(self.member(parent).peer)
+    }
+
+    /// Whether a parent keeps a piece back because it gives nothing twice.
+    pub(crate) fn keeps_back(&self, parent: Seat, piece: u32) -> bool {
+        self.gives_once(parent) && rows::contains(&self.shared, piece)
+    }
+
     /// Word by word the pieces that `parent` can give `child`: those it holds whose hash is
     /// known and that the child lacks; across zones only what nobody in the child's zone holds
     /// or awaits.
@@ -405,9 +415,9 @@ impl Task {
         let (from, to) = (self.member(parent), self.member(child));
         let (held, taken) = (self.rows.held(from.row), self.rows.taken(to.row));
         let rarity = (from.zone != to.zone).then(|| &self.zones[to.zone as usize].rarity);
-        let reads = self.source.reader() == Some(from.peer);
+        let gives_once = self.gives_once(parent);
         move |index| {
-            let shared = if reads { self.shared[index] } else { 0 };
+            let shared = if gives_once { self.shared[index] } else { 0 };
             let word = held[index] & self.known[index] & !taken[index] & !shared;
             rarity.map_or(word, |rarity| word & rarity.absent_word(index))
         }

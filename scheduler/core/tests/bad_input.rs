@@ -5,7 +5,7 @@
 //! 1. nothing panics;
 //! 2. nothing grows but with what is attached and wanted: once every peer has left, no peer and
 //!    no task is known, and no deadline refers to one for longer than the limits say;
-//! 3. work conserving: no parent has a free slot beside a partner that lacks what it holds.
+//! 3. work conserving: no parent has a free slot beside a partner that lacks what it may give.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)] // a test may read the clock, once, and unwrap
 

@@ -7,7 +7,8 @@
 //! 1. a child is sent only pieces that it neither holds nor awaits, by a partner that holds them;
 //! 2. nobody owes or awaits more than the limits say;
 //! 3. one seed at a time reads a blob, and only pieces that nobody holds (DESIGN.md §2.1);
-//! 4. work conserving: no parent has a free slot while a partner lacks what it holds (§2.9);
+//! 4. work conserving: no parent has a free slot while a partner lacks what it may give (§2.9; a
+//!    seed that reads gives nothing twice);
 //!    seen from outside: a lone download beside a full holder is never left without a plan;
 //! 5. when the noise ends, every download completes.
 
