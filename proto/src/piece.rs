@@ -38,6 +38,8 @@ impl PieceLen {
 pub struct Layout {
     size: u64,
     piece_len: PieceLen,
+    /// Kept, because the planner asks for it several times a piece.
+    piece_count: u32,
 }
 
 impl Layout {
@@ -46,7 +48,9 @@ impl Layout {
 
     /// The layout of a blob of `size` bytes; `None` above [`Self::MAX_SIZE`].
     pub fn of(size: u64) -> Option<Self> {
-        (size <= Self::MAX_SIZE).then(|| Self { size, piece_len: PieceLen::for_blob(size) })
+        let piece_len = PieceLen::for_blob(size);
+        let piece_count = u32::try_from(size.div_ceil(piece_len.0.into())).ok()?;
+        (size <= Self::MAX_SIZE).then_some(Self { size, piece_len, piece_count })
     }
 
     /// The blob's size in bytes.
@@ -60,9 +64,8 @@ impl Layout {
     }
 
     /// How many pieces there are; none in an empty blob.
-    pub fn piece_count(&self) -> u32 {
-        let count = self.size.div_ceil(self.piece_len.0.into());
-        u32::try_from(count).expect("bounded by MAX_SIZE")
+    pub const fn piece_count(&self) -> u32 {
+        self.piece_count
     }
 
     /// The index of the last piece; `None` in an empty blob.
