@@ -20,7 +20,7 @@ fn main() {
     let all = std::env::args().nth(1).is_none_or(|first| first.starts_with("--"));
     for peers in PEERS.into_iter().filter(|_| all) {
         let before = resident_bytes();
-        let swarm = Swarm::new(peers);
+        let swarm = Swarm::new(peers, 0);
         let bytes = resident_bytes().saturating_sub(before) / u64::from(peers);
         println!("{peers} peers: {bytes} bytes a peer and task, peer and partners included");
         drop(swarm);
@@ -28,12 +28,23 @@ fn main() {
     divan::main();
 }
 
-/// Pieces planned a second, deep in a download of 1024 pieces.
+/// Pieces planned a second, when a download of 1024 pieces has just begun: few pieces have left
+/// the seed, and most partners have nothing for each other.
 #[divan::bench(args = PEERS, sample_count = 3, sample_size = 1)]
-fn assignments(bencher: Bencher<'_, '_>, peers: u32) {
+fn beginning(bencher: Bencher<'_, '_>, peers: u32) {
+    assignments(bencher, || Swarm::new(peers, 0));
+}
+
+/// The same, when every peer holds half of the blob.
+#[divan::bench(args = PEERS, sample_count = 3, sample_size = 1)]
+fn midway(bencher: Bencher<'_, '_>, peers: u32) {
+    assignments(bencher, || Swarm::new(peers, 50));
+}
+
+fn assignments(bencher: Bencher<'_, '_>, swarm: impl Fn() -> Swarm + Sync) {
     bencher
         .counter(ItemsCount::new(DELIVERIES))
-        .with_inputs(|| Swarm::new(peers))
+        .with_inputs(swarm)
         .bench_values(|mut swarm| swarm.deliver(DELIVERIES));
 }
 
@@ -45,7 +56,8 @@ struct Swarm {
 }
 
 impl Swarm {
-    fn new(peers: u32) -> Self {
+    /// Each peer holds so many percent of the pieces, others than its neighbours.
+    fn new(peers: u32, held_percent: u32) -> Self {
         let scheduler = Scheduler::new(Limits::default(), 1);
         let mut swarm = Self { scheduler, now: Instant::now(), planned: VecDeque::new() };
         for key in 0..=peers {
@@ -57,6 +69,15 @@ impl Swarm {
         let hashes = (0..count).map(|piece| PieceHash::of(&piece.to_le_bytes())).collect();
         let pieces = PieceSet::full(count);
         swarm.input(Input::Announced { peer: PeerKey(0), digest: digest(), size: SIZE, pieces, hashes });
+        let mut rng = fastrand::Rng::with_seed(1);
+        for key in (1..=peers).filter(|_| held_percent > 0) {
+            let mut pieces = PieceSet::new(count);
+            for piece in (0..count).filter(|_| rng.u32(..100) < held_percent) {
+                pieces.insert(piece);
+            }
+            let (peer, digest) = (PeerKey(key), digest());
+            swarm.input(Input::Announced { peer, digest, size: SIZE, pieces, hashes: Vec::new() });
+        }
         for key in 1..=peers {
             swarm.input(Input::Wanted { peer: PeerKey(key), digest: digest(), size: SIZE, reader: true });
         }

@@ -27,15 +27,15 @@ impl Scheduler {
 
     pub(crate) fn inventory_told(&mut self, now: Instant, key: PeerKey) {
         let Some(peer) = self.peers.get_mut(key) else { return };
-        peer.inventory_told = true;
-        if peer.facts.seed {
+        peer.rest.inventory_told = true;
+        if peer.rest.facts.seed {
             self.seeds_changed(now);
         }
     }
 
     pub(crate) fn peer_left(&mut self, now: Instant, key: PeerKey) {
         let Some(peer) = self.peers.get(key) else { return };
-        let mut slots: Vec<TaskSlot> = peer.seats.keys().copied().collect();
+        let mut slots: Vec<TaskSlot> = peer.rest.seats.keys().copied().collect();
         slots.sort_unstable();
         let gaps: Vec<_> = slots.into_iter().filter_map(|slot| self.detach(now, key, slot)).collect();
         self.peers.remove(key);
@@ -54,12 +54,12 @@ impl Scheduler {
             Err(failure) => return self.outputs.push_back(Output::FailTask { peer, digest, failure }),
         };
         let (seat, _) = self.enter(now, peer, slot);
-        self.set_wish(slot, seat, Some(Wish { reader: reader.then_some(0) }));
+        self.set_wish(slot, seat, Some(Wish { reads: reader }));
         if reader {
             self.tasks[slot].set_reader(seat, 0);
         }
         self.watch_hope(now, slot, seat);
-        self.draw_partners(slot, seat);
+        self.draw_first_partners(slot, seat);
         self.ensure_source(now, digest);
         let Some(slot) = self.tasks.slot(digest) else { return };
         self.tell_seed(peer, slot);
@@ -78,7 +78,7 @@ impl Scheduler {
         if member.wish.is_none() {
             return;
         }
-        let pieces: Vec<u32> = member.in_flight.iter().map(|flight| flight.piece).collect();
+        let pieces: Vec<u32> = member.ties.in_flight.iter().map(|flight| flight.piece).collect();
         self.set_wish(slot, seat, None);
         for piece in pieces {
             self.outputs.push_back(Output::Cancel { child: peer, digest, piece });
@@ -122,6 +122,7 @@ impl Scheduler {
             self.draw_partners(slot, seat);
             self.ask_hashes(slot);
         }
+        self.befriend_if_lonely(slot, seat);
         for parent in parents {
             self.feed_parent(now, parent);
         }
@@ -234,7 +235,7 @@ impl Scheduler {
             FailureReason::Corrupt => {
                 self.blame(now, parent);
                 let task = &mut self.tasks[slot];
-                task.member_mut(seat).banned.push(owner);
+                task.member_mut(seat).ban(owner);
                 task.member_mut(owner).corrupt = true;
                 task.set_counted(owner, false);
                 self.seeds_are_due = true;
@@ -262,7 +263,7 @@ impl Scheduler {
     /// What a parent that several children gave up on still owes is planned anew, from others
     /// where there are any. What it holds does not count until it is heard of again.
     fn remove_parent(&mut self, now: Instant, parent: PeerKey) {
-        let slots = self.peers[parent].serves.clone();
+        let slots = self.peers[parent].rest.serves.clone();
         let mut children = Vec::new();
         for slot in slots {
             let Some(owner) = self.seat(parent, slot) else { continue };
@@ -311,7 +312,7 @@ impl Scheduler {
                 continue;
             }
             self.outputs.push_back(Output::FailTask { peer, digest, failure: failure.clone() });
-            let pieces: Vec<u32> = member.in_flight.iter().map(|flight| flight.piece).collect();
+            let pieces: Vec<u32> = member.ties.in_flight.iter().map(|flight| flight.piece).collect();
             for piece in pieces {
                 self.land(now, slot, seat, piece, Landing::Lost);
             }

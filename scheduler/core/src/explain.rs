@@ -140,7 +140,7 @@ impl Scheduler {
             None => PieceState::Lacking,
         };
         let candidate = |parent: &Seat| self.candidate(now, task, *parent, seat, piece);
-        let mut candidates: Vec<Candidate> = member.partners.iter().map(candidate).collect();
+        let mut candidates: Vec<Candidate> = member.ties.partners.iter().map(candidate).collect();
         candidates.sort();
         let copies = task.zones[member.zone as usize].rarity.copies(piece);
         Some(Explanation { child, digest, piece, state, copies, candidates })
@@ -172,7 +172,7 @@ impl Scheduler {
         let tasks = self.tasks.iter().map(|(_, task)| task).filter(|task| task.is_wanted());
         let pairs = tasks.flat_map(|task| {
             let of_parent = move |(parent, member): (Seat, &'_ crate::member::Member)| {
-                member.partners.iter().map(move |child| (task, parent, *child)).collect::<Vec<_>>()
+                member.ties.partners.iter().map(move |child| (task, parent, *child)).collect::<Vec<_>>()
             };
             task.members().flat_map(of_parent)
         });

@@ -32,7 +32,7 @@ pub struct PeerFacts {
 /// # Costs
 ///
 /// Most inputs *feed* a peer: its free slots or its free window. That costs, for each piece
-/// planned and once more, a look at its partners in a task, of at most 8 tasks as a child, and the
+/// planned and once more, a look at its partners in each task that it serves, or wants, and the
 /// words of a bitset for at most [`Limits::candidates`](crate::Limits::candidates) of them. What an
 /// input costs beside is said with it. A lost copy also feeds the seeds.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -40,7 +40,7 @@ impl Scheduler {
 
     /// Where a peer sits in a task, if it does.
     pub(crate) fn seat(&self, key: PeerKey, slot: TaskSlot) -> Option<Seat> {
-        self.peers.get(key)?.seats.get(&slot).copied()
+        self.peers.get(key)?.rest.seats.get(&slot).copied()
     }
 
     /// The task of a blob and a peer's seat in it.
@@ -52,11 +52,11 @@ impl Scheduler {
     /// Makes a peer a member of a task. Its seat, and whether it is new there.
     pub(crate) fn enter(&mut self, now: Instant, key: PeerKey, slot: TaskSlot) -> (Seat, bool) {
         let peer = self.peers.known_mut(key);
-        if let Some(seat) = peer.seats.get(&slot) {
+        if let Some(seat) = peer.rest.seats.get(&slot) {
             return (*seat, false);
         }
-        let seat = self.tasks[slot].join(key, peer.facts.seed, peer.zone, now);
-        peer.seats.insert(slot, seat);
+        let seat = self.tasks[slot].join(key, peer.rest.facts.seed, peer.rest.zone, now);
+        peer.rest.seats.insert(slot, seat);
         (seat, true)
     }
 
@@ -81,10 +81,10 @@ impl Scheduler {
     pub(crate) fn owed(&self, slot: TaskSlot, owner: Seat) -> Vec<(Seat, u32)> {
         let task = &self.tasks[slot];
         let of_child = |child: &Seat| {
-            let flights = task.member(*child).in_flight.iter().filter(|flight| flight.parent == owner);
+            let flights = task.member(*child).ties.in_flight.iter().filter(|flight| flight.parent == owner);
             flights.map(|flight| (*child, flight.piece)).collect::<Vec<_>>()
         };
-        task.member(owner).partners.iter().flat_map(of_child).collect()
+        task.member(owner).ties.partners.iter().flat_map(of_child).collect()
     }
 
     /// Takes a peer out of a task's books. What it leaves behind is for [`Self::mend`], once it
@@ -93,7 +93,7 @@ impl Scheduler {
         let seat = self.seat(key, slot)?;
         let (mut parents, mut children) = (Vec::new(), Vec::new());
         let awaited: Vec<u32> =
-            self.tasks[slot].member(seat).in_flight.iter().map(|flight| flight.piece).collect();
+            self.tasks[slot].member(seat).ties.in_flight.iter().map(|flight| flight.piece).collect();
         for piece in awaited {
             parents.extend(self.land(now, slot, seat, piece, Landing::Lost));
         }
@@ -122,13 +122,13 @@ impl Scheduler {
         let member = task.leave(seat);
         self.seeds_are_due = true;
         let partners: Vec<PeerKey> =
-            member.partners.iter().map(|partner| task.member(*partner).peer).collect();
+            member.ties.partners.iter().map(|partner| task.member(*partner).peer).collect();
         for &peer in &partners {
             self.outputs.push_back(Output::Unlink { peer, partner: key, digest });
         }
         let peer = self.peers.known_mut(key);
-        peer.seats.remove(&slot);
-        peer.serves.retain(|other| *other != slot);
+        peer.rest.seats.remove(&slot);
+        peer.rest.serves.retain(|other| *other != slot);
         partners
     }
 
@@ -162,15 +162,15 @@ impl Scheduler {
         }
         let peer = self.peers.known_mut(key);
         if before {
-            peer.wants.retain(|other| *other != slot);
-            if peer.wants.is_empty() {
+            peer.rest.wants.retain(|other| *other != slot);
+            if peer.rest.wants.is_empty() {
                 self.shedding.downloading_count -= 1;
             }
         } else {
-            if peer.wants.is_empty() {
+            if peer.rest.wants.is_empty() {
                 self.shedding.downloading_count += 1;
             }
-            peer.wants.push(slot);
+            peer.rest.wants.push(slot);
             self.partners_serve(slot, seat);
         }
         self.pace_reports();
@@ -204,7 +204,7 @@ impl Scheduler {
         let digest = task.digest;
         let member = task.member_mut(seat);
         member.progress_at = now;
-        if !member.banned.is_empty() {
+        if member.was_sent_corrupt() {
             self.deadlines.insert((due, Deadline::Hope(digest, member.peer)));
         }
     }
@@ -220,8 +220,8 @@ impl Scheduler {
         }
         let due = member.progress_at + self.limits.hopeless;
         let reader = task.source.reader().and_then(|reader| self.seat(reader, slot));
-        let may_come = reader.is_some_and(|reader| !member.banned.contains(&reader));
-        if due > now || !member.in_flight.is_empty() || may_come {
+        let may_come = reader.is_some_and(|reader| !member.bans(reader));
+        if due > now || member.awaits() || may_come {
             let again = due.max(now + self.limits.hopeless);
             self.deadlines.insert((again, Deadline::Hope(digest, child)));
             return;

@@ -4,14 +4,31 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::hash::KeyHash;
-use crate::rate::{Meter, RoundTrip};
+use crate::rate::{Meter, RoundTrip, Usual};
 use crate::task::{Seat, TaskSlot};
 use crate::zone::ZonePlace;
 use crate::{Limits, PeerFacts, PeerKey};
 
 /// A peer's load and standing. Owned by the scheduler for the life of the peer's stream.
+///
+/// What a choice among many peers looks at lies in one cache line.
 #[derive(Debug)]
+#[repr(align(64))]
 pub(crate) struct Peer {
+    pub(crate) up: Side,
+    pub(crate) down: Side,
+    /// When a piece was last delivered, or the first was set on its way.
+    up_progress_at: Option<Instant>,
+    /// Pieces it may owe for all that it has shown: doubles with each that it delivers.
+    trust: u8,
+    /// Whether it was ever blamed.
+    wary: bool,
+    pub(crate) rest: Box<Rest>,
+}
+
+/// What is looked at when something happens to a peer.
+#[derive(Debug)]
+pub(crate) struct Rest {
     /// What it is.
     pub(crate) facts: PeerFacts,
     pub(crate) zone: ZonePlace,
@@ -26,11 +43,9 @@ pub(crate) struct Peer {
     pub(crate) wants: Vec<TaskSlot>,
     /// Peers it was partners with of late, the latest last: their connections stand.
     pub(crate) warm: Vec<PeerKey>,
-    pub(crate) up: Side,
-    pub(crate) down: Side,
+    up_meter: Meter,
+    down_meter: Meter,
     pub(crate) round_trip: RoundTrip,
-    /// Pieces it may owe for all that it has shown: doubles with each that it delivers.
-    trust: u32,
     /// Children it lately failed, and when.
     failed_children: Vec<(PeerKey, Instant)>,
     /// Failures since it last delivered.
@@ -40,25 +55,22 @@ pub(crate) struct Peer {
 }
 
 /// One direction of a peer's link.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Copy)]
 pub(crate) struct Side {
+    /// Bytes on their way.
+    pub(crate) bytes: u32,
+    /// What it moves in one control round trip, in bytes.
+    ahead_bytes: u32,
     /// Pieces on their way.
     pub(crate) count: u32,
-    /// Their bytes.
-    pub(crate) bytes: u64,
-    pub(crate) meter: Meter,
     /// Its rate in 64ths of what is usual in the region.
-    pub(crate) share: u32,
-    /// What it moves in one control round trip, in bytes.
-    pub(crate) ahead_bytes: u64,
-    /// When a piece last came through, or the first was set on its way.
-    pub(crate) progress_at: Option<Instant>,
+    share: u8,
 }
 
 impl Peer {
     pub(crate) fn new(facts: PeerFacts, zone: ZonePlace, limits: &Limits, hash: KeyHash) -> Self {
         let trust = if facts.seed { limits.queue_max } else { limits.queue_start };
-        Self {
+        let rest = Rest {
             facts,
             zone,
             inventory_told: false,
@@ -66,13 +78,20 @@ impl Peer {
             serves: Vec::new(),
             wants: Vec::new(),
             warm: Vec::new(),
-            up: Side::new(),
-            down: Side::new(),
+            up_meter: Meter::default(),
+            down_meter: Meter::default(),
             round_trip: RoundTrip::default(),
-            trust,
             failed_children: Vec::new(),
             failures_in_a_row: 0,
             blamed_until: None,
+        };
+        Self {
+            up: Side::IDLE,
+            down: Side::IDLE,
+            up_progress_at: None,
+            trust: trust_of(trust),
+            wary: false,
+            rest: Box::new(rest),
         }
     }
 
@@ -83,7 +102,7 @@ impl Peer {
             return 1;
         }
         let wanted = self.up.slots(slots) + self.up.ahead(piece_len).max(limits.queue_ahead_min);
-        wanted.min(self.trust).min(limits.queue_max)
+        wanted.min(self.trust.into()).min(limits.queue_max)
     }
 
     /// Pieces of that length it may await (W).
@@ -96,105 +115,177 @@ impl Peer {
     pub(crate) fn has_upload_room(&self, now: Instant, slots: u32, piece_len: u32, limits: &Limits) -> bool {
         self.up.count == 0
             || self.up.count < self.queue(now, slots, piece_len, limits)
-                && self.up.bytes + u64::from(piece_len) <= limits.queue_bytes
+                && u64::from(self.up.bytes) + u64::from(piece_len) <= limits.queue_bytes
                 && !self.is_stuck(now, limits)
+    }
+
+    /// Whether it may await one more piece of that length, besides its first of a task.
+    pub(crate) fn has_window(&self, slots: u32, piece_len: u32, limits: &Limits) -> bool {
+        self.down.count < self.window(slots, piece_len, limits)
+    }
+
+    /// Whether one more piece of that length fits into its receive budget.
+    pub(crate) fn has_memory(&self, piece_len: u32, limits: &Limits) -> bool {
+        self.down.bytes == 0 || u64::from(self.down.bytes) + u64::from(piece_len) <= limits.window_bytes
     }
 
     /// Whether what it owes is old: it has not sent anything for far too long.
     fn is_stuck(&self, now: Instant, limits: &Limits) -> bool {
         let late = |at: Instant| now.saturating_duration_since(at) > limits.stuck;
-        self.up.count > 0 && self.up.progress_at.is_some_and(late)
+        self.up.count > 0 && self.up_progress_at.is_some_and(late)
     }
 
     pub(crate) fn is_blamed(&self, now: Instant) -> bool {
-        self.blamed_until.is_some_and(|until| now < until)
+        self.wary && self.rest.blamed_until.is_some_and(|until| now < until)
     }
 
-    /// It delivered a piece: it may owe twice as many.
-    pub(crate) fn delivered(&mut self, limits: &Limits) {
-        self.trust = (self.trust * 2).min(limits.queue_max);
-        self.failures_in_a_row = 0;
+    /// It is to send a piece.
+    pub(crate) fn sends(&mut self, now: Instant, bytes: u32) {
+        if self.up.count == 0 {
+            self.up_progress_at = Some(now);
+        }
+        self.up.launch(bytes);
+        self.rest.up_meter.begin(now);
+    }
+
+    /// It is to receive a piece.
+    pub(crate) fn receives(&mut self, now: Instant, bytes: u32) {
+        self.down.launch(bytes);
+        self.rest.down_meter.begin(now);
+    }
+
+    /// A piece that it was to send is on its way no more. `beside` is what passes between two
+    /// pieces beside the control round trip.
+    pub(crate) fn sent(&mut self, now: Instant, landed: Landed, usual: &mut Usual, limits: &Limits) {
+        self.up.land(landed.bytes);
+        if landed.arrived {
+            self.up_progress_at = Some(now);
+            self.trust = self.trust.saturating_mul(2).min(trust_of(limits.queue_max));
+            let Rest { up_meter, round_trip, failures_in_a_row, .. } = &mut *self.rest;
+            *failures_in_a_row = 0;
+            self.up.measure(now, landed, up_meter, round_trip, usual);
+        }
+        if self.up.count < METERED_FROM {
+            self.rest.up_meter.end();
+        }
+    }
+
+    /// A piece that it was to receive is on its way no more.
+    pub(crate) fn received(&mut self, now: Instant, landed: Landed, usual: &mut Usual) {
+        self.down.land(landed.bytes);
+        if landed.arrived {
+            let Rest { down_meter, round_trip, .. } = &mut *self.rest;
+            self.down.measure(now, landed, down_meter, round_trip, usual);
+        }
+        if self.down.count < METERED_FROM {
+            self.rest.down_meter.end();
+        }
     }
 
     /// It did not deliver to `child` in time. True if it is to be blamed for that, and is not yet.
     pub(crate) fn timed_out(&mut self, child: PeerKey, now: Instant, limits: &Limits) -> bool {
         self.trust = (self.trust / 2).max(1);
-        self.failed_children
+        let Rest { failed_children, failures_in_a_row, .. } = &mut *self.rest;
+        failed_children
             .retain(|(other, at)| *other != child && now.saturating_duration_since(*at) < limits.blame);
-        self.failed_children.push((child, now));
-        self.failures_in_a_row += 1;
-        let blamed = self.failed_children.len() >= limits.timeouts_to_blame
-            || self.failures_in_a_row >= limits.timeouts_to_blame;
+        failed_children.push((child, now));
+        *failures_in_a_row += 1;
+        let blamed = failed_children.len() >= limits.timeouts_to_blame
+            || *failures_in_a_row >= limits.timeouts_to_blame;
         blamed && !self.is_blamed(now)
     }
 
     /// It comes last until the blame has worn off: never excluded, since it may be the only holder.
     pub(crate) fn blame(&mut self, until: Instant) {
-        self.failed_children.clear();
-        self.failures_in_a_row = 0;
-        self.trust = 1;
-        self.blamed_until = Some(until);
+        (self.trust, self.wary) = (1, true);
+        self.rest.failed_children.clear();
+        self.rest.failures_in_a_row = 0;
+        self.rest.blamed_until = Some(until);
     }
 
     /// Remembers a partner whose connection stands from now on.
     pub(crate) fn warms(&mut self, partner: PeerKey, limits: &Limits) {
-        if self.warm.contains(&partner) {
+        let warm = &mut self.rest.warm;
+        if warm.contains(&partner) {
             return;
         }
-        if self.warm.len() >= limits.warm_max {
-            self.warm.remove(0);
+        if warm.len() >= limits.warm_max {
+            warm.remove(0);
         }
-        self.warm.push(partner);
+        warm.push(partner);
     }
 }
 
+/// A piece that is on its way no more.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Landed {
+    pub(crate) bytes: u32,
+    pub(crate) arrived: bool,
+    /// What passes between two pieces of one slot beside the control round trip.
+    pub(crate) beside: Duration,
+}
+
 impl Side {
-    fn new() -> Self {
-        Self { share: SHARE_ONE, ..Self::default() }
-    }
+    const IDLE: Self = Self { bytes: 0, ahead_bytes: 0, count: 0, share: SHARE_ONE };
 
     /// So many of the usual slots as suit the link.
     fn slots(&self, slots: u32) -> u32 {
-        (slots * self.share).div_ceil(SHARE_ONE).max(1)
+        (slots * u32::from(self.share)).div_ceil(u32::from(SHARE_ONE)).max(1)
     }
 
     fn ahead(&self, piece_len: u32) -> u32 {
-        u32::try_from(self.ahead_bytes.div_ceil(u64::from(piece_len).max(1))).unwrap_or(u32::MAX)
+        self.ahead_bytes.div_ceil(piece_len.max(1))
     }
 
-    /// A piece starts on its way.
-    pub(crate) fn launch(&mut self, now: Instant, bytes: u64) {
-        if self.count == 0 {
-            self.progress_at = Some(now);
-        }
+    fn launch(&mut self, bytes: u32) {
         self.count += 1;
         self.bytes += bytes;
     }
 
-    /// A piece's way ends.
-    pub(crate) fn land(&mut self, bytes: u64) {
+    fn land(&mut self, bytes: u32) {
         self.count -= 1;
         self.bytes -= bytes;
     }
 
     /// What it moves is measured anew against what is usual.
-    pub(crate) fn learn(&mut self, usual: f64, round_trip: Duration) {
-        let Some(rate) = self.meter.rate() else { return };
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are positive")]
+    fn measure(
+        &mut self,
+        now: Instant,
+        landed: Landed,
+        meter: &mut Meter,
+        round_trip: &RoundTrip,
+        usual: &mut Usual,
+    ) {
+        let Some(sample) = meter.land(now, landed.bytes.into()) else { return };
+        let usual = usual.learn(sample);
+        let Some(rate) = meter.rate() else { return };
+        let wait = round_trip.value() + landed.beside;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "positive, and saturates"
+        )]
         {
-            self.share = ((rate / (usual * UNUSUAL)).min(1.0) * f64::from(SHARE_ONE)).ceil().max(1.0) as u32;
-            self.ahead_bytes = (rate * AHEAD * round_trip.as_secs_f64()) as u64;
+            self.share = ((rate / (usual * UNUSUAL)).min(1.0) * f64::from(SHARE_ONE)).ceil().max(1.0) as u8;
+            self.ahead_bytes = (rate * AHEAD * wait.as_secs_f64()) as u32;
         }
     }
+}
+
+fn trust_of(pieces: u32) -> u8 {
+    u8::try_from(pieces).unwrap_or(u8::MAX)
 }
 
 /// A link below this part of what is usual counts as slower than usual.
 const UNUSUAL: f64 = 0.7;
 
 /// The share of a link that is as fast as usual, or faster.
-const SHARE_ONE: u32 = 64;
+const SHARE_ONE: u8 = 64;
 
 /// Round trips that a queue covers: one passes until a landing is known and the next plan made,
 /// and pieces do not land evenly. With 10 ms one way and batches of 20 ms, 1.25 makes the last
 /// peer 1.32 × the bound, 1.8 makes it 1.19, 2.4 1.21.
 const AHEAD: f64 = 1.8;
+
+/// With fewer pieces on their way a link is not measured: it may be idle between two.
+const METERED_FROM: u32 = 2;

@@ -5,10 +5,12 @@
 //! partners of one member in each task that it serves, or in one that it wants, and the words
 //! of a bitset for at most [`Limits::candidates`](crate::Limits::candidates) of them.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::explain::Obstacle;
 use crate::member::Flight;
+use crate::peer::Landed;
 use crate::rank::{ChildRank, ParentRank, PieceScore, tie};
 use crate::scheduler::Scheduler;
 use crate::task::{Landing, Seat, Task, TaskSlot, TaskZone};
@@ -37,7 +39,7 @@ impl Scheduler {
     pub(crate) fn feed_parent(&mut self, now: Instant, parent: PeerKey) {
         let tasks = &self.tasks;
         let Some(peer) = self.peers.get_mut(parent) else { return };
-        peer.serves.retain(|slot| tasks[*slot].is_wanted());
+        peer.rest.serves.retain(|slot| tasks[*slot].is_wanted());
         while let Some(choice) = self.choose_child(now, parent) {
             self.assign(now, choice);
         }
@@ -51,20 +53,17 @@ impl Scheduler {
     }
 
     /// Fills a child's free window with pieces of the blobs that it wants, in turn: what one
-    /// download freed serves the others too. Looks at [`DOWNLOADS_AT_ONCE`] of them.
+    /// download freed serves the others too.
     pub(crate) fn feed_downloads(&mut self, now: Instant, child: PeerKey) {
         let Some(peer) = self.peers.get(child) else { return };
-        let wanted = peer.wants.len();
-        let turn = if wanted > 1 { self.rng.usize(..wanted) } else { 0 };
-        let mut slots: Vec<TaskSlot> =
-            peer.wants[turn..].iter().chain(&peer.wants[..turn]).copied().collect();
-        slots.truncate(DOWNLOADS_AT_ONCE);
-        while !slots.is_empty() {
-            slots.retain(|slot| {
-                let Some(seat) = self.seat(child, *slot) else { return false };
-                let choice = self.choose_parent(now, *slot, seat);
-                choice.inspect(|choice| self.assign(now, *choice)).is_some()
-            });
+        let wanted = &peer.rest.wants;
+        let turn = if wanted.len() > 1 { self.rng.u32(..) } else { 0 };
+        let mut hungry: VecDeque<TaskSlot> = rotate(wanted, turn).copied().collect();
+        while let Some(slot) = hungry.pop_front() {
+            let Some(seat) = self.seat(child, slot) else { continue };
+            let Some(choice) = self.choose_parent(now, slot, seat) else { continue };
+            self.assign(now, choice);
+            hungry.push_back(slot);
         }
     }
 
@@ -91,13 +90,13 @@ impl Scheduler {
         let peer = self.peers.get(parent)?;
         let mut best: Option<(ChildRank, TaskSlot, Seat, Seat)> = None;
         let mut seen = 0;
-        for slot in rotate(&peer.serves, turn) {
+        for slot in rotate(&peer.rest.serves, turn) {
             let task = &self.tasks[*slot];
-            let seat = peer.seats[slot];
+            let seat = peer.rest.seats[slot];
             if !peer.has_upload_room(now, self.slots(task), task.piece_len(), &self.limits) {
                 continue;
             }
-            for child in rotate(&task.member(seat).partners, turn) {
+            for child in rotate(&task.member(seat).ties.partners, turn) {
                 if seen == self.limits.candidates {
                     break;
                 }
@@ -123,7 +122,7 @@ impl Scheduler {
         self.window_obstacle(task, child).is_none().then_some(())?;
         let mut best: Option<(ParentRank, Seat, u32)> = None;
         let mut seen = 0;
-        for parent in rotate(&task.member(child).partners, turn) {
+        for parent in rotate(&task.member(child).ties.partners, turn) {
             if seen == self.limits.candidates {
                 break;
             }
@@ -164,11 +163,9 @@ impl Scheduler {
         }
         let peer = &self.peers[member.peer];
         let piece_len = task.piece_len();
-        let within_bytes =
-            peer.down.bytes == 0 || peer.down.bytes + u64::from(piece_len) <= self.limits.window_bytes;
-        let within_count = member.in_flight.is_empty()
-            || peer.down.count < peer.window(self.slots(task), piece_len, &self.limits);
-        (!within_bytes || !within_count).then_some(Obstacle::WindowFull)
+        let within_count = !member.awaits() || peer.has_window(self.slots(task), piece_len, &self.limits);
+        let has_room = within_count && peer.has_memory(piece_len, &self.limits);
+        (!has_room).then_some(Obstacle::WindowFull)
     }
 
     fn pair_obstacle(&self, now: Instant, task: &Task, parent: Seat, child: Seat) -> Option<Obstacle> {
@@ -186,7 +183,7 @@ impl Scheduler {
     fn child_rank(&self, now: Instant, task: &Task, parent: Seat, child: Seat) -> ChildRank {
         let (from, to) = (task.member(parent), task.member(child));
         let peer = &self.peers[to.peer];
-        let reads = to.wish.is_some_and(|wish| wish.reader.is_some());
+        let reads = to.reads();
         let starves = reads && now.saturating_duration_since(to.progress_at) > self.limits.starving;
         ChildRank {
             fed_lately: !starves,
@@ -229,20 +226,16 @@ impl Scheduler {
         let hash = task.hash(piece).expect("only pieces with a known hash help");
         task.launch(child, Flight { piece, parent, planned_at: now });
         task.planned_lately += 1;
-        let bytes = u64::from(task.layout.piece_size(piece));
+        let bytes = task.layout.piece_size(piece);
         let (digest, from, to) = (task.digest, task.member(parent), task.member(child));
         let (sender, receiver) = (from.peer, to.peer);
         if from.zone != to.zone {
             let zones = [task.zones[from.zone as usize].place, task.zones[to.zone as usize].place];
-            self.zone_links[zones[0].0 as usize].outbound.launch(now, bytes);
-            self.zone_links[zones[1].0 as usize].inbound.launch(now, bytes);
+            self.zone_links[zones[0].0 as usize].outbound.launch(now, bytes.into());
+            self.zone_links[zones[1].0 as usize].inbound.launch(now, bytes.into());
         }
-        let up = &mut self.peers.known_mut(sender).up;
-        up.launch(now, bytes);
-        up.meter.begin(now);
-        let down = &mut self.peers.known_mut(receiver).down;
-        down.launch(now, bytes);
-        down.meter.begin(now);
+        self.peers.known_mut(sender).sends(now, bytes);
+        self.peers.known_mut(receiver).receives(now, bytes);
         self.outputs.push_back(Output::Assign { child: receiver, parent: sender, digest, piece, hash });
     }
 
@@ -259,7 +252,7 @@ impl Scheduler {
         let task = &mut self.tasks[slot];
         let flight = task.land(child, piece, landing)?;
         self.seeds_are_due |= landing == Landing::Lost;
-        let bytes = u64::from(task.layout.piece_size(piece));
+        let bytes = task.layout.piece_size(piece);
         let arrived = landing == Landing::Held;
         if arrived {
             task.member_mut(child).progress_at = now;
@@ -269,42 +262,13 @@ impl Scheduler {
         if from.zone != to.zone {
             let took = arrived.then(|| now.saturating_duration_since(flight.planned_at));
             let zones = [task.zones[from.zone as usize].place, task.zones[to.zone as usize].place];
-            self.zone_links[zones[0].0 as usize].outbound.land(now, bytes, took);
-            self.zone_links[zones[1].0 as usize].inbound.land(now, bytes, took);
+            self.zone_links[zones[0].0 as usize].outbound.land(now, bytes.into(), took);
+            self.zone_links[zones[1].0 as usize].inbound.land(now, bytes.into(), took);
         }
-        self.settle_sender(now, sender, bytes, arrived);
-        self.settle_receiver(now, receiver, bytes, arrived);
+        let landed = Landed { bytes, arrived, beside: self.shedding.interval + BESIDE_CONTROL };
+        self.peers.known_mut(sender).sent(now, landed, &mut self.usual_up, &self.limits);
+        self.peers.known_mut(receiver).received(now, landed, &mut self.usual_down);
         Some(sender)
-    }
-
-    fn settle_sender(&mut self, now: Instant, sender: PeerKey, bytes: u64, arrived: bool) {
-        let beside = self.shedding.interval + BESIDE_CONTROL;
-        let peer = self.peers.known_mut(sender);
-        peer.up.land(bytes);
-        if arrived {
-            peer.up.progress_at = Some(now);
-            peer.delivered(&self.limits);
-            if let Some(sample) = peer.up.meter.land(now, bytes) {
-                let usual = self.usual_up.learn(sample);
-                peer.up.learn(usual, peer.round_trip.value() + beside);
-            }
-        }
-        if peer.up.count < METERED_FROM {
-            peer.up.meter.end();
-        }
-    }
-
-    fn settle_receiver(&mut self, now: Instant, receiver: PeerKey, bytes: u64, arrived: bool) {
-        let beside = self.shedding.interval + BESIDE_CONTROL;
-        let peer = self.peers.known_mut(receiver);
-        peer.down.land(bytes);
-        if arrived && let Some(sample) = peer.down.meter.land(now, bytes) {
-            let usual = self.usual_down.learn(sample);
-            peer.down.learn(usual, peer.round_trip.value() + beside);
-        }
-        if peer.down.count < METERED_FROM {
-            peer.down.meter.end();
-        }
     }
 }
 
@@ -322,12 +286,6 @@ fn portion(count: u32, of: u32) -> u32 {
 /// Above so many pieces, more of them are sent at once.
 const MANY_PIECES: u32 = 512;
 
-/// Downloads of one child that are looked at when its window has room.
-const DOWNLOADS_AT_ONCE: usize = 8;
-
 /// What passes beside the control round trip between two pieces of one slot: the request, the
 /// check and the disk at the child. Without it even-50 ends at 1.18 × the bound, with it at 1.13.
 const BESIDE_CONTROL: Duration = Duration::from_millis(3);
-
-/// With fewer pieces on their way a link is not measured: it may be idle between two.
-const METERED_FROM: u32 = 2;

@@ -119,7 +119,7 @@ impl Scheduler {
             Input::SourceFailed { seed, digest, failure } => self.source_failed(now, seed, digest, &failure),
             Input::RoundTripMeasured { peer, round_trip } => {
                 if let Some(peer) = self.peers.get_mut(peer) {
-                    peer.round_trip.learn(round_trip);
+                    peer.rest.round_trip.learn(round_trip);
                 }
             }
             Input::LoadMeasured { load_percent } => self.load_measured(now, load_percent),

@@ -144,7 +144,7 @@ impl Scheduler {
         let until = self.started_at? + self.limits.settle;
         let has_told = |id: &PeerId| {
             let mut attached = self.seeds.iter().map(|key| &self.peers[*key]);
-            attached.any(|peer| peer.facts.id == *id && peer.inventory_told)
+            attached.any(|peer| peer.rest.facts.id == *id && peer.rest.inventory_told)
         };
         (now < until && !self.configured_seeds.iter().all(has_told)).then_some(until)
     }
@@ -231,7 +231,7 @@ impl Scheduler {
     fn next_seed(&self, digest: Digest, failed: &BTreeSet<PeerKey>) -> Option<PeerKey> {
         let able = self.seeds.iter().filter(|key| !failed.contains(key));
         let named: Vec<(&str, PeerKey)> =
-            able.map(|key| (self.peers[*key].facts.id.as_str(), *key)).collect();
+            able.map(|key| (self.peers[*key].rest.facts.id.as_str(), *key)).collect();
         let first = *rendezvous_order(digest.as_bytes(), named.iter().map(|(name, _)| *name)).first()?;
         named.iter().find(|(name, _)| *name == first).map(|(_, key)| *key)
     }

@@ -158,12 +158,12 @@ impl Task {
         self.set_wish(seat, None);
         self.drop_all(seat);
         let member = self.members[seat.0 as usize].take().expect("a known seat is taken");
-        assert!(member.in_flight.is_empty(), "what was in flight is lost before");
+        assert!(member.ties.in_flight.is_empty(), "what was in flight is lost before");
         self.free_seats.push(seat);
         self.seeds.retain(|other| *other != seat);
         self.rows.remove(member.row);
         self.zones[member.zone as usize].seats.retain(|other| *other != seat);
-        for partner in &member.partners {
+        for partner in &member.ties.partners {
             self.member_mut(*partner).forget(seat);
         }
         member
@@ -212,15 +212,15 @@ impl Task {
         assert!(fresh, "piece {} planned twice to one child", flight.piece);
         let member = self.member_mut(child);
         member.taken_count += 1;
-        member.in_flight.push(flight);
+        member.ties.in_flight.push(flight);
         self.count_copy(child, flight.piece, true);
     }
 
     /// A piece's way ends, or a piece is held that was never on its way. The flight, if it was.
     pub(crate) fn land(&mut self, child: Seat, piece: u32, landing: Landing) -> Option<Flight> {
         let member = self.member_mut(child);
-        let place = member.in_flight.iter().position(|flight| flight.piece == piece);
-        let flight = place.map(|place| member.in_flight.swap_remove(place));
+        let place = member.ties.in_flight.iter().position(|flight| flight.piece == piece);
+        let flight = place.map(|place| member.ties.in_flight.swap_remove(place));
         match landing {
             Landing::Held => self.hold(child, piece),
             Landing::Lost if flight.is_some() => {
@@ -258,7 +258,7 @@ impl Task {
             self.rows.remove(row);
             let member = self.member_mut(seat);
             member.row = Row::FULL;
-            member.in_flight = Vec::new();
+            member.ties.in_flight = Vec::new();
         }
     }
 
@@ -336,7 +336,7 @@ impl Task {
         let next = rows::first_missing(self.rows.held(row), piece, self.piece_count());
         let member = self.member_mut(seat);
         if let Some(wish) = &mut member.wish {
-            wish.reader = Some(piece);
+            wish.reads = true;
             member.next_piece = next;
         }
     }
