@@ -5,13 +5,16 @@
 //! between daemons.
 
 mod authorization;
+pub mod bits;
 mod digest;
 pub mod frame;
 mod id;
 mod join_token;
+mod mix;
 mod name;
 mod piece;
 mod piece_set;
+mod rarity;
 mod rendezvous;
 pub mod wire;
 
@@ -19,9 +22,11 @@ pub use authorization::{Authorization, CredentialHash};
 pub use digest::{Digest, ParseDigestError};
 pub use id::{Identity, ParseIdentityError, ParseLabelError, PeerId, RegionName, Role};
 pub use join_token::{JoinTokenText, ParseJoinTokenError};
+pub use mix::mix;
 pub use name::{ParseNameError, RegistryHost, RepositoryName};
 pub use piece::{Layout, PieceHash, PieceLen, Run};
 pub use piece_set::PieceSet;
+pub use rarity::{Rarity, Reader};
 pub use rendezvous::rendezvous_order;
 
 /// Version of every wire protocol between daemons of one cluster. A daemon talks to the

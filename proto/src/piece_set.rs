@@ -1,6 +1,6 @@
 //! A set of pieces of one blob, as a bitset.
 
-use crate::Run;
+use crate::{Run, bits};
 
 /// Which pieces of a blob of `len` pieces: 1 bit each, the count kept beside.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -45,36 +45,26 @@ impl PieceSet {
 
     /// Whether the piece is in the set; false for an index the blob does not have.
     pub fn contains(&self, piece: u32) -> bool {
-        piece < self.len && self.words[piece as usize / 64] >> (piece % 64) & 1 == 1
+        piece < self.len && bits::contains(&self.words, piece)
     }
 
     /// Adds the piece. True if it was not there; false too for an index the blob does not have.
     pub fn insert(&mut self, piece: u32) -> bool {
-        if piece >= self.len || self.contains(piece) {
-            return false;
-        }
-        self.words[piece as usize / 64] |= 1 << (piece % 64);
-        self.count += 1;
-        true
+        let is_new = piece < self.len && bits::insert(&mut self.words, piece);
+        self.count += u32::from(is_new);
+        is_new
     }
 
     /// Removes the piece. True if it was there.
     pub fn remove(&mut self, piece: u32) -> bool {
-        if !self.contains(piece) {
-            return false;
-        }
-        self.words[piece as usize / 64] &= !(1 << (piece % 64));
-        self.count -= 1;
-        true
+        let was_there = piece < self.len && bits::remove(&mut self.words, piece);
+        self.count -= u32::from(was_there);
+        was_there
     }
 
     /// Adds every piece of the blob.
     pub fn insert_all(&mut self) {
-        self.words.fill(u64::MAX);
-        if !self.len.is_multiple_of(64) {
-            let last = self.words.last_mut().expect("len is not zero");
-            *last = (1 << (self.len % 64)) - 1;
-        }
+        self.words = bits::full(self.len);
         self.count = self.len;
     }
 
@@ -94,23 +84,12 @@ impl PieceSet {
 
     /// The pieces, in order.
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
-        self.words.iter().enumerate().flat_map(|(index, &word)| {
-            let base = u32::try_from(index * 64).expect("as many as len says");
-            Bits(word).map(move |bit| base + bit)
-        })
+        bits::ones(&self.words)
     }
 
     /// The first piece at or after `from` that is not in the set; `len` if there is none.
     pub fn first_missing(&self, from: u32) -> u32 {
-        let mut piece = from;
-        while piece < self.len {
-            let open = !self.words[piece as usize / 64] >> (piece % 64);
-            if open != 0 {
-                return (piece + open.trailing_zeros()).min(self.len);
-            }
-            piece = (piece / 64 + 1) * 64;
-        }
-        self.len
+        bits::first_missing(&self.words, from, self.len)
     }
 
     /// The longest runs that make up the set, in order.
@@ -138,36 +117,30 @@ impl PieceSet {
         Some(set)
     }
 
+    /// Whether any piece is in both sets, which are over the same blob.
+    pub fn intersects(&self, other: &Self) -> bool {
+        assert_eq!(self.len, other.len, "sets over different blobs");
+        self.words.iter().zip(&other.words).any(|(one, other)| one & other != 0)
+    }
+
+    /// The pieces that are not in `other`, a set over the same blob.
+    pub fn difference(&self, other: &Self) -> Self {
+        assert_eq!(self.len, other.len, "sets over different blobs");
+        let words: Vec<u64> =
+            self.words.iter().zip(&other.words).map(|(word, other)| word & !other).collect();
+        let count = words.iter().map(|word| word.count_ones()).sum();
+        Self { words, len: self.len, count }
+    }
+
     /// The pieces that are not in the set.
     pub fn complement(&self) -> Self {
-        let mut rest = Self::full(self.len);
-        for (word, held) in rest.words.iter_mut().zip(&self.words) {
-            *word &= !held;
-        }
-        rest.count = self.len - self.count;
-        rest
+        Self::full(self.len).difference(self)
     }
 }
 
 impl std::fmt::Debug for PieceSet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "PieceSet({}/{})", self.count, self.len)
-    }
-}
-
-/// The set bits of a word, lowest first.
-struct Bits(u64);
-
-impl Iterator for Bits {
-    type Item = u32;
-
-    fn next(&mut self) -> Option<u32> {
-        if self.0 == 0 {
-            return None;
-        }
-        let bit = self.0.trailing_zeros();
-        self.0 &= self.0 - 1;
-        Some(bit)
     }
 }
 

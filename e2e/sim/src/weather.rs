@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use flotilla_proto::mix;
+
 /// How much rates vary, and which way they do in this history.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Weather {
@@ -80,12 +82,9 @@ impl Weather {
     }
 }
 
-/// The finaliser of SplitMix64 (Steele, Lea & Flood 2014).
+/// SplitMix64 (Steele, Lea & Flood 2014): one number of a sequence.
 fn scramble(state: u64) -> u64 {
-    let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
+    mix(state.wrapping_add(0x9e37_79b9_7f4a_7c15))
 }
 
 /// Evenly spread over (0, 1].

@@ -6,6 +6,7 @@ use std::time::Instant;
 use flotilla_proto::{Layout, PeerId, PieceHash, PieceSet};
 
 use crate::partner::{Partner, Picking};
+use crate::requests::Requests;
 
 /// What this peer holds and does of one blob. It lives as long as anything is held or wanted.
 #[derive(Debug)]
@@ -18,10 +19,8 @@ pub(crate) struct Blob {
     pub(crate) wanted: bool,
     /// Whether its bytes are being hashed from end to end.
     pub(crate) hashing: bool,
-    /// Pieces on their way from other peers that this peer or the scheduler chose.
-    pub(crate) fetching: BTreeMap<u32, Fetching>,
-    /// Requests whose piece the parent chooses; at most one to each.
-    pub(crate) taking: BTreeMap<PeerId, Taking>,
+    /// What was asked of other peers.
+    pub(crate) requests: Requests,
     /// What the scheduler assigned while the piece was on its way already: should that fail.
     pub(crate) set_aside: BTreeMap<u32, (PeerId, PieceHash)>,
     /// Parents that sent a corrupt piece: never asked again for this blob.
@@ -40,23 +39,6 @@ pub(crate) struct Blob {
     pub(crate) picking: Option<Picking>,
 }
 
-/// A piece on its way.
-#[derive(Debug)]
-pub(crate) struct Fetching {
-    pub(crate) parent: PeerId,
-    pub(crate) begun_at: Instant,
-    /// Whether this peer chose it by itself.
-    pub(crate) picked: bool,
-}
-
-/// A request whose piece the parent chooses.
-#[derive(Debug)]
-pub(crate) struct Taking {
-    pub(crate) begun_at: Instant,
-    /// What it chose, once that is known.
-    pub(crate) piece: Option<u32>,
-}
-
 impl Blob {
     pub(crate) fn new(layout: Layout, now: Instant) -> Self {
         let piece_count = layout.piece_count();
@@ -66,8 +48,7 @@ impl Blob {
             verified: false,
             wanted: false,
             hashing: false,
-            fetching: BTreeMap::new(),
-            taking: BTreeMap::new(),
+            requests: Requests::default(),
             set_aside: BTreeMap::new(),
             barred: BTreeSet::new(),
             reading: PieceSet::new(piece_count),
@@ -91,31 +72,18 @@ impl Blob {
 
     /// Whether any piece is on its way.
     pub(crate) fn is_under_way(&self) -> bool {
-        self.awaited_count() > 0 || !self.reading.is_empty()
-    }
-
-    /// How many pieces were asked of other peers.
-    pub(crate) fn awaited_count(&self) -> usize {
-        self.fetching.len() + self.taking.len()
-    }
-
-    /// Whether the piece is known to be on its way from another peer.
-    pub(crate) fn is_awaited(&self, piece: u32) -> bool {
-        self.fetching.contains_key(&piece) || self.taking.values().any(|taking| taking.piece == Some(piece))
+        self.requests.len() > 0 || !self.reading.is_empty()
     }
 
     /// What is neither held nor known to be on its way.
     pub(crate) fn lacking(&self) -> PieceSet {
-        let mut lacking = self.held.complement();
-        let taken = self.taking.values().filter_map(|taking| taking.piece);
-        for piece in self.fetching.keys().copied().chain(taken).chain(self.reading.iter()) {
-            lacking.remove(piece);
-        }
+        let mut lacking = self.held.complement().difference(&self.reading);
+        self.requests.strike_awaited(&mut lacking);
         lacking
     }
 
     /// Bytes of pieces that were asked of other peers, at most.
     pub(crate) fn awaited_bytes(&self) -> u64 {
-        self.awaited_count() as u64 * u64::from(self.layout.piece_len().bytes())
+        self.requests.len() as u64 * u64::from(self.layout.piece_len().bytes())
     }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use flotilla_proto::{Digest, PeerId, PieceHash};
 
-use crate::download::{Blob, Fetching};
+use crate::requests::Fetching;
 use crate::{FetchError, Output, Report, Swarm};
 
 impl Swarm {
@@ -22,14 +22,16 @@ impl Swarm {
         if blob.barred.contains(&parent) {
             return self.tell(Report::FetchFailed { digest, piece, parent, error: FetchError::Corrupt });
         }
-        let is_planned = blob.fetching.get(&piece).map(|fetching| !fetching.picked);
+        let is_planned = blob.requests.fetching(piece).map(|fetching| !fetching.picked);
         match is_planned {
             Some(true) => {
-                blob.fetching.remove(&piece);
+                blob.requests.end_fetch(piece);
                 self.outputs.push_back(Output::AbortFetch { digest, piece });
             }
             Some(false) => return drop(blob.set_aside.insert(piece, (parent, hash))),
-            None if blob.is_awaited(piece) => return drop(blob.set_aside.insert(piece, (parent, hash))),
+            None if blob.requests.is_awaited(piece) => {
+                return drop(blob.set_aside.insert(piece, (parent, hash)));
+            }
             None => {}
         }
         self.fetch(digest, piece, parent, hash, false);
@@ -46,16 +48,16 @@ impl Swarm {
         let (begun_at, patience) = (self.now(), self.patience(&parent));
         let blob = self.blobs.get_mut(&digest).expect("the caller found it");
         let layout = blob.layout;
-        blob.fetching.insert(piece, Fetching { parent: parent.clone(), begun_at, picked });
+        blob.requests.fetch(piece, Fetching { parent: parent.clone(), begun_at, picked });
         self.outputs.push_back(Output::Fetch { digest, layout, piece, parent, hash, patience, picked });
     }
 
     pub(crate) fn cancelled(&mut self, digest: Digest, piece: u32) {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
         if blob.set_aside.remove(&piece).is_none()
-            && blob.fetching.get(&piece).is_some_and(|fetching| !fetching.picked)
+            && blob.requests.fetching(piece).is_some_and(|fetching| !fetching.picked)
         {
-            blob.fetching.remove(&piece);
+            blob.requests.end_fetch(piece);
             self.outputs.push_back(Output::AbortFetch { digest, piece });
             self.feed(digest);
         }
@@ -68,7 +70,7 @@ impl Swarm {
             return;
         }
         let bytes = blob.layout.piece_size(piece);
-        if let Some(Fetching { parent, begun_at, .. }) = blob.fetching.remove(&piece) {
+        if let Some(Fetching { parent, begun_at, .. }) = blob.requests.end_fetch(piece) {
             self.delivered(&parent, begun_at, first_byte, bytes);
         }
         self.hold(digest, piece, Vec::new());
@@ -77,7 +79,7 @@ impl Swarm {
 
     pub(crate) fn fetch_failed(&mut self, digest: Digest, piece: u32, error: FetchError) {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        let Some(Fetching { parent, picked, .. }) = blob.fetching.remove(&piece) else { return };
+        let Some(Fetching { parent, picked, .. }) = blob.requests.end_fetch(piece) else { return };
         if picked && let FetchError::NotHeld = error {
             self.piece_is_not_there(digest, &parent, piece);
         }
@@ -127,24 +129,23 @@ impl Swarm {
     pub(crate) fn abort_others(&mut self, digest: Digest, piece: u32) {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
         blob.set_aside.remove(&piece);
-        if blob.fetching.remove(&piece).is_some() {
+        if blob.requests.end_fetch(piece).is_some() {
             self.outputs.push_back(Output::AbortFetch { digest, piece });
         }
-        let takes = |(_, taking): &(&PeerId, &crate::download::Taking)| taking.piece == Some(piece);
-        if let Some(parent) = blob.taking.iter().find(takes).map(|(parent, _)| parent.clone()) {
-            blob.taking.remove(&parent);
+        if let Some(parent) = blob.requests.parent_that_chose(piece).cloned() {
+            blob.requests.end_take(&parent);
             self.outputs.push_back(Output::AbortTake { digest, parent });
         }
     }
 
     pub(crate) fn abort_all(&mut self, digest: Digest) {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        let Blob { fetching, taking, set_aside, .. } = blob;
-        set_aside.clear();
-        for piece in std::mem::take(fetching).into_keys() {
+        blob.set_aside.clear();
+        let (pieces, parents) = blob.requests.end_all();
+        for piece in pieces {
             self.outputs.push_back(Output::AbortFetch { digest, piece });
         }
-        for parent in std::mem::take(taking).into_keys() {
+        for parent in parents {
             self.outputs.push_back(Output::AbortTake { digest, parent });
         }
     }

@@ -26,8 +26,8 @@ mod output;
 mod partner;
 mod picking;
 mod reading;
+mod requests;
 mod scheduler;
-mod score;
 mod swarm;
 mod uploads;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Instant;
 
-use flotilla_proto::{PeerId, PieceHash, PieceSet};
+use flotilla_proto::{PeerId, PieceHash, PieceSet, Rarity};
 
 /// One peer that a download may exchange pieces with.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub(crate) enum Follow {
 #[derive(Debug)]
 pub(crate) struct Picking {
     /// How many partners other than seeds hold each piece.
-    copies: Vec<u16>,
+    pub(crate) copies: Rarity,
     hashes: Vec<Option<PieceHash>>,
     /// When a partner that rests may be asked again, where the window has room for it.
     pub(crate) again_at: Option<Instant>,
@@ -47,12 +47,14 @@ impl Partner {
 
 impl Picking {
     pub(crate) fn new(piece_count: u32) -> Self {
-        let len = piece_count as usize;
-        Self { copies: vec![0; len], hashes: vec![None; len], again_at: None }
+        let hashes = vec![None; piece_count as usize];
+        Self { copies: Rarity::new(piece_count), hashes, again_at: None }
     }
 
-    pub(crate) fn copies(&self, piece: u32) -> u16 {
-        self.copies[piece as usize]
+    /// Whether a piece of both sets is held by no partner but seeds.
+    pub(crate) fn has_uncopied(&self, lacking: &PieceSet, held: &PieceSet) -> bool {
+        let both = lacking.words().iter().zip(held.words()).map(|(one, other)| one & other);
+        both.enumerate().any(|(index, word)| word & self.copies.absent_word(index) != 0)
     }
 
     pub(crate) fn hash(&self, piece: u32) -> Option<PieceHash> {
@@ -76,16 +78,17 @@ impl Picking {
                 Some(_) if !seed => continue,
                 Some(known) => {
                     *known = *hash;
-                    self.copies[piece as usize] = 0;
                     for other in partners.values_mut() {
-                        other.held.remove(piece);
+                        if other.held.remove(piece) && !other.seed {
+                            self.copies.remove(piece, false);
+                        }
                     }
                 }
                 None => *known = Some(*hash),
             }
             let partner = partners.get_mut(id).expect("looked up above");
             if partner.held.insert(piece) && !seed {
-                self.copies[piece as usize] += 1;
+                self.copies.add(piece, false);
             }
         }
     }
@@ -93,14 +96,14 @@ impl Picking {
     /// A partner does not hold a piece after all.
     pub(crate) fn lacks(&mut self, partner: &mut Partner, piece: u32) {
         if partner.held.remove(piece) && !partner.seed {
-            self.copies[piece as usize] -= 1;
+            self.copies.remove(piece, false);
         }
     }
 
     /// Nothing is known of what a partner holds any more.
     pub(crate) fn forget(&mut self, partner: &mut Partner) {
         for piece in partner.held.iter().filter(|_| !partner.seed) {
-            self.copies[piece as usize] -= 1;
+            self.copies.remove(piece, false);
         }
         partner.held = PieceSet::new(partner.held.len());
     }
@@ -130,11 +133,11 @@ mod tests {
                 picking.holds(&mut partners, &id(name), &one(2), &[PieceHash::of(b"2")]);
             }
         }
-        assert_eq!((picking.copies(2), picking.hash(2)), (2, Some(PieceHash::of(b"2"))));
+        assert_eq!((picking.copies.copies(2), picking.hash(2)), (2, Some(PieceHash::of(b"2"))));
         picking.lacks(partners.get_mut(&id("a")).unwrap(), 2);
         picking.forget(partners.get_mut(&id("b")).unwrap());
         picking.forget(partners.get_mut(&id("s")).unwrap());
-        assert_eq!(picking.copies(2), 0);
+        assert_eq!(picking.copies.copies(2), 0);
     }
 
     #[test]
@@ -150,6 +153,6 @@ mod tests {
         picking.holds(&mut partners, &id("seed"), &one(1), &[PieceHash::of(b"1")]);
         picking.holds(&mut partners, &id("honest"), &one(1), &[PieceHash::of(b"1")]);
         assert!(partners[&id("honest")].held.contains(1) && !partners[&id("liar")].held.contains(1));
-        assert_eq!((picking.copies(1), picking.hash(1)), (1, Some(PieceHash::of(b"1"))));
+        assert_eq!((picking.copies.copies(1), picking.hash(1)), (1, Some(PieceHash::of(b"1"))));
     }
 }

@@ -3,6 +3,8 @@
 
 use std::hash::{BuildHasher, Hasher};
 
+use flotilla_proto::mix;
+
 /// Builds [`KeyHasher`]s under the scheduler's seed.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct KeyHash {
@@ -51,11 +53,4 @@ impl Hasher for KeyHasher {
     fn finish(&self) -> u64 {
         self.0
     }
-}
-
-/// The finaliser of SplitMix64 (Steele, Lea & Flood 2014).
-pub(crate) fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

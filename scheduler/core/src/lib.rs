@@ -26,7 +26,6 @@ mod partners;
 mod peer;
 mod plan;
 mod rank;
-mod rarity;
 mod rate;
 mod rows;
 mod scheduler;

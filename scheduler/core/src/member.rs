@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
+use flotilla_proto::Reader;
+
 use crate::PeerKey;
-use crate::rank::Reader;
 use crate::rows::Row;
 
 /// A member's index in its task. It is used again after the member left, and whoever knew it

@@ -4,6 +4,8 @@
 //! it holds or awaits. Members that have everything share one row, so that the thousands of
 //! complete blobs of an idle region cost a row each, not one per holder.
 
+use flotilla_proto::bits;
+
 /// A row's place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Row(u32);
@@ -25,7 +27,7 @@ pub(crate) struct Rows {
 impl Rows {
     /// No rows yet but [`Row::FULL`], for a blob of that many pieces.
     pub(crate) fn new(piece_count: u32) -> Self {
-        let full = full_words(piece_count);
+        let full = bits::full(piece_count);
         let stride = full.len();
         Self { words: full.repeat(2), stride, free: Vec::new() }
     }
@@ -88,64 +90,6 @@ impl Rows {
     }
 }
 
-/// Whether a bit is set.
-pub(crate) fn contains(words: &[u64], index: u32) -> bool {
-    words[index as usize / 64] >> (index % 64) & 1 == 1
-}
-
-/// Sets a bit. True if it was not set.
-pub(crate) fn insert(words: &mut [u64], index: u32) -> bool {
-    let word = &mut words[index as usize / 64];
-    let before = *word;
-    *word |= 1 << (index % 64);
-    *word != before
-}
-
-/// Clears a bit. True if it was set.
-pub(crate) fn remove(words: &mut [u64], index: u32) -> bool {
-    let word = &mut words[index as usize / 64];
-    let before = *word;
-    *word &= !(1 << (index % 64));
-    *word != before
-}
-
-/// The set bits, in order.
-pub(crate) fn ones(words: &[u64]) -> impl Iterator<Item = u32> + '_ {
-    (0..).step_by(64).zip(words).flat_map(|(base, word)| {
-        let mut rest = *word;
-        std::iter::from_fn(move || {
-            let bit = rest.trailing_zeros();
-            (rest != 0).then(|| {
-                rest &= rest - 1;
-                base + bit
-            })
-        })
-    })
-}
-
-/// The first bit at or after `from` that is not set; `len` if there is none below it.
-pub(crate) fn first_missing(words: &[u64], from: u32, len: u32) -> u32 {
-    let mut index = from;
-    while index < len {
-        let open = !words[index as usize / 64] >> (index % 64);
-        if open != 0 {
-            return (index + open.trailing_zeros()).min(len);
-        }
-        index = (index / 64 + 1) * 64;
-    }
-    len
-}
-
-/// As many bits set as a blob has pieces.
-pub(crate) fn full_words(piece_count: u32) -> Vec<u64> {
-    let mut words = vec![u64::MAX; piece_count.div_ceil(64) as usize];
-    if !piece_count.is_multiple_of(64) {
-        let last = words.last_mut().expect("a blob with pieces has a word");
-        *last = (1 << (piece_count % 64)) - 1;
-    }
-    words
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -154,18 +98,18 @@ mod tests {
     fn whoever_changes_the_shared_row_gets_one_of_its_own() {
         let mut rows = Rows::new(70);
         let row = rows.own(Row::FULL);
-        assert!(remove(rows.held_mut(row), 69));
-        assert_eq!(ones(rows.held(row)).count(), 69);
-        assert_eq!(ones(rows.held(Row::FULL)).count(), 70);
+        assert!(bits::remove(rows.held_mut(row), 69));
+        assert_eq!(bits::ones(rows.held(row)).count(), 69);
+        assert_eq!(bits::ones(rows.held(Row::FULL)).count(), 70);
     }
 
     #[test]
     fn a_row_given_back_comes_again_empty() {
         let mut rows = Rows::new(3);
         let row = rows.add();
-        insert(rows.held_mut(row), 2);
+        bits::insert(rows.held_mut(row), 2);
         rows.remove(row);
         assert_eq!(rows.add(), row);
-        assert_eq!(ones(rows.held(row)).count(), 0);
+        assert_eq!(bits::ones(rows.held(row)).count(), 0);
     }
 }

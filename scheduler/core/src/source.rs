@@ -76,7 +76,7 @@ impl Scheduler {
         }
         match &mut task.source {
             Source::Reading { seed, ordered, pace, .. } => {
-                let fresh = difference(&missing, ordered);
+                let fresh = missing.difference(ordered);
                 if fresh.is_empty() {
                     return;
                 }
@@ -235,14 +235,6 @@ impl Scheduler {
         let first = *rendezvous_order(digest.as_bytes(), named.iter().map(|(name, _)| *name)).first()?;
         named.iter().find(|(name, _)| *name == first).map(|(_, key)| *key)
     }
-}
-
-fn difference(from: &PieceSet, without: &PieceSet) -> PieceSet {
-    let mut rest = from.clone();
-    for piece in without.iter() {
-        rest.remove(piece);
-    }
-    rest
 }
 
 fn no_seed() -> TaskFailure {

@@ -2,14 +2,13 @@
 
 use std::time::Instant;
 
-use flotilla_proto::{Digest, Layout, PieceHash, PieceSet};
+use flotilla_proto::{Digest, Layout, PieceHash, PieceSet, Rarity, bits};
 
 use crate::PeerKey;
 pub(crate) use crate::member::Seat;
 use crate::member::{Flight, Member, Wish};
 use crate::rank::PieceScore;
-use crate::rarity::Rarity;
-use crate::rows::{self, Row, Rows};
+use crate::rows::{Row, Rows};
 use crate::source::Source;
 use crate::zone::ZonePlace;
 
@@ -69,7 +68,7 @@ pub(crate) enum Landing {
 impl Task {
     pub(crate) fn new(digest: Digest, layout: Layout) -> Self {
         let piece_count = layout.piece_count();
-        let unheld = rows::full_words(piece_count);
+        let unheld = bits::full(piece_count);
         Self {
             digest,
             layout,
@@ -187,7 +186,7 @@ impl Task {
         if self.hashes.is_empty() {
             self.hashes = vec![None; self.piece_count() as usize];
         }
-        rows::insert(&mut self.known, piece);
+        bits::insert(&mut self.known, piece);
         *self.hashes[piece as usize].get_or_insert(hash) == hash
     }
 
@@ -202,13 +201,13 @@ impl Task {
     }
 
     pub(crate) fn holds(&self, seat: Seat, piece: u32) -> bool {
-        rows::contains(self.rows.held(self.member(seat).row), piece)
+        bits::contains(self.rows.held(self.member(seat).row), piece)
     }
 
     /// A piece starts on its way.
     pub(crate) fn launch(&mut self, child: Seat, flight: Flight) {
         let row = self.own_row(child);
-        let fresh = rows::insert(self.rows.taken_mut(row), flight.piece);
+        let fresh = bits::insert(self.rows.taken_mut(row), flight.piece);
         assert!(fresh, "piece {} planned twice to one child", flight.piece);
         let member = self.member_mut(child);
         member.taken_count += 1;
@@ -225,7 +224,7 @@ impl Task {
             Landing::Held => self.hold(child, piece),
             Landing::Lost if flight.is_some() => {
                 let row = self.own_row(child);
-                rows::remove(self.rows.taken_mut(row), piece);
+                bits::remove(self.rows.taken_mut(row), piece);
                 self.member_mut(child).taken_count -= 1;
                 self.count_copy(child, piece, false);
             }
@@ -239,12 +238,12 @@ impl Task {
             return;
         }
         let row = self.own_row(seat);
-        rows::insert(self.rows.held_mut(row), piece);
-        let fresh = rows::insert(self.rows.taken_mut(row), piece);
+        bits::insert(self.rows.held_mut(row), piece);
+        let fresh = bits::insert(self.rows.taken_mut(row), piece);
         let piece_count = self.piece_count();
         let next = self.member(seat).next_piece;
         let next =
-            if next == piece { rows::first_missing(self.rows.held(row), next, piece_count) } else { next };
+            if next == piece { bits::first_missing(self.rows.held(row), next, piece_count) } else { next };
         let member = self.member_mut(seat);
         member.next_piece = next;
         member.held_count += 1;
@@ -253,7 +252,7 @@ impl Task {
             self.count_copy(seat, piece, true);
         }
         self.holder_counts[piece as usize] += 1;
-        rows::remove(&mut self.unheld, piece);
+        bits::remove(&mut self.unheld, piece);
         if self.member(seat).held_count == piece_count {
             self.rows.remove(row);
             let member = self.member_mut(seat);
@@ -268,8 +267,8 @@ impl Task {
             return;
         }
         let row = self.own_row(seat);
-        rows::remove(self.rows.held_mut(row), piece);
-        rows::remove(self.rows.taken_mut(row), piece);
+        bits::remove(self.rows.held_mut(row), piece);
+        bits::remove(self.rows.taken_mut(row), piece);
         let member = self.member_mut(seat);
         member.held_count -= 1;
         member.taken_count -= 1;
@@ -277,13 +276,13 @@ impl Task {
         self.count_copy(seat, piece, false);
         self.holder_counts[piece as usize] -= 1;
         if self.holder_counts[piece as usize] == 0 {
-            rows::insert(&mut self.unheld, piece);
+            bits::insert(&mut self.unheld, piece);
         }
     }
 
     /// A member holds nothing any more. Costs a pass over the pieces.
     pub(crate) fn drop_all(&mut self, seat: Seat) {
-        let held: Vec<u32> = rows::ones(self.rows.held(self.member(seat).row)).collect();
+        let held: Vec<u32> = bits::ones(self.rows.held(self.member(seat).row)).collect();
         for piece in held {
             self.drop_piece(seat, piece);
         }
@@ -295,7 +294,7 @@ impl Task {
         if member.counted == counted {
             return;
         }
-        let taken: Vec<u32> = rows::ones(self.rows.taken(member.row)).collect();
+        let taken: Vec<u32> = bits::ones(self.rows.taken(member.row)).collect();
         self.member_mut(seat).counted = true;
         for piece in taken {
             self.count_copy(seat, piece, counted);
@@ -318,9 +317,9 @@ impl Task {
             *copies -= u32::from(!seed);
         }
         if *copies > 0 {
-            rows::insert(&mut self.shared, piece);
+            bits::insert(&mut self.shared, piece);
         } else {
-            rows::remove(&mut self.shared, piece);
+            bits::remove(&mut self.shared, piece);
         }
     }
 
@@ -333,7 +332,7 @@ impl Task {
     /// The client's position moved.
     pub(crate) fn set_reader(&mut self, seat: Seat, piece: u32) {
         let row = self.member(seat).row;
-        let next = rows::first_missing(self.rows.held(row), piece, self.piece_count());
+        let next = bits::first_missing(self.rows.held(row), piece, self.piece_count());
         let member = self.member_mut(seat);
         if let Some(wish) = &mut member.wish {
             wish.reads = true;
@@ -344,7 +343,7 @@ impl Task {
     /// The pieces that no member holds.
     pub(crate) fn held_by_nobody(&self) -> PieceSet {
         let mut missing = PieceSet::new(self.piece_count());
-        for piece in rows::ones(&self.unheld) {
+        for piece in bits::ones(&self.unheld) {
             missing.insert(piece);
         }
         missing
@@ -352,7 +351,7 @@ impl Task {
 
     /// Whether every piece that anyone holds has a known hash.
     pub(crate) fn knows_what_is_held(&self) -> bool {
-        let full = rows::full_words(self.piece_count());
+        let full = bits::full(self.piece_count());
         self.unheld.iter().zip(&self.known).zip(full).all(|((unheld, known), full)| unheld | known == full)
     }
 
@@ -388,7 +387,7 @@ impl Task {
     pub(crate) fn score(&self, parent: Seat, child: Seat, piece: u32) -> PieceScore {
         let (from, to) = (self.member(parent), self.member(child));
         let copies = self.zones[to.zone as usize].rarity.copies(piece);
-        let second = from.seed && rows::contains(&self.shared, piece);
+        let second = from.seed && bits::contains(&self.shared, piece);
         PieceScore::new(piece, copies, to.reader(self.piece_count()), second)
     }
 
@@ -399,7 +398,7 @@ impl Task {
 
     /// Whether a parent keeps a piece back because it gives nothing twice.
     pub(crate) fn keeps_back(&self, parent: Seat, piece: u32) -> bool {
-        self.gives_once(parent) && rows::contains(&self.shared, piece)
+        self.gives_once(parent) && bits::contains(&self.shared, piece)
     }
 
     /// Word by word the pieces that `parent` can give `child`: those it holds whose hash is

@@ -1,18 +1,21 @@
-//! How rare each piece of a blob is inside one zone, kept so that the best piece for a pair
-//! is found in a few word operations.
+//! Which piece first: rarity by doublings, then nearness to the reader. Both who plans for
+//! others and who picks for itself choose by it.
+//!
+//! `64 · ⌊log2(copies + 1)⌋ + (index − reader)`, lower is first: pure rarity makes the client's
+//! last byte late, pure order the whole swarm (`scheduling.md` §2d). How rare each piece is, is
+//! kept so that the best of some is found in a few word operations.
 //!
 //! Pieces lie in one bitset per doubling of their copies: level `l` has those with
 //! `2^l − 1 ≤ copies < 2^(l+1) − 1`. The best of a level is the first set bit from the
 //! reader on, and a level is only worth a look while it can beat what was found before.
 
-use crate::rank::{PER_DOUBLING, Reader};
-use crate::rows;
+use crate::bits;
 
-/// The copies of each piece in a zone: one bit per level and piece, five to eight bytes a piece
+/// The copies of each piece among some peers, a zone's or a download's partners: one bit per level and piece, five to eight bytes a piece
 /// besides.
 #[derive(Debug)]
-pub(crate) struct Rarity {
-    /// Members other than seeds that hold or await the piece, those aside that sent corrupt pieces.
+pub struct Rarity {
+    /// Peers other than seeds that hold or await the piece.
     copies: Vec<u32>,
     /// The same for seeds.
     seed_copies: Vec<u16>,
@@ -26,8 +29,9 @@ pub(crate) struct Rarity {
 }
 
 impl Rarity {
-    pub(crate) fn new(piece_count: u32) -> Self {
-        let levels = rows::full_words(piece_count);
+    /// Of a blob of so many pieces, of which nobody has any.
+    pub fn new(piece_count: u32) -> Self {
+        let levels = bits::full(piece_count);
         let stride = levels.len();
         Self {
             copies: vec![0; piece_count as usize],
@@ -39,11 +43,11 @@ impl Rarity {
         }
     }
 
-    /// One member more holds or awaits the piece.
-    pub(crate) fn add(&mut self, piece: u32, at_seed: bool) {
+    /// One peer more holds or awaits the piece.
+    pub fn add(&mut self, piece: u32, at_seed: bool) {
         if at_seed {
             self.seed_copies[piece as usize] += 1;
-            rows::insert(&mut self.at_seeds, piece);
+            bits::insert(&mut self.at_seeds, piece);
         } else {
             self.copies[piece as usize] += 1;
             let copies = self.copies[piece as usize];
@@ -51,12 +55,15 @@ impl Rarity {
         }
     }
 
-    /// One member less.
-    pub(crate) fn remove(&mut self, piece: u32, at_seed: bool) {
+    /// One less.
+    ///
+    /// # Panics
+    /// If nobody did.
+    pub fn remove(&mut self, piece: u32, at_seed: bool) {
         if at_seed {
             self.seed_copies[piece as usize] -= 1;
             if self.seed_copies[piece as usize] == 0 {
-                rows::remove(&mut self.at_seeds, piece);
+                bits::remove(&mut self.at_seeds, piece);
             }
         } else {
             self.copies[piece as usize] -= 1;
@@ -73,31 +80,30 @@ impl Rarity {
             self.counts.push(0);
             self.levels.resize(self.levels.len() + self.stride, 0);
         }
-        rows::remove(&mut self.levels[from * self.stride..][..self.stride], piece);
-        rows::insert(&mut self.levels[to * self.stride..][..self.stride], piece);
+        bits::remove(&mut self.levels[from * self.stride..][..self.stride], piece);
+        bits::insert(&mut self.levels[to * self.stride..][..self.stride], piece);
         self.counts[from] -= 1;
         self.counts[to] += 1;
     }
 
-    /// Members of the zone, seeds aside, that hold or await the piece.
-    pub(crate) fn copies(&self, piece: u32) -> u32 {
+    /// Peers, seeds aside, that hold or await the piece.
+    pub fn copies(&self, piece: u32) -> u32 {
         self.copies[piece as usize]
     }
 
-    /// Whether nobody in the zone holds or awaits the piece.
-    pub(crate) fn is_absent(&self, piece: u32) -> bool {
+    /// Whether nobody holds or awaits the piece.
+    pub fn is_absent(&self, piece: u32) -> bool {
         self.copies[piece as usize] == 0 && self.seed_copies[piece as usize] == 0
     }
 
-    /// Of 64 pieces, those that nobody in the zone holds or awaits.
-    pub(crate) fn absent_word(&self, index: usize) -> u64 {
+    /// Of the 64 pieces of a word, those that nobody holds or awaits.
+    pub fn absent_word(&self, index: usize) -> u64 {
         self.levels[index] & !self.at_seeds[index]
     }
 
-    /// The best of the useful pieces, and its [`PieceScore::value`](crate::PieceScore::value).
-    /// They are given as a function from word index to word. Costs at most a look at each word
+    /// The score of the best of the useful pieces, and the piece. They are given as a function from word index to word. Costs at most a look at each word
     /// per level that has pieces; mostly a few.
-    pub(crate) fn best(&self, useful: impl Fn(usize) -> u64, reader: Reader) -> Option<(u32, u32)> {
+    pub fn best(&self, useful: impl Fn(usize) -> u64, reader: Reader) -> Option<(u32, u32)> {
         if self.stride > SCRATCH {
             return self.best_of(useful, reader);
         }
@@ -129,6 +135,33 @@ impl Rarity {
     }
 }
 
+/// Where a client reads: pieces before its position come last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reader {
+    /// The next piece in order; where nobody reads, any, from which equals are looked at.
+    pub piece: u32,
+    /// How many pieces the blob has.
+    pub piece_count: u32,
+    /// Whether a client reads.
+    pub reads: bool,
+}
+
+impl Reader {
+    /// How far a piece is ahead of the reader; those behind it come last.
+    pub fn distance_to(self, index: u32) -> u32 {
+        match index.checked_sub(self.piece) {
+            _ if !self.reads => 0,
+            Some(ahead) => ahead,
+            None => self.piece_count - self.piece + index,
+        }
+    }
+
+    /// The score of a piece that so many peers other than seeds hold or await.
+    pub fn score(self, index: u32, copies: u32) -> u32 {
+        PER_DOUBLING * (copies + 1).ilog2() + self.distance_to(index)
+    }
+}
+
 /// The first set bit from the reader on, then from the start; only as far as `reach` pieces.
 fn nearest(word: impl Fn(usize) -> u64, reader: Reader, reach: u32) -> Option<u32> {
     let Reader { piece: from, piece_count, .. } = reader;
@@ -150,6 +183,9 @@ fn first_set(word: impl Fn(usize) -> u64, from: u32, end: u32) -> Option<u32> {
     None
 }
 
+/// 32 to 64 points a doubling are best, 8 or 128 are worse (`scheduling.md` §2d).
+const PER_DOUBLING: u32 = 64;
+
 /// Words that are worked out once for all levels: for up to 4096 pieces.
 const SCRATCH: usize = 64;
 
@@ -162,7 +198,22 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::PieceScore;
+
+    const START: Reader = Reader { piece: 0, piece_count: 1024, reads: true };
+
+    #[test]
+    fn a_doubling_of_copies_weighs_as_much_as_64_pieces_of_distance() {
+        assert!(START.score(63, 0) < START.score(0, 1));
+        assert_eq!(START.score(64, 0), START.score(0, 1));
+        assert!(START.score(65, 0) > START.score(0, 2));
+    }
+
+    #[test]
+    fn pieces_behind_the_reader_come_last() {
+        let reader = Reader { piece: 10, piece_count: 20, reads: true };
+        let score = |index| reader.score(index, 0);
+        assert!(score(10) < score(19) && score(19) < score(0));
+    }
 
     proptest! {
         #[test]
@@ -187,7 +238,7 @@ mod tests {
                 pieces.fold(0, |word, (piece, bit)| word | u64::from(is_useful(u32::try_from(piece).unwrap())) << bit)
             };
             let reader = Reader { piece: reader % piece_count, piece_count, reads: !nobody_reads };
-            let score = |piece: u32| PieceScore::new(piece, copies[piece as usize], reader, false).value;
+            let score = |piece: u32| reader.score(piece, copies[piece as usize]);
             let least = (0..piece_count).filter(|piece| is_useful(*piece)).map(score).min();
             let best = rarity.best(word, reader);
             prop_assert_eq!(best.map(|(score, _)| score), least);

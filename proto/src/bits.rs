@@ -1,0 +1,62 @@
+//! Bitsets as slices of words, lowest bit first: what sets of pieces are made of.
+//!
+//! # Panics
+//! Each function that takes an index panics if the slice has no word for it.
+
+/// Whether a bit is set.
+pub fn contains(words: &[u64], index: u32) -> bool {
+    words[index as usize / 64] >> (index % 64) & 1 == 1
+}
+
+/// Sets a bit. True if it was not set.
+pub fn insert(words: &mut [u64], index: u32) -> bool {
+    let word = &mut words[index as usize / 64];
+    let before = *word;
+    *word |= 1 << (index % 64);
+    *word != before
+}
+
+/// Clears a bit. True if it was set.
+pub fn remove(words: &mut [u64], index: u32) -> bool {
+    let word = &mut words[index as usize / 64];
+    let before = *word;
+    *word &= !(1 << (index % 64));
+    *word != before
+}
+
+/// The set bits, in order.
+pub fn ones(words: &[u64]) -> impl Iterator<Item = u32> + '_ {
+    (0..).step_by(64).zip(words).flat_map(|(base, word)| {
+        let mut rest = *word;
+        std::iter::from_fn(move || {
+            let bit = rest.trailing_zeros();
+            (rest != 0).then(|| {
+                rest &= rest - 1;
+                base + bit
+            })
+        })
+    })
+}
+
+/// The first bit at or after `from` that is not set; `len` if there is none below it.
+pub fn first_missing(words: &[u64], from: u32, len: u32) -> u32 {
+    let mut index = from;
+    while index < len {
+        let open = !words[index as usize / 64] >> (index % 64);
+        if open != 0 {
+            return (index + open.trailing_zeros()).min(len);
+        }
+        index = (index / 64 + 1) * 64;
+    }
+    len
+}
+
+/// As many bits set, from the lowest.
+pub fn full(len: u32) -> Vec<u64> {
+    let mut words = vec![u64::MAX; len.div_ceil(64) as usize];
+    if !len.is_multiple_of(64) {
+        let last = words.last_mut().expect("len is not zero");
+        *last = (1 << (len % 64)) - 1;
+    }
+    words
+}
