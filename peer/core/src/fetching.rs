@@ -70,11 +70,12 @@ impl Swarm {
             return;
         }
         let bytes = blob.layout.piece_size(piece);
-        if let Some(Fetching { parent, begun_at, .. }) = blob.requests.end_fetch(piece) {
-            self.delivered(&parent, begun_at, first_byte, bytes);
+        let fetching = blob.requests.end_fetch(piece);
+        if let Some(Fetching { parent, begun_at, .. }) = &fetching {
+            self.delivered(parent, *begun_at, first_byte, bytes);
         }
         self.hold(digest, piece, Vec::new());
-        self.feed_all(digest);
+        self.feed_after(digest, fetching.as_ref().map(|fetching| &fetching.parent));
     }
 
     pub(crate) fn fetch_failed(&mut self, digest: Digest, piece: u32, error: FetchError) {
@@ -129,10 +130,16 @@ impl Swarm {
     pub(crate) fn abort_others(&mut self, digest: Digest, piece: u32) {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
         blob.set_aside.remove(&piece);
-        if blob.requests.end_fetch(piece).is_some() {
+        let is_fetched = blob.requests.end_fetch(piece).is_some();
+        if is_fetched {
             self.outputs.push_back(Output::AbortFetch { digest, piece });
         }
-        if let Some(parent) = blob.requests.parent_that_chose(piece).cloned() {
+        let taken_from = blob.requests.parent_that_chose(piece).cloned();
+        if let Some(picking) = blob.picking.as_mut().filter(|_| is_fetched || taken_from.is_some()) {
+            // Whoever was to send it may be asked again.
+            picking.is_dry = false;
+        }
+        if let Some(parent) = taken_from {
             blob.requests.end_take(&parent);
             self.outputs.push_back(Output::AbortTake { digest, parent });
         }

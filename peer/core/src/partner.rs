@@ -36,6 +36,10 @@ pub(crate) struct Picking {
     hashes: Vec<Option<PieceHash>>,
     /// When a partner that rests may be asked again, where the window has room for it.
     pub(crate) again_at: Option<Instant>,
+    /// Whether the window has room and nobody that is not asked already has anything to give.
+    pub(crate) is_dry: bool,
+    /// Partners whose follow ended, and that are to be followed again.
+    pub(crate) ended_count: usize,
 }
 
 impl Partner {
@@ -48,7 +52,7 @@ impl Partner {
 impl Picking {
     pub(crate) fn new(piece_count: u32) -> Self {
         let hashes = vec![None; piece_count as usize];
-        Self { copies: Rarity::new(piece_count), hashes, again_at: None }
+        Self { copies: Rarity::new(piece_count), hashes, again_at: None, is_dry: false, ended_count: 0 }
     }
 
     /// Whether a piece of both sets is held by no partner but seeds.

@@ -6,6 +6,7 @@
 //! planner's own score, then the partner that has failed least. Nothing is scanned in vain:
 //! a request ends, a partner tells of a piece or has rested, and only then is one picked.
 
+use std::ops::Bound;
 use std::time::{Duration, Instant};
 
 use flotilla_proto::{Digest, PeerId, PieceHash, PieceSet, Reader, mix};
@@ -75,8 +76,8 @@ impl Swarm {
 
     fn follow_partners(&mut self, digest: Digest) {
         let (now, is_alone) = (self.now(), self.is_alone());
-        let Some(blob) = self.blobs.get_mut(&digest).filter(|blob| blob.picking.is_some()) else { return };
-        let Blob { layout, partners, barred, .. } = blob;
+        let Some(blob) = self.blobs.get_mut(&digest) else { return };
+        let Blob { layout, partners, barred, picking: Some(picking), .. } = blob else { return };
         for (id, partner) in partners {
             let is_due = match partner.follow {
                 Follow::No => true,
@@ -85,6 +86,9 @@ impl Swarm {
             };
             if !is_due {
                 continue;
+            }
+            if let Follow::Ended { .. } = partner.follow {
+                picking.ended_count -= 1;
             }
             partner.follow = Follow::No;
             if partner.may_serve(is_alone) && !barred.contains(id) {
@@ -99,8 +103,10 @@ impl Swarm {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
         let (Some(partner), Some(picking)) = (blob.partners.get_mut(id), &mut blob.picking) else { return };
         picking.forget(partner);
-        if std::mem::replace(&mut partner.follow, Follow::No) == Follow::Yes {
-            self.outputs.push_back(Output::Unfollow { digest, partner: id.clone() });
+        match std::mem::replace(&mut partner.follow, Follow::No) {
+            Follow::No => {}
+            Follow::Yes => self.outputs.push_back(Output::Unfollow { digest, partner: id.clone() }),
+            Follow::Ended { .. } => picking.ended_count -= 1,
         }
     }
 
@@ -119,7 +125,7 @@ impl Swarm {
         picking.holds(&mut blob.partners, id, pieces, hashes);
         // What was to be had of others was asked for before.
         if !blob.requests.is_asked(id) && blob.lacking().intersects(pieces) {
-            self.feed(digest);
+            self.feed_from(digest, id);
         }
     }
 
@@ -129,6 +135,7 @@ impl Swarm {
         let (Some(partner), Some(picking)) = (blob.partners.get_mut(id), &mut blob.picking) else { return };
         if partner.follow == Follow::Yes {
             partner.follow = Follow::Ended { again_at };
+            picking.ended_count += 1;
             picking.forget(partner);
         }
     }
@@ -167,7 +174,7 @@ impl Swarm {
             self.delivered(seed, begun_at, first_byte, bytes);
         }
         self.hold(digest, piece, Vec::new());
-        self.feed_all(digest);
+        self.feed_after(digest, Some(seed));
     }
 
     pub(crate) fn take_failed(&mut self, digest: Digest, seed: PeerId, error: FetchError) {
@@ -180,9 +187,13 @@ impl Swarm {
         self.failed(digest, piece, seed, true, error);
     }
 
-    /// Asks for more of one download, and then of all others: the budget has room.
-    pub(crate) fn feed_all(&mut self, first: Digest) {
-        self.feed(first);
+    /// A piece came from a parent, which may be asked again: asks for more of its download, and
+    /// then of all others, for the budget has room.
+    pub(crate) fn feed_after(&mut self, first: Digest, parent: Option<&PeerId>) {
+        match parent {
+            Some(parent) => self.feed_from(first, parent),
+            None => self.feed(first),
+        }
         let others = |digest: &Digest| *digest != first;
         let picking: Vec<Digest> = self.wanted.iter().copied().filter(others).collect();
         for digest in picking {
@@ -194,21 +205,42 @@ impl Swarm {
     /// pieces for each request.
     pub(crate) fn feed(&mut self, digest: Digest) {
         while self.has_room(digest) {
-            let pick = match self.pick(digest) {
-                Ok(pick) => pick,
-                Err(again_at) => {
-                    let picking = self.blobs.get_mut(&digest).and_then(|blob| blob.picking.as_mut());
-                    picking.expect("a download with room picks").again_at = again_at;
-                    return;
-                }
-            };
-            match pick {
-                Pick::Fetch { parent, piece, hash } => self.fetch(digest, piece, parent, hash, true),
-                Pick::Take { seed } => self.take(digest, seed),
+            match self.pick(digest, None) {
+                Ok(pick) => self.ask_for(digest, pick),
+                Err(again_at) => return self.note_dry(digest, true, again_at),
             }
         }
+        self.note_dry(digest, false, None);
+    }
+
+    /// The same where only one partner has anything new to give, or may be asked again. Costs a
+    /// look at that one, where the others had nothing before.
+    fn feed_from(&mut self, digest: Digest, id: &PeerId) {
+        let picking = self.blobs.get(&digest).and_then(|blob| blob.picking.as_ref());
+        let Some(&Picking { is_dry: true, again_at, .. }) = picking else { return self.feed(digest) };
+        if !self.has_room(digest) {
+            return self.note_dry(digest, false, None);
+        }
+        match self.pick(digest, Some(id)) {
+            Ok(pick) => {
+                self.ask_for(digest, pick);
+                let is_dry = self.has_room(digest);
+                self.note_dry(digest, is_dry, again_at.filter(|_| is_dry));
+            }
+            Err(at) => self.note_dry(digest, true, at.into_iter().chain(again_at).min()),
+        }
+    }
+
+    fn ask_for(&mut self, digest: Digest, pick: Pick) {
+        match pick {
+            Pick::Fetch { parent, piece, hash } => self.fetch(digest, piece, parent, hash, true),
+            Pick::Take { seed } => self.take(digest, seed),
+        }
+    }
+
+    fn note_dry(&mut self, digest: Digest, is_dry: bool, again_at: Option<Instant>) {
         if let Some(picking) = self.blobs.get_mut(&digest).and_then(|blob| blob.picking.as_mut()) {
-            picking.again_at = None;
+            (picking.is_dry, picking.again_at) = (is_dry, again_at);
         }
     }
 
@@ -222,14 +254,17 @@ impl Swarm {
         fits && blob.requests.len() < self.intake.window(piece_len)
     }
 
-    /// The best request there is; if there is none, when a partner that rests could be asked.
-    fn pick(&self, digest: Digest) -> Result<Pick, Option<Instant>> {
+    /// The best request there is, of one partner if one is named; if there is none, when a partner
+    /// that rests could be asked.
+    fn pick(&self, digest: Digest, only: Option<&PeerId>) -> Result<Pick, Option<Instant>> {
         let (now, blob) = (self.now(), &self.blobs[&digest]);
         let picking = blob.picking.as_ref().expect("a download with room picks");
         let lacking = blob.lacking();
         let mut free = Vec::new();
         let mut again_at: Option<Instant> = None;
-        for (id, partner) in &blob.partners {
+        let among = only
+            .map_or((Bound::Unbounded, Bound::Unbounded), |id| (Bound::Included(id), Bound::Included(id)));
+        for (id, partner) in blob.partners.range::<PeerId, _>(among) {
             let helps = partner.may_serve(self.is_alone()) && lacking.intersects(&partner.held);
             if !helps || blob.requests.is_asked(id) || blob.barred.contains(id) {
                 continue;
@@ -289,6 +324,9 @@ impl Blob {
     /// When [`Swarm::pick_again`] is due.
     pub(crate) fn pick_again_at(&self) -> Option<Instant> {
         let picking = self.picking.as_ref()?;
+        if picking.ended_count == 0 {
+            return picking.again_at;
+        }
         let follows = self.partners.values().filter_map(|partner| match partner.follow {
             Follow::Ended { again_at } => Some(again_at),
             Follow::No | Follow::Yes => None,
