@@ -98,4 +98,4 @@ impl World<'_> {
 const ONE_WAY: Duration = Duration::from_micros(150);
 
 /// How long the daemon gathers what it tells a follower (`peer/src/transport/follow.rs`).
-const GATHERING: Duration = Duration::from_millis(5);
+const GATHERING: Duration = Duration::from_millis(20);

@@ -116,8 +116,10 @@ fn parts(pieces: &PieceSet) -> Vec<PieceSet> {
 /// Blobs that one peer may follow here at a time; one more is answered *busy*.
 pub(super) const FOLLOWS: usize = 128;
 
-/// How long what there is to tell a follower is gathered.
-const GATHERING: Duration = Duration::from_millis(5);
+/// How long what there is to tell a follower is gathered. A peer at 1 Gbit/s has some 20 followers
+/// and gets a piece every 4 to 8 ms; simulated, 20 ms cost nothing against 5 (local-200 of two
+/// seeds: 1.140 and 1.087 against 1.145 and 1.089).
+const GATHERING: Duration = Duration::from_millis(20);
 
 /// A partner that does not answer in so long is not followed.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(3);
