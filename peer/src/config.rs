@@ -85,10 +85,48 @@ pub struct TransportConfig {
     /// Where other peers reach it, if that is another address than `listen`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advertise: Option<SocketAddr>,
+    /// The largest packet that the network between the nodes carries, in bytes. What a path
+    /// really carries is found out, up to this.
+    pub mtu: Mtu,
 }
 
 impl Default for TransportConfig {
     fn default() -> Self {
-        Self { listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 4006)), advertise: None }
+        let listen = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 4006));
+        Self { listen, advertise: None, mtu: Mtu::ETHERNET }
     }
 }
+
+/// An IP packet's length in bytes, from 1280, which every network carries (RFC 8200 §5), to 9216.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u16", into = "u16")]
+pub struct Mtu(u16);
+
+impl Mtu {
+    /// Ethernet without jumbo frames.
+    pub const ETHERNET: Self = Self(1500);
+
+    /// What is left of it for QUIC, behind the headers of IPv6 and UDP.
+    pub(crate) fn datagram_len(self) -> u16 {
+        self.0 - 48
+    }
+}
+
+impl TryFrom<u16> for Mtu {
+    type Error = MtuError;
+
+    fn try_from(bytes: u16) -> Result<Self, MtuError> {
+        (1280..=9216).contains(&bytes).then_some(Self(bytes)).ok_or(MtuError(bytes))
+    }
+}
+
+impl From<Mtu> for u16 {
+    fn from(mtu: Mtu) -> Self {
+        mtu.0
+    }
+}
+
+/// No network has such packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an MTU is from 1280 to 9216 bytes, not {0}")]
+pub struct MtuError(u16);

@@ -35,7 +35,7 @@ use flotilla_proto::{PeerId, Role};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-pub use config::{DoorConfig, PeerConfig, TransportConfig};
+pub use config::{DoorConfig, Mtu, MtuError, PeerConfig, TransportConfig};
 
 use crate::confirmed::Confirmed;
 use crate::control::SchedulerLink;
@@ -126,7 +126,8 @@ impl Peer {
 
         let mut metrics = telemetry::registry();
         let (store, evicted) = Store::open(&config.data_dir.join("store"), &config.store, &mut metrics)?;
-        let transport = Transport::new(pieces, &identity, &mut metrics).context("open the piece port")?;
+        let transport = Transport::new(pieces, &identity, config.transport.mtu, &mut metrics)
+            .context("open the piece port")?;
         let (settings, watch) = settings::watch(identity.clone(), &config.data_dir, address.clone())?;
         let source = Source::new(config.source.clone(), &mut metrics);
         let seed = (role == Role::Seed).then(|| Arc::new(Seed::new(source.clone())));

@@ -117,13 +117,20 @@ impl Chosen {
 /// third of hashing packet by packet.
 async fn gather(mut answer: Incoming, len: usize, patience: Patience) -> Result<Bytes, FetchError> {
     let mut piece = BytesMut::with_capacity(len);
+    let mut chunks: [Bytes; CHUNKS] = Default::default();
     let mut pace = Pace { patience, since: Instant::now(), bytes: 0 };
     while piece.len() < len {
-        let next = timeout(patience.stall, answer.chunk(len - piece.len()));
+        let next = timeout(patience.stall, answer.chunks(&mut chunks));
         match next.await.map_err(|_| FetchError::Stalled)? {
-            Ok(Some(chunk)) => {
-                piece.extend_from_slice(&chunk);
-                if pace.is_too_slow(chunk.len()) {
+            Ok(Some(count)) => {
+                let before = piece.len();
+                for chunk in chunks[..count].iter_mut().map(std::mem::take) {
+                    if chunk.len() > len - piece.len() {
+                        return Err(FetchError::Corrupt);
+                    }
+                    piece.extend_from_slice(&chunk);
+                }
+                if pace.is_too_slow(piece.len() - before) {
                     return Err(FetchError::Stalled);
                 }
             }
@@ -134,6 +141,9 @@ async fn gather(mut answer: Incoming, len: usize, patience: Patience) -> Result<
     }
     Ok(piece.freeze())
 }
+
+/// Packets' worth that are taken in at once.
+const CHUNKS: usize = 32;
 
 /// Whether bytes come as fast as they should, judged after each stretch as long as a stall.
 struct Pace {

@@ -13,6 +13,7 @@ mod follow;
 mod pool;
 mod quic;
 mod runs;
+mod segmenting;
 mod serve;
 mod stream;
 mod upload;
@@ -23,6 +24,8 @@ use std::sync::Arc;
 use flotilla_daemon::identity::NodeIdentity;
 use flotilla_proto::PeerId;
 use prometheus_client::registry::Registry;
+
+use crate::Mtu;
 
 pub(crate) use call::{CallError, Offered};
 pub(crate) use fetch::Received;
@@ -47,9 +50,10 @@ impl Transport {
     pub(crate) fn new(
         socket: UdpSocket,
         identity: &NodeIdentity,
+        mtu: Mtu,
         metrics: &mut Registry,
     ) -> std::io::Result<Self> {
-        let endpoint = quic::endpoint(socket, identity)?;
+        let endpoint = quic::endpoint(socket, identity, mtu)?;
         let pool = Arc::new(Pool::new(endpoint, identity.identity().clone(), metrics));
         metrics.register_collector(Box::new(PathMtu(Arc::downgrade(&pool))));
         Ok(Self { pool })

@@ -11,16 +11,18 @@ use flotilla_proto::ALPN_PIECES;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
     AckFrequencyConfig, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
-    ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    Runtime as _, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 use socket2::SockRef;
 
 use super::congestion::Capped;
+use super::segmenting::Segmenting;
+use crate::Mtu;
 
 /// An endpoint on `socket` that accepts, and dials with, the daemon's identity.
-pub(super) fn endpoint(socket: UdpSocket, identity: &NodeIdentity) -> io::Result<Endpoint> {
+pub(super) fn endpoint(socket: UdpSocket, identity: &NodeIdentity, mtu: Mtu) -> io::Result<Endpoint> {
     enlarge_buffers(&socket);
-    let transport = Arc::new(transport_config());
+    let transport = Arc::new(transport_config(mtu));
     let tls = identity.server_config(&[ALPN_PIECES], ClientAuth::Required);
     let tls = QuicServerConfig::try_from(tls).map_err(io::Error::other)?;
     let mut server = ServerConfig::with_crypto(Arc::new(tls));
@@ -30,20 +32,24 @@ pub(super) fn endpoint(socket: UdpSocket, identity: &NodeIdentity) -> io::Result
     let mut client = ClientConfig::new(Arc::new(tls));
     client.transport_config(transport);
     let runtime = Arc::new(TokioRuntime);
-    let mut endpoint = Endpoint::new(EndpointConfig::default(), Some(server), socket, runtime)?;
+    let socket = Arc::new(Segmenting::new(runtime.wrap_udp_socket(socket)?, mtu));
+    let mut config = EndpointConfig::default();
+    // What the other side may send; 1472 unless said.
+    config.max_udp_payload_size(mtu.datagram_len()).map_err(io::Error::other)?;
+    let mut endpoint = Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)?;
     endpoint.set_default_client_config(client);
     Ok(endpoint)
 }
 
-fn transport_config() -> TransportConfig {
-    let mut mtu = MtuDiscoveryConfig::default();
-    mtu.upper_bound(MTU);
+fn transport_config(mtu: Mtu) -> TransportConfig {
+    let mut discovery = MtuDiscoveryConfig::default();
+    discovery.upper_bound(mtu.datagram_len());
     let mut acks = AckFrequencyConfig::default();
     acks.ack_eliciting_threshold(VarInt::from_u32(10)).max_ack_delay(Some(Duration::from_millis(5)));
     let mut config = TransportConfig::default();
     config
         .congestion_controller_factory(Arc::new(Capped::new(INITIAL_WINDOW)))
-        .mtu_discovery_config(Some(mtu))
+        .mtu_discovery_config(Some(discovery))
         .ack_frequency_config(Some(acks))
         .initial_rtt(Duration::from_millis(5))
         .stream_receive_window(VarInt::from_u32(8 << 20))
@@ -78,9 +84,6 @@ const SOCKET_BUFFER: usize = 4 << 20;
 
 /// Bytes in flight before the first acknowledgement: more would burst into shallow switches.
 const INITIAL_WINDOW: u64 = 64 << 10;
-
-/// Fits Ethernet with IPv6 and UDP headers (1500 − 48).
-const MTU: u16 = 1452;
 
 /// A peer that died without a word is noticed within [`IDLE_MILLIS`].
 const KEEP_ALIVE: Duration = Duration::from_secs(2);

@@ -61,6 +61,15 @@ impl Incoming {
         Ok(self.stream.read_chunk(max, true).await?.map(|chunk| chunk.bytes))
     }
 
+    /// What has come, in as many chunks as there is room for. How many; `None` at the end.
+    pub(crate) async fn chunks(&mut self, chunks: &mut [Bytes]) -> Result<Option<usize>, ReadError> {
+        if !self.ahead.is_empty() {
+            chunks[0] = self.ahead.split().freeze();
+            return Ok(Some(1));
+        }
+        self.stream.read_chunks(chunks).await
+    }
+
     /// Says that the rest is not wanted.
     pub(crate) fn stop(&mut self) {
         // A stream that has ended has nothing to stop.

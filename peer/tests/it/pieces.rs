@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use flotilla_daemon::identity::NodeIdentity;
+use flotilla_peer::Mtu;
 use flotilla_proto::wire::join_hashes;
 use flotilla_proto::wire::peer::response::Status;
 use flotilla_proto::wire::peer::{Follow, Forward, Held, PieceRun, Request, Response, Run, Take, request};
@@ -41,6 +42,24 @@ async fn pieces_go_to_the_region_s_own_and_to_nobody_else() {
         let got = piece(&region.one, tls, &blob).await;
         assert!(got.is_err(), "{shown}: {got:?}");
     }
+}
+
+/// Loopback carries packets of 64 KiB. Ten of nine thousand bytes are more than one send may have:
+/// without the limit on segments nothing large arrives.
+#[tokio::test]
+async fn where_jumbo_frames_are_configured_pieces_travel_in_them() {
+    let jumbo = Mtu::try_from(9000).unwrap();
+    let region = Region::start_with(|config| config.transport.mtu = jumbo).await;
+    let blob = noise(1, 6_000_000);
+    region.registry.push("app", "v1", &[&blob]);
+    region.one.client.mirror("/v2/app/manifests/v1").await;
+    assert_eq!(region.one.client.mirror(&blob_path("app", &blob)).await.body, blob);
+    within(async {
+        while region.one.path_mtu().await <= 1500 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

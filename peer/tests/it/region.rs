@@ -101,11 +101,19 @@ impl Node {
 
     /// What its metrics count of pieces from that source.
     pub(crate) async fn piece_bytes(&self, source: &str) -> u64 {
+        self.metric(&format!("flotilla_peer_piece_bytes_total{{source=\"{source}\"}}")).await
+    }
+
+    /// The least path MTU of its connections, in bytes.
+    pub(crate) async fn path_mtu(&self) -> u64 {
+        self.metric("flotilla_peer_path_mtu_bytes").await
+    }
+
+    async fn metric(&self, name: &str) -> u64 {
         let metrics = self.admin("/metrics").await.body;
-        let name = format!("flotilla_peer_piece_bytes_total{{source=\"{source}\"}} ");
         let text = String::from_utf8(metrics.to_vec()).unwrap();
-        let value = text.lines().find_map(|line| line.strip_prefix(&name)).unwrap();
-        value.parse().unwrap()
+        let value = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        value.trim().parse().unwrap()
     }
 
     /// Asks until the daemon says that it has its settings and its scheduler.
