@@ -42,6 +42,9 @@ pub struct LabPlan {
     /// What each node's link carries each way, as tc writes it: 200mbit, 1gbit.
     #[arg(long, default_value = "200mbit")]
     rate: Rate,
+    /// The largest packet that the network carries, in bytes; 9000 with jumbo frames.
+    #[arg(long, default_value_t = ETHERNET_MTU, value_parser = clap::value_parser!(u16).range(1280..=9000))]
+    mtu: u16,
     /// What the registry sends at most; as fast as it can unless given.
     #[arg(long)]
     registry_rate: Option<Rate>,
@@ -61,6 +64,24 @@ pub struct LabPlan {
     /// are those of one disk that all nodes share.
     #[arg(long)]
     dir: Option<PathBuf>,
+}
+
+impl LabPlan {
+    /// Nothing unusual: so many nodes at a rate pull a layer of a size.
+    pub(crate) fn plain(nodes: u8, rate: Rate, size: ByteSize) -> Self {
+        Self {
+            nodes,
+            seeds: 1,
+            rate,
+            mtu: ETHERNET_MTU,
+            registry_rate: None,
+            size,
+            kill: None,
+            kill_after: 0.0,
+            away: 0.0,
+            dir: None,
+        }
+    }
 }
 
 /// Whom to kill.
@@ -116,7 +137,8 @@ fn run_in_namespaces(words: &[String], plan: &LabPlan) -> Result<bool> {
 /// Runs the lab in the namespaces of this process and prints its figures.
 pub fn run_on_lab(plan: &LabPlan, store: &Path, flotilla: &Path) -> ExitCode {
     runner::end_with_standard_input(store);
-    let report = run_inside(plan, store, flotilla).and_then(|report| Ok(serde_json::to_string(&report)?));
+    let played = Stage::set(store, flotilla).context("set the stage").and_then(|stage| play(&stage, plan));
+    let report = played.and_then(|report| Ok(serde_json::to_string(&report)?));
     match report {
         Ok(report) => {
             println!("{report}");
@@ -130,22 +152,22 @@ pub fn run_on_lab(plan: &LabPlan, store: &Path, flotilla: &Path) -> ExitCode {
     }
 }
 
-/// The lab itself.
+/// The lab itself, on a stage that is set.
 ///
 /// # Errors
 /// If a part does not start, or a pull fails.
-fn run_inside(plan: &LabPlan, store: &Path, flotilla: &Path) -> Result<LabReport> {
+pub(crate) fn play(stage: &Stage, plan: &LabPlan) -> Result<LabReport> {
+    let nodes = stage.dir("lab")?;
     if plan.dir.is_none() {
-        mount("tmpfs", store, "tmpfs", MountFlags::empty(), None).context("mount a tmpfs")?;
+        mount("tmpfs", &nodes, "tmpfs", MountFlags::empty(), None).context("mount a tmpfs")?;
     }
-    let stage = Stage::set(store, flotilla).context("set the stage")?;
-    let mut origin = Origin::start(&stage)?;
+    let mut origin = Origin::start(stage)?;
     let size = usize::try_from(plan.size.as_u64()).context("a layer is built in memory")?;
     let image = ImageSpec { format: Format::Oci, layer_lens: vec![size] }.build("lab/app", 1);
     origin.publish(&image)?;
 
-    let network = Network::lay(plan.seeds, plan.nodes, plan.rate)?;
-    let mut fleet = Fleet::start(&stage, &network, &origin)?;
+    let network = Network::lay(plan.seeds, plan.nodes, plan.rate, plan.mtu)?;
+    let mut fleet = Fleet::start(stage, &network, &origin)?;
     if let Some(rate) = plan.registry_rate {
         network.shape_origin(rate)?;
     }
@@ -205,3 +227,6 @@ fn pull_everywhere(
         done.into_iter().collect()
     })
 }
+
+/// Without jumbo frames.
+const ETHERNET_MTU: u16 = 1500;

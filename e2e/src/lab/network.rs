@@ -6,7 +6,7 @@
 //!                       └── origin                  10.98.0.2      the registry, on 10.99.0.1
 //! ```
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
 use std::process::Command;
@@ -20,6 +20,7 @@ use crate::stage::{ORIGIN_NETNS, REGISTRY_IP};
 /// The nodes, and what they are connected by.
 #[derive(Debug)]
 pub(crate) struct Network {
+    mtu: u16,
     control: Node,
     seeds: Vec<Node>,
     peers: Vec<Node>,
@@ -69,26 +70,29 @@ impl FromStr for Rate {
 
 impl Network {
     /// Lays the network beside that of the stage, which is set: it reaches the registry there.
-    pub(crate) fn lay(seeds: u8, peers: u8, rate: Rate) -> Result<Self> {
+    pub(crate) fn lay(seeds: u8, peers: u8, rate: Rate, mtu: u16) -> Result<Self> {
         let nodes = |role: &str, count: u8, first: u8| -> Vec<Node> {
             (0..count)
                 .map(|place| Node { name: format!("{role}-{place}"), address: address(first + place) })
                 .collect()
         };
         let network = Self {
+            mtu,
             control: Node { name: "control".to_owned(), address: address(3) },
             seeds: nodes("seed", seeds, FIRST_SEED),
             peers: nodes("peer", peers, FIRST_PEER),
         };
         ip("link add switch type bridge")?;
+        // A switch filters nothing: the kernel's would pass each packet through the host's rules.
+        let _ = fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0");
         ip("link set switch up")?;
         ip(&format!("link add o-switch type veth peer name origin1 netns {ORIGIN_NETNS}"))?;
         ip("link set o-switch master switch up")?;
         ip(&format!("-n origin addr add {}/24 dev origin1", address(2)))?;
         ip("-n origin link set origin1 up")?;
-        network.control.plug_in()?;
+        network.control.plug_in(mtu)?;
         for node in network.daemons() {
-            node.plug_in()?;
+            node.plug_in(mtu)?;
             node.shape(rate)?;
         }
         Ok(network)
@@ -97,6 +101,11 @@ impl Network {
     /// Limits what the registry sends to all nodes together.
     pub(crate) fn shape_origin(&self, rate: Rate) -> Result<()> {
         tc(&["-n", "origin"], "origin1", rate)
+    }
+
+    /// The largest packet that it carries, in bytes.
+    pub(crate) fn mtu(&self) -> u16 {
+        self.mtu
     }
 
     pub(crate) fn control(&self) -> &Node {
@@ -128,10 +137,10 @@ impl Node {
         format!("/run/netns/{}", self.name)
     }
 
-    fn plug_in(&self) -> Result<()> {
+    fn plug_in(&self, mtu: u16) -> Result<()> {
         let Self { name, address } = self;
         ip(&format!("netns add {name}"))?;
-        ip(&format!("link add v-{name} type veth peer name eth0 netns {name}"))?;
+        ip(&format!("link add v-{name} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {name}"))?;
         ip(&format!("link set v-{name} master switch up"))?;
         ip(&format!("-n {name} addr add {address}/24 dev eth0"))?;
         ip(&format!("-n {name} link set lo up"))?;

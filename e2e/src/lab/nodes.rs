@@ -42,7 +42,7 @@ impl<'a> Fleet<'a> {
         let scheduler = start_scheduler(stage, network.control(), &token(&tokens("scheduler")?)?)?;
         let (seed_token, peer_token) = (token(&tokens("seed")?)?, token(&tokens("peer")?)?);
         let start = |nodes: &[Node], token: &str| -> Result<Vec<Option<Process>>> {
-            nodes.iter().map(|node| start_peer(stage, node, token).map(Some)).collect()
+            nodes.iter().map(|node| start_peer(stage, node, network.mtu(), token).map(Some)).collect()
         };
         let seeds = start(network.seeds(), &seed_token)?;
         let peers = start(network.peers(), &peer_token)?;
@@ -179,11 +179,11 @@ fn start_scheduler(stage: &Stage, node: &Node, token: &str) -> Result<Process> {
     run(stage, node, "scheduler", "scheduler", "scheduler")
 }
 
-fn start_peer(stage: &Stage, node: &Node, token: &str) -> Result<Process> {
+fn start_peer(stage: &Stage, node: &Node, mtu: u16, token: &str) -> Result<Process> {
     let (name, home) = (&node.name, home(stage, &node.name));
     let config = format!(
         "name = \"{name}\"\ndata_dir = {home:?}\n[manager]\njoin_token = \"{token}\"\n\
-         [transport]\nadvertise = \"{}:4006\"\n",
+         [transport]\nadvertise = \"{}:4006\"\nmtu = {mtu}\n",
         node.address
     );
     write_config(stage, name, &config)?;

@@ -28,6 +28,16 @@ pub struct LabReport {
 }
 
 impl LabReport {
+    /// The figures, by the names that the simulator gives them.
+    pub(crate) fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// The last client's time ÷ what the simulator says, if nobody was killed.
+    pub(crate) fn last_to_predicted(&self) -> Option<f64> {
+        self.last_to_predicted
+    }
+
     pub(super) fn of(
         plan: &LabPlan,
         image: &Image,

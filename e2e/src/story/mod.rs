@@ -4,6 +4,7 @@ mod bad_config;
 mod bad_registry;
 mod container;
 mod demo;
+mod lab;
 mod pull;
 mod resume;
 mod stage;
@@ -51,6 +52,7 @@ pub const ALL: &[Story] = &[
     Story::new("peer_killed_mid_pull_keeps_what_it_announced", resume::killed_peer_keeps_what_it_announced),
     Story::new("demo_reads_the_registry_once", demo::reads_the_registry_once),
     Story::new("demo_of_tiny_layers_reads_the_registry_once", demo::of_tiny_layers_reads_the_registry_once),
+    Story::new("the_lab_does_what_the_simulator_says", lab::does_what_the_simulator_says),
     Story::new("unknown_registry_is_named", bad_registry::unknown_registry_is_named),
     Story::new("hung_registry_is_reported_in_time", bad_registry::hung_registry_is_reported_in_time),
     Story::new("stopped_registry_is_reported_in_time", bad_registry::stopped_registry_is_reported_in_time),
