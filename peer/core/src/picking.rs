@@ -38,6 +38,8 @@ impl Swarm {
             self.partner_lost(digest, &other);
         }
         self.follow_partners(digest);
+        // One that was in another zone may help now with what it told long ago.
+        self.feed(digest);
     }
 
     pub(crate) fn partner_lost(&mut self, digest: Digest, id: &PeerId) {

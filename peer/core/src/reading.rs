@@ -53,6 +53,8 @@ impl Swarm {
                 if poisoned {
                     self.give_up(digest, failure);
                 } else {
+                    // What is read no more may be had of others.
+                    self.feed(digest);
                     self.forget_if_idle(digest);
                 }
             }
@@ -73,6 +75,7 @@ impl Swarm {
         let digests: Vec<Digest> = self.blobs.keys().copied().collect();
         for digest in digests {
             self.stop_reading(digest);
+            self.feed(digest);
         }
     }
 }

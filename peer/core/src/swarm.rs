@@ -287,6 +287,7 @@ impl Swarm {
         self.announce_all(digest);
         if wanted {
             self.tell(Report::Want { digest, size });
+            self.feed(digest);
         }
     }
 

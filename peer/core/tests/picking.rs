@@ -220,7 +220,13 @@ impl Peer {
                 assert!(self.uploads.len() <= 8, "invariant 5");
             }
             Output::RefuseUpload { upload, .. } => assert!(self.unanswered.remove(upload), "invariant 5"),
-            Output::Fail { .. } => self.failed = true,
+            Output::Fail { .. } => {
+                self.failed = true;
+                if self.on_disk.is_empty() {
+                    // Nothing of the blob is left, nor whom it was barred from.
+                    self.barred.clear();
+                }
+            }
             _ => {}
         }
     }
@@ -437,6 +443,18 @@ fn whoever_sends_a_corrupt_piece_is_never_asked_for_the_blob_again() {
     let parent = id("a");
     let outputs = peer.input(Input::Assigned { digest: digest(), piece, parent, hash: hash(piece) });
     assert!(fetches(&outputs).is_empty(), "not even where the scheduler says so");
+}
+
+/// A history that broke invariant 4.
+#[test]
+fn a_partner_that_turns_out_to_be_in_this_zone_is_asked_for_what_it_told_before() {
+    let mut peer = Peer::picking();
+    peer.name("a", false, true);
+    peer.name("a", false, false);
+    peer.holds("a", [1]);
+    assert!(peer.fetching.is_empty(), "what crosses zones is the scheduler's to plan");
+    peer.name("a", false, true);
+    assert!(peer.fetching.contains_key(&1));
 }
 
 #[test]

@@ -45,7 +45,8 @@ impl Scheduler {
         }
     }
 
-    /// Warm ones first, then seeds and complete holders, then others.
+    /// Warm ones first, then seeds and complete holders, then others: strangers only until there
+    /// are `strangers_max` drawn in all.
     fn draw_inside(&mut self, slot: TaskSlot, seat: Seat, zone: u32, strangers_max: usize) {
         let mut rng = self.rng.fork();
         let task = &self.tasks[slot];
