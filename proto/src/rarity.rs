@@ -11,8 +11,8 @@
 
 use crate::bits;
 
-/// The copies of each piece among some peers, a zone's or a download's partners: one bit per level and piece, five to eight bytes a piece
-/// besides.
+/// The copies of each piece among some peers, a zone's or a download's partners: one bit per level
+/// and piece, six bytes a piece besides.
 #[derive(Debug)]
 pub struct Rarity {
     /// Peers other than seeds that hold or await the piece.
@@ -101,8 +101,8 @@ impl Rarity {
         self.levels[index] & !self.at_seeds[index]
     }
 
-    /// The score of the best of the useful pieces, and the piece. They are given as a function from word index to word. Costs at most a look at each word
-    /// per level that has pieces; mostly a few.
+    /// The score of the best of the useful pieces, and the piece. They are given as a function from
+    /// word index to word. Costs at most a look at each word per level that has pieces; mostly a few.
     pub fn best(&self, useful: impl Fn(usize) -> u64, reader: Reader) -> Option<(u32, u32)> {
         if self.stride > SCRATCH {
             return self.best_of(useful, reader);
@@ -148,7 +148,7 @@ pub struct Reader {
 
 impl Reader {
     /// How far a piece is ahead of the reader; those behind it come last.
-    pub fn distance_to(self, index: u32) -> u32 {
+    fn distance_to(self, index: u32) -> u32 {
         match index.checked_sub(self.piece) {
             _ if !self.reads => 0,
             Some(ahead) => ahead,

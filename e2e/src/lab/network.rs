@@ -83,7 +83,8 @@ impl Network {
             peers: nodes("peer", peers, FIRST_PEER),
         };
         ip("link add switch type bridge")?;
-        // A switch filters nothing: the kernel's would pass each packet through the host's rules.
+        // A switch filters nothing: the kernel's would pass each packet through the host's rules,
+        // where there is such a setting.
         let _ = fs::write("/proc/sys/net/bridge/bridge-nf-call-iptables", "0");
         ip("link set switch up")?;
         ip(&format!("link add o-switch type veth peer name origin1 netns {ORIGIN_NETNS}"))?;

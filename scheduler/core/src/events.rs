@@ -111,6 +111,7 @@ impl Scheduler {
             return;
         }
         let (seat, newcomer) = self.enter(now, peer, slot);
+        let is_first = self.tasks[slot].member(seat).held_count == 0;
         let lacked_hashes = !hashes.is_empty() && !self.tasks[slot].knows_what_is_held();
         let parents = self.take_pieces(now, slot, seat, pieces, hashes);
         self.source_delivered(peer, slot, pieces);
@@ -122,7 +123,9 @@ impl Scheduler {
             self.draw_partners(slot, seat);
             self.ask_hashes(slot);
         }
-        self.befriend_if_lonely(slot, seat);
+        if is_first {
+            self.befriend_if_lonely(slot, seat);
+        }
         for parent in parents {
             self.feed_parent(now, parent);
         }

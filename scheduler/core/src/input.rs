@@ -81,7 +81,8 @@ pub enum Input {
     /// A peer holds these pieces, besides those it announced before.
     ///
     /// Costs a constant for each piece, feeding the peer as parent and as child, and each parent
-    /// that was to send one; where zones are joined, some children of its zone too. Told with
+    /// that was to send one; with its first, a draw of partners if they are few; where zones are
+    /// joined, some children of its zone too. Told with
     /// hashes that were unknown: feeding every member.
     Announced {
         /// Which peer.

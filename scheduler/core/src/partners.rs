@@ -27,7 +27,8 @@ impl Scheduler {
         self.draw(slot, seat, if has_warm { STRANGERS_FIRST } else { usize::MAX });
     }
 
-    /// Draws more partners for a member that still has few.
+    /// Draws more partners for a member that still has few when its first piece is there. Not at
+    /// each: a small zone never has enough.
     pub(crate) fn befriend_if_lonely(&mut self, slot: TaskSlot, seat: Seat) {
         if self.is_lonely(slot, seat) {
             self.draw_partners(slot, seat);
