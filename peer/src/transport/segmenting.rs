@@ -1,8 +1,8 @@
 //! A UDP socket that hands the kernel no more segments at once than one send may have.
 //!
 //! A send is at most 65 507 bytes, whatever its segments. quinn sends up to ten of them, and its
-//! socket takes the kernel's refusal for success (quinn issue 2199): with jumbo frames nothing
-//! large ever arrived.
+//! socket takes the kernel's refusal for success (quinn issue 2199): with jumbo frames such sends
+//! are lost, and paths fall back to small packets (measured in `dataplane.md` §5.3.3, not here).
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;
