@@ -29,8 +29,8 @@ impl Load {
     }
 }
 
-/// The planner is told its load so often.
-pub(crate) const WINDOW: Duration = Duration::from_secs(1);
+/// The planner is told its load so often: a backlog of more would hold everybody up.
+pub(crate) const WINDOW: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)] // a test may read the clock, once
@@ -42,8 +42,8 @@ mod tests {
         let start = Instant::now();
         let at = |millis| start + Duration::from_millis(millis);
         let mut load = Load::new(start);
-        assert_eq!(load.worked(at(100), at(400)), None);
-        assert_eq!(load.worked(at(900), at(1000)), Some(40));
-        assert_eq!(load.worked(at(1000), at(2500)), Some(100), "of the next window only");
+        assert_eq!(load.worked(at(25), at(100)), None);
+        assert_eq!(load.worked(at(225), at(250)), Some(40));
+        assert_eq!(load.worked(at(250), at(650)), Some(100), "of the next window only");
     }
 }

@@ -48,7 +48,7 @@ pub(crate) enum Event {
     /// The echo of a probe that was sent then reaches the scheduler.
     Echoed(PeerKey, Time),
     /// The planner is through with a batch and those before it.
-    PlannerTakes(PeerKey, Batch),
+    PlannerTakes,
     /// The scheduler's shell knows the planner's load.
     LoadMeasured,
     /// A batch reaches a peer over that stream.
@@ -108,7 +108,7 @@ impl Event {
             Self::BlobTaken(node) => (17, node.0.into()),
             Self::Attaches(node) => (18, node.0.into()),
             Self::Sampled => (19, 0),
-            Self::PlannerTakes(key, ..) => (21, key.0.into()),
+            Self::PlannerTakes => (21, 0),
             Self::LoadMeasured => (22, 0),
             Self::Echoed(key, _) => (23, key.0.into()),
         }

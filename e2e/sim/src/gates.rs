@@ -86,6 +86,7 @@ pub const GATED: &[&str] = &[
     "many-layers",
     "many-layers-at-once",
     "flash-10k",
+    "overload-500",
     "disk-full-10pct",
     "corrupt-parent",
     "one-slow-seed",
@@ -103,6 +104,7 @@ pub const QUICK: &[&str] = &[
     "even-200-64m",
     "slow-10pct",
     "far-scheduler",
+    "overload-500",
     "disk-full-10pct",
     "corrupt-parent",
 ];
@@ -142,6 +144,7 @@ const OWN: &[Gate] = &[
     median("many-layers", "ratio_last", |report| report.ratio_last, |_| 1.25),
     median("many-layers-at-once", "ratio_last", |report| report.ratio_last, |_| 1.25),
     median("flash-10k", "ratio_last", |report| report.ratio_last, |_| 1.15),
+    median("overload-500", "ratio_last", |report| report.ratio_last, |_| 1.25),
 ];
 
 const COMMON: &[Gate] = &[

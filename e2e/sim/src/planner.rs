@@ -1,11 +1,12 @@
 //! What the scheduler's shell does: inputs to the planner, one after the other on its one thread,
 //! and what it says to peers.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use flotilla_peer_core::{Batch, Input as PeerInput, Report};
 use flotilla_proto::Digest;
-use flotilla_scheduler_core::{Input as SchedulerInput, PeerKey};
+use flotilla_scheduler_core::{Input as SchedulerInput, Output as SchedulerOutput, PeerKey};
 
 use crate::control::{downward_rank, to_peer, to_scheduler};
 use crate::event::{Event, NodeIndex, Time};
@@ -15,6 +16,10 @@ use crate::world::World;
 #[derive(Debug, Default)]
 pub(crate) struct PlannerThread {
     free_at: Time,
+    /// What it has not come to.
+    waiting: VecDeque<(PeerKey, Batch)>,
+    /// What it planned and was not charged for.
+    assigned: u32,
     /// How much of the current window it worked, or will have.
     busy: Duration,
     /// By the probe, over the whole history.
@@ -37,15 +42,32 @@ pub struct Probe {
 impl World<'_> {
     /// A batch reached the scheduler: it waits until the planner is through with those before.
     pub(crate) fn scheduler_hears(&mut self, key: PeerKey, batch: Batch) {
-        let cost = self.scenario.planner.input_cost;
-        if cost.is_zero() {
+        if self.scenario.planner.costs.is_none() {
             return self.planner_takes(key, batch);
         }
-        let inputs: u32 = batch.reports().iter().map(input_count).sum();
         let thread = &mut self.thread;
-        thread.free_at = thread.free_at.max(self.now) + cost * inputs;
-        thread.busy += cost * inputs;
-        self.queue.push(thread.free_at, Event::PlannerTakes(key, batch));
+        thread.waiting.push_back((key, batch));
+        if thread.waiting.len() == 1 {
+            self.queue.push(thread.free_at.max(self.now), Event::PlannerTakes);
+        }
+    }
+
+    /// The planner's thread is free for the next batch. What it decides is on its way at once:
+    /// one batch takes it far less time than a message.
+    pub(crate) fn planner_takes_next(&mut self) {
+        let Some((key, batch)) = self.thread.waiting.pop_front() else { return };
+        let Some(costs) = self.scenario.planner.costs else { return };
+        let reports = u32::try_from(batch.reports().len()).expect("a batch is small");
+        let pieces: u32 = batch.reports().iter().map(piece_count).sum();
+        self.planner_takes(key, batch);
+        let thread = &mut self.thread;
+        let assigned = std::mem::take(&mut thread.assigned);
+        let cost = costs.report * reports + costs.piece * pieces + costs.assignment * assigned;
+        thread.busy += cost;
+        thread.free_at = self.now + cost;
+        if !thread.waiting.is_empty() {
+            self.queue.push(thread.free_at, Event::PlannerTakes);
+        }
     }
 
     /// A peer sends the echo of a probe at once; what the scenario's batches add to a round trip,
@@ -120,6 +142,7 @@ impl World<'_> {
         while let Some(output) = self.scheduler.poll_output() {
             self.log.scheduler_decided(self.now, &output);
             self.note_why(&output);
+            self.thread.assigned += u32::from(matches!(output, SchedulerOutput::Assign { .. }));
             if let Err(violation) = self.audit.told(&output) {
                 self.break_off(violation);
             }
@@ -174,16 +197,15 @@ impl World<'_> {
 /// As `scheduler/src/probe.rs` does.
 const PROBE_EVERY: Duration = Duration::from_millis(500);
 
-/// What the planner takes one by one: each piece of an announcement is one.
-fn input_count(report: &Report) -> u32 {
+fn piece_count(report: &Report) -> u32 {
     match report {
         Report::Announce { pieces, .. } => pieces.count(),
-        _ => 1,
+        _ => 0,
     }
 }
 
 /// The scheduler's daemon measures its load over so long (`scheduler/src/load.rs`).
-pub(crate) const LOAD_WINDOW: Duration = Duration::from_secs(1);
+pub(crate) const LOAD_WINDOW: Duration = Duration::from_millis(250);
 
 /// Where a scenario says what the load is, the planner hears it so often: before it has planned
 /// much of anything.

@@ -111,12 +111,23 @@ pub struct ClientSpec {
 /// The planner's load.
 #[derive(Debug, Clone, Copy)]
 pub struct PlannerSpec {
-    /// What one input costs the planner's one thread. Inputs queue while it is busy; zero
-    /// where the planner is not what the scenario is about.
-    pub input_cost: Duration,
+    /// What inputs cost the planner's one thread. They queue while it is busy; `None` where
+    /// the planner is not what the scenario is about.
+    pub costs: Option<PlannerCosts>,
     /// The load that the planner is told of from the start, whatever it is: with 100 it hands
     /// all picking to the peers.
     pub told_load_percent: Option<u8>,
+}
+
+/// What the planner's thread spends, as its bench measures it.
+#[derive(Debug, Clone, Copy)]
+pub struct PlannerCosts {
+    /// A piece that it plans, from the announcement that lets it to the assignment.
+    pub assignment: Duration,
+    /// A report, whatever it says.
+    pub report: Duration,
+    /// A piece in an announcement.
+    pub piece: Duration,
 }
 
 /// A node that dies and does not come back.
@@ -198,7 +209,7 @@ impl Scenario {
             registry: RegistrySpec { bytes_per_s: rate, first_byte: Duration::from_millis(5) },
             control: ControlSpec::near(),
             client: ClientSpec { bytes_per_s: 130e6, blobs_at_once: usize::MAX },
-            planner: PlannerSpec { input_cost: Duration::ZERO, told_load_percent: None },
+            planner: PlannerSpec { costs: None, told_load_percent: None },
             crashes: Vec::new(),
             home_seed_rate: 1.0,
         }

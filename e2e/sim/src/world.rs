@@ -159,7 +159,7 @@ impl<'a> World<'a> {
         }
         if self.scenario.planner.told_load_percent.is_some() {
             self.queue.push(Time::ZERO, Event::LoadMeasured);
-        } else if !self.scenario.planner.input_cost.is_zero() {
+        } else if self.scenario.planner.costs.is_some() {
             self.queue.push(LOAD_WINDOW, Event::LoadMeasured);
         }
         self.queue.push(SAMPLE_EVERY, Event::Sampled);
@@ -200,7 +200,7 @@ impl<'a> World<'a> {
             Event::StreamEnds(key) => self.stream_ends(key),
             Event::SchedulerFlushes(node) => self.scheduler_flushes(node),
             Event::SchedulerHears(key, batch) => self.scheduler_hears(key, batch),
-            Event::PlannerTakes(key, batch) => self.planner_takes(key, batch),
+            Event::PlannerTakes => self.planner_takes_next(),
             Event::Echoed(key, sent_at) => self.echoed(key, sent_at),
             Event::LoadMeasured => self.load_measured(),
             Event::PeerHears(key, batch) => self.peer_hears(key, batch),

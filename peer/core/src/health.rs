@@ -97,7 +97,8 @@ const FORGIVEN_AFTER: Duration = Duration::from_secs(10);
 
 /// About the time a queue of four pieces takes on a fast link.
 const FIRST_BUSY: Duration = Duration::from_millis(8);
-const MAX_BUSY: Duration = Duration::from_millis(128);
+/// Longer ones leave uplinks idle in a download's first second.
+const MAX_BUSY: Duration = Duration::from_millis(32);
 
 #[cfg(test)]
 mod tests {
@@ -142,7 +143,7 @@ mod tests {
             health.was_busy(now, 1.0);
             rests.push(health.rests_until(now).unwrap() - now);
         }
-        assert_eq!(rests, [8 * MS, 16 * MS, 32 * MS, 64 * MS, 128 * MS, 128 * MS]);
+        assert_eq!(rests, [8 * MS, 16 * MS, 32 * MS, 32 * MS, 32 * MS, 32 * MS]);
         health.delivered(MS, 1000, 2 * MS);
         assert_eq!(health.rests_until(now), None);
     }

@@ -42,7 +42,7 @@ const SPAN: Duration = Duration::from_millis(100);
 const FADING: f64 = 0.98;
 
 /// With fewer, uplinks stand idle between a piece and the request for the next.
-const MIN_WINDOW: usize = 4;
+const MIN_WINDOW: usize = 8;
 
 /// W of `scheduling.md` §3; as many requests as a parent takes, eight sent and four queued.
 const MAX_WINDOW: usize = 12;
@@ -64,6 +64,6 @@ mod tests {
     #[test]
     fn the_window_follows_what_comes_in_between_its_bounds() {
         assert_eq!(Intake::default().window(512 << 10), MIN_WINDOW);
-        assert_eq!([window_at(1250), window_at(36_000), window_at(125_000)], [MIN_WINDOW, 7, MAX_WINDOW]);
+        assert_eq!([window_at(1250), window_at(52_000), window_at(125_000)], [MIN_WINDOW, 10, MAX_WINDOW]);
     }
 }

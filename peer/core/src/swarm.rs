@@ -119,7 +119,9 @@ impl Swarm {
                 self.taken(digest, &parent, piece, first_byte);
             }
             Input::TakeFailed { digest, parent, error } => self.take_failed(digest, parent, error),
-            Input::UploadAsked { upload, digest, wish, child: _ } => self.upload_asked(upload, digest, wish),
+            Input::UploadAsked { upload, child, digest, wish } => {
+                self.upload_asked(upload, &child, digest, wish);
+            }
             Input::UploadEnded { upload, delivered } => self.upload_ended(upload, delivered),
             Input::SourceRead { digest, piece, hash } => self.source_read(digest, piece, hash),
             Input::SourceEnded { digest, result } => self.source_ended(digest, result),
@@ -217,10 +219,12 @@ impl Swarm {
         }
     }
 
-    fn upload_asked(&mut self, upload: UploadId, digest: Digest, wish: UploadWish) {
+    fn upload_asked(&mut self, upload: UploadId, child: &PeerId, digest: Digest, wish: UploadWish) {
         let Self { blobs, uploads, outputs, .. } = self;
+        let partner = blobs.get(&digest).and_then(|blob| blob.partners.get(child));
+        let has = partner.map_or(0, |partner| partner.held.count());
         let held = |digest| blobs.get(&digest).map(|blob| &blob.held);
-        outputs.extend(uploads.asked(&held, upload, digest, wish));
+        outputs.extend(uploads.asked(&held, upload, has, digest, wish));
     }
 
     fn upload_ended(&mut self, upload: UploadId, delivered: bool) {

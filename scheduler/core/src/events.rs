@@ -66,6 +66,8 @@ impl Scheduler {
         self.ask_hashes(slot);
         if self.tasks[slot].picking {
             self.outputs.push_back(Output::Picking { peer, digest, picks: true });
+        } else {
+            self.foresee_load(now, slot);
         }
         self.feed_downloads(now, peer);
         // What it holds from an earlier life may help the partners it has just drawn.
@@ -126,6 +128,9 @@ impl Scheduler {
         if is_first {
             self.befriend_if_lonely(slot, seat);
         }
+        if parents.is_empty() && self.tasks[slot].is_left_to_peers() {
+            return;
+        }
         for parent in parents {
             self.feed_parent(now, parent);
         }
@@ -162,6 +167,9 @@ impl Scheduler {
     ) -> Vec<PeerKey> {
         let mut parents = Vec::new();
         let peer = self.tasks[slot].member(seat).peer;
+        if self.tasks[slot].picking {
+            self.tasks[slot].moved_lately += pieces.count();
+        }
         self.trust_again(slot, seat);
         for (index, piece) in pieces.iter().enumerate() {
             if hashes.get(index).is_some_and(|hash| !self.tasks[slot].learn_hash(piece, *hash)) {

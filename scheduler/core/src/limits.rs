@@ -68,6 +68,9 @@ pub struct Limits {
     pub pieces_max: u64,
     /// Idle holders known of one blob; more would plan no better.
     pub holders_max: usize,
+    /// Pieces that the planner's thread plans in a second, until that was measured. A blob whose
+    /// members could take three times as many is handed to them at once.
+    pub planned_per_s: u32,
     /// From this load on, in percent, downloads are handed to the peers to pick by themselves.
     pub shed_at: u8,
     /// Below this load they are taken back.
@@ -111,6 +114,7 @@ impl Default for Limits {
             tasks_max: 200_000,
             pieces_max: 16 << 20,
             holders_max: 32,
+            planned_per_s: 200_000,
             shed_at: 70,
             resume_at: 45,
             reports_per_s: 100_000,

@@ -225,7 +225,7 @@ impl Scheduler {
         let task = &mut self.tasks[slot];
         let hash = task.hash(piece).expect("only pieces with a known hash help");
         task.launch(child, Flight { piece, parent, planned_at: now });
-        task.planned_lately += 1;
+        task.moved_lately += 1;
         let bytes = task.layout.piece_size(piece);
         let (digest, from, to) = (task.digest, task.member(parent), task.member(child));
         let (sender, receiver) = (from.peer, to.peer);

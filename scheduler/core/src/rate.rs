@@ -56,6 +56,11 @@ impl Meter {
 pub(crate) struct Usual(Option<f64>);
 
 impl Usual {
+    /// What is usual as far as is known.
+    pub(crate) fn value(&self) -> Option<f64> {
+        self.0
+    }
+
     /// One more sample. What is usual with it.
     pub(crate) fn learn(&mut self, sample: f64) -> f64 {
         let usual = self.0.get_or_insert(sample);

@@ -4,7 +4,7 @@
 use std::time::{Duration, Instant};
 
 use crate::scheduler::Scheduler;
-use crate::task::TaskSlot;
+use crate::task::{Task, TaskSlot};
 use crate::{Output, PeerKey};
 
 /// How much is asked of the planner.
@@ -14,58 +14,100 @@ pub(crate) struct Shedding {
     pub(crate) downloading_count: usize,
     /// What all peers were told last.
     pub(crate) interval: Duration,
+    /// How often that was doubled, since everything is handed over and yet too much.
+    doublings: u32,
     /// Tasks handed over, the latest last.
     picking: Vec<TaskSlot>,
     /// Nothing is taken back before.
     resume_at: Option<Instant>,
     /// How long to wait before something is taken back, the next time.
     patience: Duration,
+    /// When the load was last measured.
+    measured_at: Option<Instant>,
+    /// Pieces that the thread can plan in a second, as it did when it last was too busy.
+    planned_per_s: Option<f64>,
 }
 
 impl Scheduler {
     /// Hands the busiest blobs over, as many as it takes to come down to what is left free, or
-    /// takes one back. Costs a pass over the tasks, and over the members of those handed over.
+    /// takes one back where that would fit. Costs a pass over the tasks, and over the members of
+    /// those handed over.
     pub(crate) fn load_measured(&mut self, now: Instant, load_percent: u8) {
+        let measured_at = self.shedding.measured_at.replace(now);
+        let span = measured_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         if load_percent >= self.limits.shed_at {
-            self.shed(now, load_percent);
+            self.shed(now, span, load_percent);
         } else if load_percent < self.limits.resume_at {
-            self.resume(now);
+            self.shedding.doublings = self.shedding.doublings.saturating_sub(1);
+            self.resume(now, span, load_percent);
         }
         for task in self.tasks.iter_mut() {
-            task.planned_lately = 0;
+            task.moved_lately = 0;
+        }
+        self.pace_reports();
+    }
+
+    /// Hands a blob over that is plainly too much, as its members grow more: until its load
+    /// were measured, a backlog of a second would be there, and cost everyone that second.
+    pub(crate) fn foresee_load(&mut self, now: Instant, slot: TaskSlot) {
+        let task = &self.tasks[slot];
+        let rate = self.usual_down.value().unwrap_or(LIKELY_RATE);
+        #[expect(clippy::cast_precision_loss, reason = "far below 2^53 members")]
+        let to_come = task.peers_wanting as f64 * rate / f64::from(task.piece_len());
+        if to_come >= PLAINLY_TOO_MUCH * self.planned_per_s() {
+            self.hand_over(now, slot);
         }
     }
 
+    fn planned_per_s(&self) -> f64 {
+        self.shedding.planned_per_s.unwrap_or(self.limits.planned_per_s.into())
+    }
+
+    fn hand_over(&mut self, now: Instant, slot: TaskSlot) {
+        self.set_picking(slot, true);
+        self.shedding.picking.push(slot);
+        self.shedding.resume_at = Some(now + self.shedding.patience.max(PATIENCE_MIN));
+    }
+
     /// What a blob costs goes with the pieces planned of it.
-    fn shed(&mut self, now: Instant, load_percent: u8) {
-        let planned = |(slot, task): (TaskSlot, &crate::task::Task)| (task.planned_lately, slot);
+    fn shed(&mut self, now: Instant, span: Duration, load_percent: u8) {
+        let planned = |(slot, task): (TaskSlot, &Task)| (task.moved_lately, slot);
         let mut busy: Vec<(u32, TaskSlot)> =
             self.tasks.iter().filter(|(_, task)| !task.picking).map(planned).collect();
         busy.sort_unstable_by(|one, other| other.cmp(one));
         let all: u64 = busy.iter().map(|(planned, _)| u64::from(*planned)).sum();
+        if all == 0 {
+            self.shedding.doublings = DOUBLINGS_MAX.min(self.shedding.doublings + 1);
+            return;
+        }
+        self.shedding.planned_per_s = per_s(all, span).map(|rate| rate * 100.0 / f64::from(load_percent));
+        let patience = (self.shedding.patience * 2).clamp(PATIENCE_MIN, PATIENCE_MAX);
+        self.shedding.patience = patience;
         let excess = u64::from(load_percent - self.limits.resume_at);
         let mut left = (all * excess).div_ceil(u64::from(load_percent));
         for (planned, slot) in busy.into_iter().filter(|(planned, _)| *planned > 0) {
-            self.set_picking(slot, true);
-            self.shedding.picking.push(slot);
+            self.hand_over(now, slot);
             left = left.saturating_sub(planned.into());
             if left == 0 {
                 break;
             }
         }
-        let patience = (self.shedding.patience * 2).clamp(PATIENCE_MIN, PATIENCE_MAX);
-        self.shedding.patience = patience;
-        self.shedding.resume_at = Some(now + patience);
     }
 
-    fn resume(&mut self, now: Instant) {
+    fn resume(&mut self, now: Instant, span: Duration, load_percent: u8) {
         if self.shedding.resume_at.is_some_and(|at| now < at) {
             return;
         }
-        let Some(slot) = self.shedding.picking.pop() else {
+        let Some(&slot) = self.shedding.picking.last() else {
             self.shedding.patience = Duration::ZERO;
             return;
         };
+        let to_come = per_s(self.tasks[slot].moved_lately.into(), span).unwrap_or_default();
+        let percent = f64::from(load_percent) + 100.0 * to_come / self.planned_per_s();
+        if percent >= self.limits.shed_at.into() {
+            return;
+        }
+        self.shedding.picking.pop();
         self.set_picking(slot, false);
         let members: Vec<PeerKey> = self.tasks[slot].members().map(|(_, member)| member.peer).collect();
         for member in members {
@@ -111,10 +153,27 @@ impl Scheduler {
     /// So long that all downloading peers together send no more reports than may be.
     fn report_interval(&self) -> Duration {
         let count = u32::try_from(self.shedding.downloading_count).expect("fewer peers than 2^32");
-        let interval = Duration::from_secs(1) * count / self.limits.reports_per_s.max(1);
+        let usual = Duration::from_secs(1) * count / self.limits.reports_per_s.max(1);
+        let interval = usual * (1 << self.shedding.doublings);
         if interval < AT_ONCE { Duration::ZERO } else { interval.min(self.limits.report_interval_max) }
     }
 }
+
+/// `None` where no time passed.
+#[expect(clippy::cast_precision_loss, reason = "far below 2^53 pieces are planned in a second")]
+fn per_s(pieces: u64, span: Duration) -> Option<f64> {
+    (!span.is_zero()).then(|| pieces as f64 / span.as_secs_f64())
+}
+
+/// A link of 1 Gbit/s, before any was measured. Guessed too high, a blob is taken back once what
+/// its members move shows it.
+const LIKELY_RATE: f64 = 125e6;
+
+/// Between what one thread can plan and so many times as much, it is left to measurement to say.
+const PLAINLY_TOO_MUCH: f64 = 3.0;
+
+/// Where reports alone are too much, they are gathered up to 32 times as long.
+const DOUBLINGS_MAX: u32 = 5;
 
 /// Reports that would be gathered for less are not.
 const AT_ONCE: Duration = Duration::from_millis(5);

@@ -44,8 +44,8 @@ pub(crate) struct Task {
     pub(crate) source: Source,
     /// Whether the members choose their pieces by themselves.
     pub(crate) picking: bool,
-    /// Pieces planned since the load was last measured.
-    pub(crate) planned_lately: u32,
+    /// Pieces planned since the load was last measured; where members pick, those they told of.
+    pub(crate) moved_lately: u32,
 }
 
 /// What a task has in one zone.
@@ -87,7 +87,7 @@ impl Task {
             peers_wanting: 0,
             source: Source::Idle,
             picking: false,
-            planned_lately: 0,
+            moved_lately: 0,
         }
     }
 
@@ -101,6 +101,11 @@ impl Task {
 
     pub(crate) fn is_wanted(&self) -> bool {
         self.wanting_count > 0
+    }
+
+    /// Whether nothing is planned of it: its members pick, and there is no other zone to cross to.
+    pub(crate) fn is_left_to_peers(&self) -> bool {
+        self.picking && self.zones.len() == 1
     }
 
     /// Members, in the order of their seats.

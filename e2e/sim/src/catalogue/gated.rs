@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
-use crate::scenario::{Crash, GBIT, MBIT, Manner, Moment, NodeSpec, Part, Scenario, Victim, ZoneLink};
+use crate::scenario::{
+    Crash, GBIT, MBIT, Manner, Moment, NodeSpec, Part, PlannerCosts, Scenario, Victim, ZoneLink,
+};
 
 pub(super) fn all() -> Vec<Scenario> {
     vec![
@@ -21,6 +23,7 @@ pub(super) fn all() -> Vec<Scenario> {
         local(200, "local-200", "even-200; the peers pick their pieces by themselves"),
         local(2000, "local-2000", "even-200 with 2000 peers, which pick their pieces by themselves"),
         flash_10k(),
+        overload_500(),
         lone_late(),
         ten_of_2600(),
         disk_full_10pct(),
@@ -127,10 +130,19 @@ fn local(peers: usize, name: &'static str, about: &'static str) -> Scenario {
 
 fn flash_10k() -> Scenario {
     let about = "10 000 peers at 1 Gbit/s pull 1 GiB together, 3 seeds that hold nothing, the registry \
-                 sends 1 Gbit/s; the planner takes 5 µs an input, as its gate allows";
+                 sends 1 Gbit/s; the planner takes 5 µs an assignment, as its gate allows";
     let mut scenario = Scenario::even("flash-10k", about, 10_000, GBIT, vec![1 << 30]);
     scenario.seeds = vec![NodeSpec::member(GBIT); 3];
-    scenario.planner.input_cost = PLANNER_INPUT_COST;
+    scenario.planner.costs = Some(PLANNER_COSTS);
+    scenario
+}
+
+fn overload_500() -> Scenario {
+    let about = "500 peers at 1 Gbit/s pull 512 MiB together, and the planner is 20 times as slow";
+    let mut scenario = Scenario::even("overload-500", about, 500, GBIT, vec![512 << 20]);
+    let PlannerCosts { assignment, report, piece } = PLANNER_COSTS;
+    let costs = PlannerCosts { assignment: assignment * 20, report: report * 20, piece: piece * 20 };
+    scenario.planner.costs = Some(costs);
     scenario
 }
 
@@ -257,6 +269,10 @@ const LAYER_SIZES: [u64; 40] = [
 
 const SIGMA: f64 = 0.3;
 
-/// One input of the planner at 10 000 peers: what its gate of 200 000 assignments a second allows
-/// (`cargo bench -p flotilla-scheduler-core` says what it is).
-const PLANNER_INPUT_COST: Duration = Duration::from_micros(5);
+/// The planner at 10 000 peers: for an assignment what its gate of 200 000 a second allows, for the
+/// rest twice what `cargo bench -p flotilla-scheduler-core -- handed_over` says.
+const PLANNER_COSTS: PlannerCosts = PlannerCosts {
+    assignment: Duration::from_micros(5),
+    report: Duration::from_nanos(600),
+    piece: Duration::from_nanos(300),
+};
