@@ -68,8 +68,8 @@ pub struct Limits {
     pub pieces_max: u64,
     /// Idle holders known of one blob; more would plan no better.
     pub holders_max: usize,
-    /// Pieces that the planner's thread plans in a second, until that was measured. A blob whose
-    /// members could take three times as many is handed to them at once.
+    /// Pieces that the planner's thread can plan in a second, as far as nothing else was measured.
+    /// A blob whose members could take three times as many is handed to them at once.
     pub planned_per_s: u32,
     /// From this load on, in percent, downloads are handed to the peers to pick by themselves.
     pub shed_at: u8,

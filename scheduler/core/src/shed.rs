@@ -24,7 +24,7 @@ pub(crate) struct Shedding {
     patience: Duration,
     /// When the load was last measured.
     measured_at: Option<Instant>,
-    /// Pieces that the thread can plan in a second, as it did when it last was too busy.
+    /// Pieces that the thread can plan in a second, as it did when it got too busy.
     planned_per_s: Option<f64>,
 }
 
@@ -54,13 +54,9 @@ impl Scheduler {
         let rate = self.usual_down.value().unwrap_or(LIKELY_RATE);
         #[expect(clippy::cast_precision_loss, reason = "far below 2^53 members")]
         let to_come = task.peers_wanting as f64 * rate / f64::from(task.piece_len());
-        if to_come >= PLAINLY_TOO_MUCH * self.planned_per_s() {
+        if to_come >= PLAINLY_TOO_MUCH * f64::from(self.limits.planned_per_s) {
             self.hand_over(now, slot);
         }
-    }
-
-    fn planned_per_s(&self) -> f64 {
-        self.shedding.planned_per_s.unwrap_or(self.limits.planned_per_s.into())
     }
 
     fn hand_over(&mut self, now: Instant, slot: TaskSlot) {
@@ -80,7 +76,11 @@ impl Scheduler {
             self.shedding.doublings = DOUBLINGS_MAX.min(self.shedding.doublings + 1);
             return;
         }
-        self.shedding.planned_per_s = per_s(all, span).map(|rate| rate * 100.0 / f64::from(load_percent));
+        if self.shedding.picking.is_empty() {
+            // What else the thread does then is little.
+            let planned_per_s = per_s(all, span).map(|rate| rate * 100.0 / f64::from(load_percent));
+            self.shedding.planned_per_s = planned_per_s;
+        }
         let patience = (self.shedding.patience * 2).clamp(PATIENCE_MIN, PATIENCE_MAX);
         self.shedding.patience = patience;
         let excess = u64::from(load_percent - self.limits.resume_at);
@@ -99,11 +99,12 @@ impl Scheduler {
             return;
         }
         let Some(&slot) = self.shedding.picking.last() else {
-            self.shedding.patience = Duration::ZERO;
+            (self.shedding.patience, self.shedding.planned_per_s) = (Duration::ZERO, None);
             return;
         };
         let to_come = per_s(self.tasks[slot].moved_lately.into(), span).unwrap_or_default();
-        let percent = f64::from(load_percent) + 100.0 * to_come / self.planned_per_s();
+        let planned_per_s = self.shedding.planned_per_s.unwrap_or(self.limits.planned_per_s.into());
+        let percent = f64::from(load_percent) + 100.0 * to_come / planned_per_s;
         if percent >= self.limits.shed_at.into() {
             return;
         }

@@ -108,6 +108,20 @@ fn a_blob_that_is_plainly_too_much_is_handed_over_before_it_is_planned() {
 }
 
 #[test]
+fn a_thread_that_was_busy_with_other_things_plans_new_blobs_as_before() {
+    let mut swarm = Swarm::new(Limits::default(), 1);
+    swarm.load(100);
+    assert!(swarm.all_pick());
+    for _ in 0..5 {
+        swarm.load(0);
+    }
+    assert!(!swarm.all_pick(), "taken back");
+    let other = Digest::of(b"other");
+    swarm.input(Input::Wanted { peer: PeerKey(1), digest: other, size: SIZE, reader: true });
+    assert!(!swarm.all_pick(), "and the next is planned");
+}
+
+#[test]
 fn where_reports_alone_are_too_much_they_are_gathered_longer_until_they_are_not() {
     let mut swarm = Swarm::new(Limits { reports_per_s: 1_000, ..Limits::default() }, 20);
     let usual = *swarm.intervals.last().expect("20 peers gather for 20 ms");
