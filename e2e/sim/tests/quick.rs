@@ -32,6 +32,7 @@ lived_twice! {
     even_200_64m: "even-200-64m",
     slow_10pct: "slow-10pct",
     far_scheduler: "far-scheduler",
+    overload_500: "overload-500",
     disk_full_10pct: "disk-full-10pct",
     corrupt_parent: "corrupt-parent",
 }
