@@ -305,7 +305,8 @@ impl Swarm {
     /// pick by the same order, all ask the few that hold the newest pieces for the same ones.
     fn leap(&self, blob: &Blob) -> u32 {
         let draw = mix(self.seed ^ u64::from(blob.held.count()) << 32 ^ blob.requests.len() as u64);
-        if draw & 1 == 0 { 0 } else { (draw >> 32) as u32 % LEAP_MAX }
+        let most = (blob.layout.piece_count() / LEAP_PART).max(1);
+        if draw & 1 == 0 { 0 } else { (draw >> 32) as u32 % most }
     }
 
     fn take(&mut self, digest: Digest, seed: PeerId) {
@@ -359,9 +360,9 @@ fn tie(seed: u64, parent: &PeerId, piece: u32) -> u64 {
     mix(name)
 }
 
-/// Two doublings of rarity. 500 even peers that pick end at 1.12 to 1.14 of the bound with it, at
+/// A leap goes over an eighth of the blob: of 1024 pieces 128, two doublings of rarity. 500 even peers that pick end at 1.12 to 1.14 of the bound with it, at
 /// 1.16 to 1.19 without.
-const LEAP_MAX: u32 = 128;
+const LEAP_PART: u32 = 8;
 
 /// A seed's partners (`scheduling.md` §2f); one more is not taken note of.
 const MAX_PARTNERS: usize = 64;
