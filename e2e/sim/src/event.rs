@@ -47,7 +47,7 @@ pub(crate) enum Event {
     SchedulerHears(PeerKey, Batch),
     /// The echo of a probe that was sent then reaches the scheduler.
     Echoed(PeerKey, Time),
-    /// The planner is through with a batch and those before it.
+    /// The planner's thread is free for the next batch that waits.
     PlannerTakes,
     /// The scheduler's shell knows the planner's load.
     LoadMeasured,

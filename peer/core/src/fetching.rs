@@ -134,13 +134,12 @@ impl Swarm {
         if is_fetched {
             self.outputs.push_back(Output::AbortFetch { digest, piece });
         }
-        let taken_from = blob.requests.parent_that_chose(piece).cloned();
-        if let Some(picking) = blob.picking.as_mut().filter(|_| is_fetched || taken_from.is_some()) {
+        let parents = blob.requests.came(piece);
+        if let Some(picking) = blob.picking.as_mut().filter(|_| is_fetched || !parents.is_empty()) {
             // Whoever was to send it may be asked again.
             picking.is_dry = false;
         }
-        if let Some(parent) = taken_from {
-            blob.requests.end_take(&parent);
+        for parent in parents {
             self.outputs.push_back(Output::AbortTake { digest, parent });
         }
     }

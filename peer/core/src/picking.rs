@@ -2,8 +2,9 @@
 //! or is not there (DESIGN.md §6, `scheduling.md` §2l).
 //!
 //! It follows what its partners hold and keeps a window of requests under way, one to each
-//! partner. A seed chooses what it gives. Of the others the piece comes first, by the
-//! planner's own score, then the partner that has failed least. Nothing is scanned in vain:
+//! partner. Of what no other partner holds a seed chooses what it gives. Of the rest the piece
+//! comes first, by the planner's own score, then the partner that has failed least; a seed is
+//! asked for such a piece where nobody else has one to give. Nothing is scanned in vain:
 //! a request ends, a partner tells of a piece or has rested, and only then is one picked.
 
 use std::ops::Bound;
@@ -13,7 +14,7 @@ use flotilla_proto::{Digest, PeerId, PieceHash, PieceSet, Reader, mix};
 
 use crate::download::Blob;
 use crate::partner::{Follow, Partner, Picking};
-use crate::requests::Taking;
+use crate::requests::{Fetching, Taking};
 use crate::{FetchError, Output, Swarm};
 
 /// What to ask next.
@@ -149,20 +150,24 @@ impl Swarm {
         }
     }
 
-    /// A seed chose a piece. One that came meanwhile, or comes by another way, is declined.
+    /// A seed chose a piece, which flows. One that came meanwhile, or comes by another way, is
+    /// declined, unless it was only just asked for there: then that is given up.
     pub(crate) fn take_begun(&mut self, digest: Digest, seed: PeerId, piece: u32) {
+        let now = self.now();
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        let of_use = piece < blob.layout.piece_count()
-            && !blob.held.contains(piece)
-            && !blob.requests.is_awaited(piece);
-        let Some(taking) = blob.requests.taking_mut(&seed) else { return };
-        if of_use {
-            taking.piece = Some(piece);
-        } else {
+        let Some(taken_for) = blob.requests.age_of_take(now, &seed) else { return };
+        let just_asked = |fetching: &&Fetching| {
+            fetching.picked && now.saturating_duration_since(fetching.begun_at) * 2 < taken_for
+        };
+        if blob.requests.fetching(piece).as_ref().is_some_and(just_asked) {
+            blob.requests.end_fetch(piece);
+            self.outputs.push_back(Output::AbortFetch { digest, piece });
+        }
+        if !blob.requests.chose(&seed, piece) {
             blob.requests.end_take(&seed);
             self.outputs.push_back(Output::AbortTake { digest, parent: seed });
-            self.feed(digest);
         }
+        self.feed(digest);
     }
 
     /// The piece is on disk, even where its take was given up in the same moment.
@@ -182,11 +187,11 @@ impl Swarm {
     pub(crate) fn take_failed(&mut self, digest: Digest, seed: PeerId, error: FetchError) {
         let now = self.now();
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        let Some(Taking { piece, .. }) = blob.requests.end_take(&seed) else { return };
+        let Some(taking) = blob.requests.end_take(&seed) else { return };
         if let FetchError::NotHeld = error {
             self.health(&seed).rest(now, NOTHING_TO_TAKE);
         }
-        self.failed(digest, piece, seed, true, error);
+        self.failed(digest, taking.piece(), seed, true, error);
     }
 
     /// A piece came from a parent, which may be asked again: asks for more of its download, and
@@ -277,21 +282,24 @@ impl Swarm {
             }
         }
         let (seeds, others): (Vec<_>, Vec<_>) = free.into_iter().partition(|(_, partner)| partner.seed);
-        let take = |(seed, _): &(&PeerId, &Partner)| Pick::Take { seed: (*seed).clone() };
-        if let Some(seed) = seeds.iter().find(|(_, partner)| picking.has_uncopied(&lacking, &partner.held)) {
-            return Ok(take(seed));
+        let has_uncopied = |(_, seed): &&(_, &Partner)| picking.has_uncopied(&lacking, &seed.held);
+        if let Some((seed, _)) = seeds.iter().find(has_uncopied) {
+            return Ok(Pick::Take { seed: (*seed).clone() });
         }
         let (piece, piece_count) = (blob.held.first_missing(blob.reader), lacking.len());
-        let piece = (piece + self.leap(blob)).min(piece_count - 1);
-        let reader = Reader { piece, piece_count, reads: true };
-        let offered = |index: usize| {
-            let held = others.iter().fold(0, |held, (_, partner)| held | partner.held.words()[index]);
-            held & lacking.words()[index]
+        let ahead = piece + self.leap(blob);
+        let reader =
+            Reader { piece: if ahead < piece_count { ahead } else { piece }, piece_count, reads: true };
+        let best = |parents: &[(&PeerId, &Partner)]| {
+            let offered = |index: usize| {
+                let held = parents.iter().fold(0, |held, (_, partner)| held | partner.held.words()[index]);
+                held & lacking.words()[index]
+            };
+            picking.copies.best(offered, reader).map(|(_, piece)| piece)
         };
-        let Some((_, piece)) = picking.copies.best(offered, reader) else {
-            return seeds.first().map(take).ok_or(again_at);
-        };
-        let holders = others.iter().filter(|(_, partner)| partner.held.contains(piece));
+        let of_others = best(&others).map(|piece| (piece, &others));
+        let (piece, parents) = of_others.or_else(|| Some((best(&seeds)?, &seeds))).ok_or(again_at)?;
+        let holders = parents.iter().filter(|(_, partner)| partner.held.contains(piece));
         let rank = |(id, _): &&(&PeerId, &Partner)| {
             let strikes = self.health_by_parent.get(*id).map_or(0, |health| health.strikes(now));
             (strikes, tie(self.seed, id, piece))
@@ -312,8 +320,9 @@ impl Swarm {
     fn take(&mut self, digest: Digest, seed: PeerId) {
         let (begun_at, patience) = (self.now(), self.patience(&seed));
         let blob = self.blobs.get_mut(&digest).expect("picked for it");
-        let (layout, lacking) = (blob.layout, blob.lacking());
-        blob.requests.take(seed.clone(), begun_at);
+        let picking = blob.picking.as_ref().expect("picked for it");
+        let (layout, lacking) = (blob.layout, picking.uncopied(&blob.lacking()));
+        blob.requests.take(seed.clone(), begun_at, lacking.clone());
         self.outputs.push_back(Output::Take { digest, layout, parent: seed, lacking, patience });
     }
 
@@ -360,8 +369,8 @@ fn tie(seed: u64, parent: &PeerId, piece: u32) -> u64 {
     mix(name)
 }
 
-/// A leap goes over an eighth of the blob: of 1024 pieces 128, two doublings of rarity. 500 even peers that pick end at 1.12 to 1.14 of the bound with it, at
-/// 1.16 to 1.19 without.
+/// A leap goes over an eighth of the blob: of 1024 pieces 128, two doublings of rarity. 500 even
+/// peers that pick end at 1.12 to 1.14 of the bound with it, at 1.16 to 1.19 without.
 const LEAP_PART: u32 = 8;
 
 /// A seed's partners (`scheduling.md` §2f); one more is not taken note of.

@@ -2,7 +2,7 @@
 //! and pieces that the parent chooses.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flotilla_proto::{PeerId, PieceSet};
 
@@ -29,8 +29,17 @@ pub(crate) struct Fetching {
 #[derive(Debug)]
 pub(crate) struct Taking {
     pub(crate) begun_at: Instant,
-    /// What it chose, once that is known.
-    pub(crate) piece: Option<u32>,
+    /// What it may still bring: what it was offered and did not come otherwise, then what the
+    /// parent chose.
+    may_bring: PieceSet,
+}
+
+impl Taking {
+    /// What it brings, where that is certain.
+    pub(crate) fn piece(&self) -> Option<u32> {
+        let mut pieces = self.may_bring.iter();
+        pieces.next().filter(|_| pieces.next().is_none())
+    }
 }
 
 impl Requests {
@@ -52,20 +61,43 @@ impl Requests {
         Some(fetching)
     }
 
-    /// A parent that is not asked already is asked for a piece of its choice.
-    pub(crate) fn take(&mut self, parent: PeerId, begun_at: Instant) {
+    /// A parent that is not asked already is asked for a piece of its choice among these.
+    pub(crate) fn take(&mut self, parent: PeerId, begun_at: Instant, lacking: PieceSet) {
         self.count(&parent);
-        let former = self.taking.insert(parent, Taking { begun_at, piece: None });
+        let former = self.taking.insert(parent, Taking { begun_at, may_bring: lacking });
         assert!(former.is_none(), "one take from each parent at a time");
     }
 
-    pub(crate) fn taking_mut(&mut self, parent: &PeerId) -> Option<&mut Taking> {
-        self.taking.get_mut(parent)
+    /// How long ago the parent was asked for a piece of its choice, if it was.
+    pub(crate) fn age_of_take(&self, now: Instant, parent: &PeerId) -> Option<Duration> {
+        Some(now.saturating_duration_since(self.taking.get(parent)?.begun_at))
     }
 
-    /// The parent that chose a piece.
-    pub(crate) fn parent_that_chose(&self, piece: u32) -> Option<&PeerId> {
-        self.taking.iter().find(|(_, taking)| taking.piece == Some(piece)).map(|(parent, _)| parent)
+    /// A parent that was asked for a piece of its choice chose one. False if that does not help:
+    /// it came meanwhile, or is on its way from another.
+    pub(crate) fn chose(&mut self, parent: &PeerId, piece: u32) -> bool {
+        let is_awaited = self.fetching.contains_key(&piece)
+            || self.taking.iter().any(|(other, taking)| other != parent && taking.piece() == Some(piece));
+        let taking = self.taking.get_mut(parent).expect("it was asked");
+        if is_awaited || !taking.may_bring.contains(piece) {
+            return false;
+        }
+        let mut chosen = PieceSet::new(taking.may_bring.len());
+        chosen.insert(piece);
+        taking.may_bring = chosen;
+        true
+    }
+
+    /// A piece came. The parents that are asked for nothing else any more: their takes are over.
+    pub(crate) fn came(&mut self, piece: u32) -> Vec<PeerId> {
+        let useless = |(parent, taking): (&PeerId, &mut Taking)| {
+            (taking.may_bring.remove(piece) && taking.may_bring.is_empty()).then(|| parent.clone())
+        };
+        let parents: Vec<PeerId> = self.taking.iter_mut().filter_map(useless).collect();
+        for parent in &parents {
+            self.end_take(parent);
+        }
+        parents
     }
 
     /// A request whose piece the parent chooses is over.
@@ -93,12 +125,12 @@ impl Requests {
 
     /// Whether the piece is known to be on its way.
     pub(crate) fn is_awaited(&self, piece: u32) -> bool {
-        self.fetching.contains_key(&piece) || self.parent_that_chose(piece).is_some()
+        self.fetching.contains_key(&piece) || self.taking.values().any(|taking| taking.piece() == Some(piece))
     }
 
     /// Takes what is known to be on its way out of a set.
     pub(crate) fn strike_awaited(&self, pieces: &mut PieceSet) {
-        let chosen = self.taking.values().filter_map(|taking| taking.piece);
+        let chosen = self.taking.values().filter_map(Taking::piece);
         for piece in self.fetching.keys().copied().chain(chosen) {
             pieces.remove(piece);
         }

@@ -238,7 +238,7 @@ mod tests {
         let told: Vec<bool> = (0..5).map(|_| served(parent.ask(piece(1, false)))).collect();
         assert_eq!(told, [true, true, true, true, false]);
         parent.held.insert(3);
-        assert!(parent.end(1, true).len() == 1, "with a sixteenth of it the blob is under way");
+        assert_eq!(parent.end(1, true).len(), 1, "with a sixteenth of it the blob is under way");
     }
 
     #[test]

@@ -47,8 +47,8 @@ impl Scheduler {
         self.pace_reports();
     }
 
-    /// Hands a blob over that is plainly too much, as its members grow more: until its load
-    /// were measured, a backlog of a second would be there, and cost everyone that second.
+    /// Hands a blob over that is plainly too much, as its members grow more. Were its load measured
+    /// first, a backlog would be there by then and hold everyone up.
     pub(crate) fn foresee_load(&mut self, now: Instant, slot: TaskSlot) {
         let task = &self.tasks[slot];
         let rate = self.usual_down.value().unwrap_or(LIKELY_RATE);

@@ -8,7 +8,7 @@
 //!    nothing corrupt, and that are in this zone while there is a scheduler;
 //! 4. while a partner that could be asked holds something that is lacking and the window has
 //!    room, the peer does not idle;
-//! 5. of children, eight are served at once; each is answered once;
+//! 5. of children, eight at most are served at once; each is answered once;
 //! 6. when what is due was done, nothing is due at that same time.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)] // a test may read the clock, once, and unwrap
@@ -56,6 +56,52 @@ fn a_seed_is_asked_for_a_piece_of_its_choice_and_declined_what_comes_by_another_
     let outputs = peer.input(taken);
     assert!(outputs.contains(&Output::Release { digest: digest(), piece: 0 }));
     assert!(outputs.iter().any(|output| matches!(output, Output::Take { .. })), "and the next");
+}
+
+#[test]
+fn what_a_seed_can_only_mean_is_asked_of_nobody_else_and_what_came_otherwise_not_awaited() {
+    let mut peer = Peer::picking();
+    peer.name("s", true, true);
+    peer.name("a", false, true);
+    for piece in 2..PIECES {
+        peer.fetched(piece);
+    }
+    let outputs = peer.holds("s", 0..PIECES);
+    assert!(matches!(&outputs[..], [Output::Take { lacking, .. }] if *lacking == set([0, 1])));
+    assert_eq!(fetches(&peer.holds("a", [0, 1])), [(0, "a")], "the seed may choose either");
+    assert_eq!(fetches(&peer.fetched(0)), [], "now it can only choose the other");
+    let outputs = peer.fetched(1);
+    assert!(outputs.contains(&Output::AbortTake { digest: digest(), parent: id("s") }));
+}
+
+#[test]
+fn what_a_seed_sends_already_is_kept_and_what_was_only_just_asked_for_given_up() {
+    let mut peer = Peer::picking();
+    peer.name("s", true, true);
+    peer.name("a", false, true);
+    peer.holds("s", 0..PIECES);
+    peer.wait(Duration::from_millis(50));
+    assert_eq!(fetches(&peer.holds("a", [3])), [(3, "a")]);
+    peer.wait(Duration::from_millis(1));
+    let outputs = peer.input(Input::TakeBegun { digest: digest(), parent: id("s"), piece: 3 });
+    assert_eq!(outputs, [Output::AbortFetch { digest: digest(), piece: 3 }]);
+}
+
+#[test]
+fn a_seed_may_not_choose_what_others_hold_and_is_asked_for_it_by_name() {
+    let mut peer = Peer::picking();
+    peer.name("a", false, true);
+    peer.name("s", true, true);
+    let outputs = peer.holds("a", 0..PIECES - 1);
+    let (of_a, _) = fetches(&outputs)[0];
+    let outputs = peer.holds("s", 0..PIECES);
+    assert!(matches!(&outputs[..], [Output::Take { lacking, .. }] if *lacking == set([PIECES - 1])));
+    let last = Input::TakeBegun { digest: digest(), parent: id("s"), piece: PIECES - 1 };
+    peer.input(last);
+    let (parent, first_byte) = (id("s"), Duration::ZERO);
+    let outputs = peer.input(Input::Taken { digest: digest(), parent, piece: PIECES - 1, first_byte });
+    let by_name = fetches(&outputs);
+    assert!(matches!(by_name[..], [(piece, "s")] if piece != of_a), "{outputs:?}");
 }
 
 #[test]

@@ -231,7 +231,10 @@ impl Peer {
     pub(crate) fn is_asked_for(&self, piece: u32) -> bool {
         self.on_disk.contains(&piece)
             || self.fetching.contains_key(&piece)
-            || self.taking.values().any(|(_, chosen)| *chosen == Some(piece))
+            || self.taking.values().any(|(lacking, chosen)| {
+                let mut open = lacking.iter().filter(|piece| !self.on_disk.contains(piece));
+                *chosen == Some(piece) || open.next() == Some(piece) && open.next().is_none()
+            })
     }
 
     /// Invariant 4, for partners that never failed: others rest for a time that is theirs.
