@@ -97,7 +97,8 @@ const FORGIVEN_AFTER: Duration = Duration::from_secs(10);
 
 /// About the time a queue of four pieces takes on a fast link.
 const FIRST_BUSY: Duration = Duration::from_millis(8);
-/// Longer ones leave uplinks idle in a download's first second.
+/// Longer ones leave uplinks idle while few have anything to give: 500 even peers that pick end at
+/// 1.165 of the bound with it, with 128 ms at 1.184 (one seed).
 const MAX_BUSY: Duration = Duration::from_millis(32);
 
 #[cfg(test)]

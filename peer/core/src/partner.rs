@@ -61,8 +61,8 @@ impl Picking {
         both.enumerate().any(|(index, word)| word & self.copies.absent_word(index) != 0)
     }
 
-    /// Those of a set that no partner but seeds holds. A seed that may choose among the others,
-    /// too, would in the end choose what is fetched by name meanwhile. Costs a pass over the set.
+    /// Those of a set that no partner but seeds holds. A seed that could choose among the others
+    /// too would, near the end, choose what is fetched by name meanwhile. Costs a pass over the set.
     pub(crate) fn uncopied(&self, lacking: &PieceSet) -> PieceSet {
         let mut uncopied = PieceSet::new(lacking.len());
         for piece in lacking.iter().filter(|piece| self.copies.is_absent(*piece)) {

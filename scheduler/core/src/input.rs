@@ -58,7 +58,8 @@ pub enum Input {
     ///
     /// Costs a draw of partners, some looks for each, and feeding it. The first one orders the
     /// read: a pass over the members, as while any hash is unknown. Where the pace of reports
-    /// changes by half, every peer is told.
+    /// changes by half, every peer is told; where the blob is plainly too much to plan, everyone
+    /// who wants it.
     Wanted {
         /// Which peer.
         peer: PeerKey,
@@ -82,8 +83,8 @@ pub enum Input {
     ///
     /// Costs a constant for each piece, feeding the peer as parent and as child, and each parent
     /// that was to send one; with its first, a draw of partners if they are few; where zones are
-    /// joined, some children of its zone too. Told with
-    /// hashes that were unknown: feeding every member.
+    /// joined, some children of its zone too. Told with hashes that were unknown: feeding every
+    /// member. Of a blob that was handed over and has one zone: nobody is fed.
     Announced {
         /// Which peer.
         peer: PeerKey,
@@ -196,9 +197,10 @@ pub enum Input {
         /// How long.
         round_trip: Duration,
     },
-    /// How busy the one thread that runs the planner was over the last second.
+    /// How busy the one thread that runs the planner was since it was last told.
     ///
-    /// Costs a pass over all tasks, and over the members of those that change hands.
+    /// Costs a pass over all tasks, and over the members of those that change hands; feeding those
+    /// of one that is taken back. Where the pace of reports changes by half, every peer is told.
     LoadMeasured {
         /// 0 to 100.
         load_percent: u8,
