@@ -6,8 +6,10 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
+use bytesize::ByteSize;
 use flotilla_proto::{JoinTokenText, ParseJoinTokenError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -68,6 +70,42 @@ impl ManagerConfig {
         text.parse().map(Some).map_err(|source| JoinTokenError::Parse { from, source })
     }
 }
+
+/// Bytes a second, written as a size: `"50 MB"`. At least [`Self::MIN`]: with less, pieces that
+/// share it would be given up as stalled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "ByteSize", into = "String")]
+pub struct Bandwidth(NonZeroU64);
+
+impl Bandwidth {
+    /// 1 MB a second.
+    pub const MIN: Self = Self(NonZeroU64::new(1_000_000).expect("not zero"));
+
+    /// In bytes.
+    pub const fn bytes_per_s(self) -> NonZeroU64 {
+        self.0
+    }
+}
+
+impl TryFrom<ByteSize> for Bandwidth {
+    type Error = BandwidthError;
+
+    fn try_from(size: ByteSize) -> Result<Self, BandwidthError> {
+        let bytes = NonZeroU64::new(size.as_u64()).filter(|bytes| *bytes >= Self::MIN.0);
+        bytes.map(Self).ok_or(BandwidthError(size))
+    }
+}
+
+impl From<Bandwidth> for String {
+    fn from(bandwidth: Bandwidth) -> Self {
+        ByteSize(bandwidth.0.get()).display().si().to_string()
+    }
+}
+
+/// Less than a piece needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a bandwidth is at least 1 MB a second, not {}", .0.display().si())]
+pub struct BandwidthError(ByteSize);
 
 /// Where health, status and metrics are served; people and probes of this machine only.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -262,6 +300,7 @@ mod tests {
         admin: AdminConfig,
         log: LogConfig,
         manager: ManagerConfig,
+        bandwidth: Option<Bandwidth>,
     }
 
     fn load_text(text: &str) -> Result<Sample, ConfigError> {
@@ -276,6 +315,15 @@ mod tests {
         let error =
             load_text("name = \"a\"\n\n[admin]\nlisten_on = \"127.0.0.1:1\"\n").unwrap_err().to_string();
         assert!(error.ends_with("peer.toml:4: unknown key `listen_on`; did you mean `listen`?"), "{error}");
+    }
+
+    #[test]
+    fn a_bandwidth_is_a_size_and_no_less_than_a_piece_needs() {
+        let sample = load_text("bandwidth = \"50 MB\"\n").unwrap();
+        assert_eq!(sample.bandwidth.unwrap().bytes_per_s().get(), 50_000_000);
+        assert!(effective(&sample).contains("bandwidth = \"50.0 MB\""), "{}", effective(&sample));
+        let error = load_text("bandwidth = \"500 kB\"\n").unwrap_err().to_string();
+        assert!(error.ends_with("peer.toml:1: a bandwidth is at least 1 MB a second, not 500.0 kB"), "{error}");
     }
 
     #[test]

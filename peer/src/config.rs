@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use flotilla_daemon::config::{AdminConfig, LogConfig, ManagerConfig, MetricsConfig};
+use flotilla_daemon::config::{AdminConfig, Bandwidth, LogConfig, ManagerConfig, MetricsConfig};
 use flotilla_proto::{PeerId, RegistryHost};
 use serde::{Deserialize, Serialize};
 
@@ -88,12 +88,18 @@ pub struct TransportConfig {
     /// The largest packet that the network between the nodes carries, in bytes. What a path
     /// really carries is found out, up to this.
     pub mtu: Mtu,
+    /// What pieces may take of the node's uplink, a second; all of it unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub send_bandwidth: Option<Bandwidth>,
+    /// What pieces from other peers may take of its downlink, a second; all of it unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub receive_bandwidth: Option<Bandwidth>,
 }
 
 impl Default for TransportConfig {
     fn default() -> Self {
         let listen = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 4006));
-        Self { listen, advertise: None, mtu: Mtu::ETHERNET }
+        Self { listen, advertise: None, mtu: Mtu::ETHERNET, send_bandwidth: None, receive_bandwidth: None }
     }
 }
 

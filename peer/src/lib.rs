@@ -126,7 +126,7 @@ impl Peer {
 
         let mut metrics = telemetry::registry();
         let (store, evicted) = Store::open(&config.data_dir.join("store"), &config.store, &mut metrics)?;
-        let transport = Transport::new(pieces, &identity, config.transport.mtu, &mut metrics)
+        let transport = Transport::new(pieces, &identity, &config.transport, &mut metrics)
             .context("open the piece port")?;
         let (settings, watch) = settings::watch(identity.clone(), &config.data_dir, address.clone())?;
         let source = Source::new(config.source.clone(), &mut metrics);
@@ -134,7 +134,8 @@ impl Peer {
         let egress = Arc::new(Egress::new(name.clone(), transport.clone(), settings.clone(), seed.clone()));
         let (swarm, events) = Swarm::new(store.clone());
         let piece_bytes = PieceBytes::register(&mut metrics);
-        let services = Arc::new(Services::new(store.clone(), swarm.clone(), seed.clone(), &mut metrics));
+        let services = Services::new(&transport, store.clone(), swarm.clone(), seed.clone(), &mut metrics);
+        let services = Arc::new(services);
         let readiness = Readiness::new();
 
         let driver = Driver::new(DriverParts {

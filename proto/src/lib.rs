@@ -16,6 +16,7 @@ mod piece;
 mod piece_set;
 mod rarity;
 mod rendezvous;
+mod token_bucket;
 pub mod wire;
 
 pub use authorization::{Authorization, CredentialHash};
@@ -28,6 +29,7 @@ pub use piece::{Layout, PieceHash, PieceLen, Run};
 pub use piece_set::PieceSet;
 pub use rarity::{Rarity, Reader};
 pub use rendezvous::rendezvous_order;
+pub use token_bucket::TokenBucket;
 
 /// Version of every wire protocol between daemons of one cluster. A daemon talks to the
 /// previous version too; 1 is the first.

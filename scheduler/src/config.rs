@@ -1,9 +1,10 @@
 //! The scheduler's configuration.
 
+use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use flotilla_daemon::config::{AdminConfig, LogConfig, ManagerConfig, MetricsConfig};
+use flotilla_daemon::config::{AdminConfig, Bandwidth, LogConfig, ManagerConfig, MetricsConfig};
 use flotilla_proto::PeerId;
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,9 @@ pub struct SchedulerConfig {
     pub advertise: Option<SocketAddr>,
     /// How it first meets the manager.
     pub manager: ManagerConfig,
+    /// What is special about zones, by name. Peers that name no zone are in `""`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub zones: BTreeMap<String, ZoneConfig>,
     /// Health, status and metrics, for this machine.
     pub admin: AdminConfig,
     /// Metrics, for a Prometheus elsewhere.
@@ -39,9 +43,20 @@ impl Default for SchedulerConfig {
             listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 4003)),
             advertise: None,
             manager: ManagerConfig::default(),
+            zones: BTreeMap::new(),
             admin: AdminConfig::on_port(4004),
             metrics: MetricsConfig::default(),
             log: LogConfig::default(),
         }
     }
+}
+
+/// `[zones.NAME]`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ZoneConfig {
+    /// What pieces may take of the link that joins the zone to all others, a second, each way;
+    /// all of it unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<Bandwidth>,
 }

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
+use flotilla_daemon::config::Bandwidth;
 use flotilla_proto::PeerId;
 use flotilla_proto::wire::{join_hashes, scheduler as wire};
 use flotilla_scheduler_core::{Input, Limits, Output, PeerFacts, PeerKey, Scheduler, Zone};
@@ -15,6 +16,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
+use crate::ZoneConfig;
 use crate::load::{self, Load};
 use crate::metrics::{Direction, Metrics};
 use crate::probe::Probe;
@@ -85,8 +87,8 @@ impl Names for HashMap<PeerId, PeerKey> {
 }
 
 impl Driver {
-    pub(crate) fn new(name: PeerId, metrics: Metrics) -> Self {
-        Self {
+    pub(crate) fn new(name: PeerId, zones: &BTreeMap<String, ZoneConfig>, metrics: Metrics) -> Self {
+        let mut driver = Self {
             scheduler: Scheduler::new(Limits::default(), fastrand::u64(..)),
             links: BTreeMap::new(),
             pending: Vec::new(),
@@ -98,7 +100,13 @@ impl Driver {
             keys_given_back: Vec::new(),
             name,
             metrics,
+        };
+        for (name, config) in zones {
+            let bytes_per_s = config.bandwidth.map(Bandwidth::bytes_per_s);
+            let zone = driver.zone(name.clone());
+            driver.input(Input::LinkLimited { zone, bytes_per_s });
         }
+        driver
     }
 
     /// Runs until `shutdown` is cancelled.
@@ -381,7 +389,7 @@ mod tests {
     async fn what_a_peer_let_go_leaves_to_others_is_told_them_at_once() {
         let (events, waiting) = mpsc::channel(EVENTS_WAITING);
         let metrics = Metrics::register(&mut prometheus_client::registry::Registry::default());
-        let driver = Driver::new("planner".parse().unwrap(), metrics);
+        let driver = Driver::new("planner".parse().unwrap(), &BTreeMap::new(), metrics);
         tokio::spawn(driver.run(waiting, CancellationToken::new()));
         // Its welcome fills the outbox: what it is asked next finds no room.
         let (holder, _deaf) = attach(&events, "node-1", false, 1).await;

@@ -28,7 +28,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-pub use config::SchedulerConfig;
+pub use config::{SchedulerConfig, ZoneConfig};
 
 use crate::driver::{Driver, EVENTS_WAITING, Event};
 use crate::link::{Link, MAX_MESSAGE};
@@ -64,7 +64,7 @@ pub async fn run(config: SchedulerConfig, shutdown: CancellationToken) -> anyhow
     tasks.spawn_until_shutdown("settings", watch);
     tasks.spawn_until_shutdown("seeds", follow_seeds(settings, events));
     tasks.spawn_until_shutdown("renewal", renew_loop(identity));
-    tasks.spawn("driver", Driver::new(name.clone(), metrics).run(waiting, shutdown.clone()));
+    tasks.spawn("driver", Driver::new(name.clone(), &config.zones, metrics).run(waiting, shutdown.clone()));
     tracing::info!(%name, %region, listen = %config.listen, %advertise, "scheduler ready");
     rpc::serve(listener, tls, Routes::new(service), shutdown.clone()).await.context("serve gRPC")?;
     shutdown.cancel();

@@ -96,6 +96,7 @@ impl Audit {
             | Input::SeedsConfigured { .. }
             | Input::InventoryTold { .. }
             | Input::RoundTripMeasured { .. }
+            | Input::LinkLimited { .. }
             | Input::LoadMeasured { .. } => {}
         }
     }

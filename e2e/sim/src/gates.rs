@@ -70,6 +70,7 @@ pub fn of(scenario: &str) -> Vec<Gate> {
 pub const GATED: &[&str] = &[
     "even-200",
     "two-zones",
+    "narrow-budget",
     "edge-30x5",
     "trickle",
     "unequal",
@@ -96,6 +97,7 @@ pub const GATED: &[&str] = &[
 pub const QUICK: &[&str] = &[
     "even-200",
     "two-zones",
+    "narrow-budget",
     "unequal",
     "power-off-5pct",
     "local-200",
@@ -125,6 +127,8 @@ const OWN: &[Gate] = &[
     ),
     median("two-zones", "zone_copies", |report| report.zone_copies, |_| 1.05),
     median("two-zones", "ratio_last", |report| report.ratio_last, |_| 1.3),
+    median("narrow-budget", "zone_copies", |report| report.zone_copies, |_| 1.05),
+    median("narrow-budget", "ratio_last", |report| report.ratio_last, |_| 1.3),
     median("edge-30x5", "zone_copies", |report| report.zone_copies, |_| 1.05),
     median("edge-30x5", "ratio_last", |report| report.ratio_last, |_| 1.3),
     median("trickle", "ratio_own_p99", |report| report.ratio_own_p99, |_| 1.3),

@@ -7,7 +7,7 @@ use flotilla_proto::{Digest, Layout, PeerId, PieceHash, rendezvous_order};
 
 use crate::event::{NodeIndex, Time};
 use crate::network::bytes_f64;
-use crate::scenario::{Crash, Manner, Moment, NodeSpec, Part, Scenario, Victim};
+use crate::scenario::{Crash, Manner, Moment, NodeSpec, Part, Scenario, Victim, ZoneLink};
 use crate::weather::{Hose, Weather};
 
 /// The nodes, blobs and links of one history.
@@ -130,7 +130,8 @@ impl Region {
 
     /// When all peers of a zone, and those outside, can have what must cross the zone's link.
     fn zone_bound(&self, zone: u32, scenario: &Scenario) -> Time {
-        let rate = zone_rate(zone, scenario);
+        let link = zone_link(zone, scenario);
+        let rate = link.usable();
         let wanted = bytes_f64(scenario.bytes());
         let inside = |site: &Site| site.spec.zone == zone;
         let outside_wants = self.wanting().any(|site| !inside(site));
@@ -138,7 +139,8 @@ impl Region {
         let leaves = if outside_wants && !source_outside { wanted / rate } else { 0.0 };
         let count = bytes_f64(self.wanting().filter(|site| inside(site)).count() as u64);
         let all = self.weather.time_to_move(count * wanted, &self.hoses(inside, Site::up), rate);
-        all.max(Duration::from_secs_f64(leaves)).max(self.zone_entry_bound(zone, scenario))
+        let all = all.max(Duration::from_secs_f64(leaves)).saturating_sub(link.lead());
+        all.max(self.zone_entry_bound(zone, scenario))
     }
 
     /// When the last byte can have entered a zone in which nobody has it first.
@@ -147,7 +149,8 @@ impl Region {
         let has_source = self.sites.iter().any(|site| site.is_source() && inside(site));
         let wants = self.wanting().any(inside);
         let enters = if wants && !has_source { bytes_f64(scenario.bytes()) } else { 0.0 };
-        Duration::from_secs_f64(enters / zone_rate(zone, scenario))
+        let link = zone_link(zone, scenario);
+        Duration::from_secs_f64(enters / link.usable()).saturating_sub(link.lead())
     }
 
     fn hoses(&self, which: impl Fn(&Site) -> bool, hose: fn(&Site) -> Hose) -> Vec<(Hose, Time)> {
@@ -197,9 +200,9 @@ fn home_seed(blob: &Blob, sites: &[Site]) -> NodeIndex {
     NodeIndex::at(found.expect("drawn from the sites"))
 }
 
-fn zone_rate(zone: u32, scenario: &Scenario) -> f64 {
+fn zone_link(zone: u32, scenario: &Scenario) -> &ZoneLink {
     let link = scenario.zone_links.iter().find(|link| link.zone == zone);
-    link.expect("only zones with a link are asked for").bytes_per_s
+    link.expect("only zones with a link are asked for")
 }
 
 fn moment(moment: Moment, bound: Time, seed: u64) -> Time {
@@ -220,7 +223,7 @@ fn varied(seed: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::{MBIT, ZoneLink};
+    use crate::scenario::MBIT;
 
     fn bound(scenario: &Scenario) -> f64 {
         Region::draw(scenario, 1).lower_bound(scenario).as_secs_f64()
@@ -241,14 +244,14 @@ mod tests {
         scenario.registry.bytes_per_s = 1.2e6 / 8.0;
         is(&scenario, 40.0);
         scenario.peers[0].zone = 1;
-        scenario.zone_links = vec![ZoneLink { zone: 1, bytes_per_s: MBIT }];
+        scenario.zone_links = vec![ZoneLink::of(1, MBIT)];
         is(&scenario, 48.0);
     }
 
     #[test]
     fn a_zone_of_many_peers_may_need_longer_than_its_link_does_for_one_copy() {
         let mut scenario = Scenario::even("", "", 4, 8.0 * MBIT, vec![1_000_000]);
-        scenario.zone_links = vec![ZoneLink { zone: 1, bytes_per_s: MBIT }];
+        scenario.zone_links = vec![ZoneLink::of(1, MBIT)];
         for peer in &mut scenario.peers {
             (peer.zone, peer.up) = (1, 0.25 * MBIT);
         }

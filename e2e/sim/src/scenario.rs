@@ -1,6 +1,9 @@
 //! What a history starts from: nodes, blobs, links, and what goes wrong.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
+
+use crate::network::bytes_f64;
 
 /// One case, complete but for the seed of its randomness.
 #[derive(Debug, Clone)]
@@ -70,6 +73,26 @@ pub struct ZoneLink {
     pub zone: u32,
     /// What it moves each way, in bytes per second.
     pub bytes_per_s: f64,
+    /// What the planner is told that pieces may take of it each way, in bytes per second.
+    pub budget: Option<NonZeroU64>,
+}
+
+impl ZoneLink {
+    /// One that may be filled.
+    pub const fn of(zone: u32, bytes_per_s: f64) -> Self {
+        Self { zone, bytes_per_s, budget: None }
+    }
+
+    /// What pieces get of it each way, in bytes per second.
+    pub fn usable(&self) -> f64 {
+        let budget = self.budget.map_or(f64::INFINITY, |budget| bytes_f64(budget.get()));
+        self.bytes_per_s.min(budget)
+    }
+
+    /// How far ahead of [`Self::usable`] what crosses may be: the planner's 100 ms, and a piece.
+    pub(crate) fn lead(&self) -> Duration {
+        if self.budget.is_some() { Duration::from_millis(120) } else { Duration::ZERO }
+    }
 }
 
 /// The registry.

@@ -11,6 +11,8 @@ use crate::event::{Event, NodeIndex, Time};
 use crate::fair::Path;
 use crate::network::{FlowId, bytes_f64};
 use crate::node::NodeLinks;
+use crate::scenario::ZoneLink;
+use crate::violation::Violation;
 use crate::world::{Cargo, World};
 
 /// A fetch, never used again once it ended. Its parent calls the upload the same.
@@ -121,7 +123,15 @@ impl World<'_> {
         let [from, to] = [parent, child].map(|node| &self.nodes[node.place()]);
         let is_narrow = from.links.zone.is_some() || to.links.zone.is_some();
         if from.spec.zone != to.spec.zone && is_narrow {
-            *self.tally.crossed_bytes.entry(to.spec.zone).or_default() += bytes;
+            let zone = to.spec.zone;
+            let crossed = self.tally.crossed_bytes.entry(zone).or_default();
+            *crossed += bytes;
+            let (bytes, after) = (*crossed, self.now);
+            let link = self.scenario.zone_links.iter().find(|link| link.zone == zone);
+            let may_cross = |link: &ZoneLink| link.usable() * (after + link.lead()).as_secs_f64();
+            if link.is_some_and(|link| link.budget.is_some() && bytes_f64(bytes) > may_cross(link)) {
+                self.break_off(Violation::BudgetOverrun { zone, bytes, after });
+            }
         }
     }
 

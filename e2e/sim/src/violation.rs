@@ -54,6 +54,16 @@ pub enum Violation {
         /// Which blob.
         digest: Digest,
     },
+    /// More crossed into a zone than its link's budget lets through.
+    #[error("{bytes} bytes crossed into zone {zone} in {after:?}, more than its budget allows")]
+    BudgetOverrun {
+        /// Which zone.
+        zone: u32,
+        /// So many.
+        bytes: u64,
+        /// So soon.
+        after: Duration,
+    },
     /// The planner told a child to fetch what it has, or awaits.
     #[error("piece {piece} of {digest:?} is planned to {child:?}, which has it or awaits it")]
     PlannedTwice {

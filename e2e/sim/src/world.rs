@@ -148,6 +148,12 @@ impl<'a> World<'a> {
 
     /// Lets everything happen until every living peer has what it wants.
     pub(crate) fn run(&mut self) -> Result<(), Violation> {
+        for link in &self.scenario.zone_links {
+            let (zone, bytes_per_s) = (Zone(link.zone), link.budget);
+            if bytes_per_s.is_some() {
+                self.tell_scheduler(SchedulerInput::LinkLimited { zone, bytes_per_s });
+            }
+        }
         for (place, node) in self.nodes.iter().enumerate() {
             self.queue.push(node.spec.arrives, Event::Arrives(NodeIndex::at(place)));
         }

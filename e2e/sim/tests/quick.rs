@@ -24,6 +24,7 @@ macro_rules! lived_twice {
 lived_twice! {
     even_200: "even-200",
     two_zones: "two-zones",
+    narrow_budget: "narrow-budget",
     unequal: "unequal",
     power_off_5pct: "power-off-5pct",
     local_200: "local-200",

@@ -45,6 +45,12 @@ pub struct LabPlan {
     /// The largest packet that the network carries, in bytes; 9000 with jumbo frames.
     #[arg(long, default_value_t = ETHERNET_MTU, value_parser = clap::value_parser!(u16).range(1280..=9000))]
     mtu: u16,
+    /// What pieces may take of each node's uplink, a second, by its own configuration.
+    #[arg(long)]
+    pub(crate) send_bandwidth: Option<ByteSize>,
+    /// What they may take of its downlink.
+    #[arg(long)]
+    pub(crate) receive_bandwidth: Option<ByteSize>,
     /// What the registry sends at most; as fast as it can unless given.
     #[arg(long)]
     registry_rate: Option<Rate>,
@@ -74,6 +80,8 @@ impl LabPlan {
             seeds: 1,
             rate,
             mtu: ETHERNET_MTU,
+            send_bandwidth: None,
+            receive_bandwidth: None,
             registry_rate: None,
             size,
             kill: None,
@@ -81,6 +89,18 @@ impl LabPlan {
             away: 0.0,
             dir: None,
         }
+    }
+}
+
+impl LabPlan {
+    /// What stands in `[transport]` of each peer.
+    fn transport_keys(&self) -> String {
+        let limit = |key: &str, bandwidth: Option<ByteSize>| {
+            bandwidth.map(|bandwidth| format!("{key} = \"{} B\"\n", bandwidth.as_u64())).unwrap_or_default()
+        };
+        let send = limit("send_bandwidth", self.send_bandwidth);
+        let receive = limit("receive_bandwidth", self.receive_bandwidth);
+        format!("mtu = {}\n{send}{receive}", self.mtu)
     }
 }
 
@@ -167,7 +187,7 @@ pub(crate) fn play(stage: &Stage, plan: &LabPlan) -> Result<LabReport> {
     origin.publish(&image)?;
 
     let network = Network::lay(plan.seeds, plan.nodes, plan.rate, plan.mtu)?;
-    let mut fleet = Fleet::start(stage, &network, &origin)?;
+    let mut fleet = Fleet::start(stage, &network, &origin, &plan.transport_keys())?;
     if let Some(rate) = plan.registry_rate {
         network.shape_origin(rate)?;
     }

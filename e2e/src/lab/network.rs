@@ -20,7 +20,6 @@ use crate::stage::{ORIGIN_NETNS, REGISTRY_IP};
 /// The nodes, and what they are connected by.
 #[derive(Debug)]
 pub(crate) struct Network {
-    mtu: u16,
     control: Node,
     seeds: Vec<Node>,
     peers: Vec<Node>,
@@ -77,7 +76,6 @@ impl Network {
                 .collect()
         };
         let network = Self {
-            mtu,
             control: Node { name: "control".to_owned(), address: address(3) },
             seeds: nodes("seed", seeds, FIRST_SEED),
             peers: nodes("peer", peers, FIRST_PEER),
@@ -102,11 +100,6 @@ impl Network {
     /// Limits what the registry sends to all nodes together.
     pub(crate) fn shape_origin(&self, rate: Rate) -> Result<()> {
         tc(&["-n", "origin"], "origin1", rate)
-    }
-
-    /// The largest packet that it carries, in bytes.
-    pub(crate) fn mtu(&self) -> u16 {
-        self.mtu
     }
 
     pub(crate) fn control(&self) -> &Node {

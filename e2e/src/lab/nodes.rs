@@ -30,7 +30,12 @@ pub(crate) struct Fleet<'a> {
 
 impl<'a> Fleet<'a> {
     /// Starts everyone and waits until each is ready.
-    pub(crate) fn start(stage: &'a Stage, network: &'a Network, origin: &Origin<'_>) -> Result<Self> {
+    pub(crate) fn start(
+        stage: &'a Stage,
+        network: &'a Network,
+        origin: &Origin<'_>,
+        transport_keys: &str,
+    ) -> Result<Self> {
         let manager = start_manager(stage, network.control())?;
         let admin = Admin { stage, node: network.control() };
         admin.tell("region", &["region", "add", REGION])?;
@@ -42,7 +47,7 @@ impl<'a> Fleet<'a> {
         let scheduler = start_scheduler(stage, network.control(), &token(&tokens("scheduler")?)?)?;
         let (seed_token, peer_token) = (token(&tokens("seed")?)?, token(&tokens("peer")?)?);
         let start = |nodes: &[Node], token: &str| -> Result<Vec<Option<Process>>> {
-            nodes.iter().map(|node| start_peer(stage, node, network.mtu(), token).map(Some)).collect()
+            nodes.iter().map(|node| start_peer(stage, node, transport_keys, token).map(Some)).collect()
         };
         let seeds = start(network.seeds(), &seed_token)?;
         let peers = start(network.peers(), &peer_token)?;
@@ -179,11 +184,11 @@ fn start_scheduler(stage: &Stage, node: &Node, token: &str) -> Result<Process> {
     run(stage, node, "scheduler", "scheduler", "scheduler")
 }
 
-fn start_peer(stage: &Stage, node: &Node, mtu: u16, token: &str) -> Result<Process> {
+fn start_peer(stage: &Stage, node: &Node, transport_keys: &str, token: &str) -> Result<Process> {
     let (name, home) = (&node.name, home(stage, &node.name));
     let config = format!(
         "name = \"{name}\"\ndata_dir = {home:?}\n[manager]\njoin_token = \"{token}\"\n\
-         [transport]\nadvertise = \"{}:4006\"\nmtu = {mtu}\n",
+         [transport]\nadvertise = \"{}:4006\"\n{transport_keys}",
         node.address
     );
     write_config(stage, name, &config)?;

@@ -1,6 +1,8 @@
 //! What the lab came to, in the simulator's words and beside its prediction.
 
 use anyhow::{Context as _, Result};
+use bytesize::ByteSize;
+use flotilla_e2e_sim::scenario::Part;
 use flotilla_e2e_sim::{Report, Scenario, lower_bound};
 use flotilla_proto::PieceLen;
 use serde::Serialize;
@@ -96,6 +98,12 @@ fn figures(scenario: &Scenario, pulled: &[Pulled], source_bytes: u64, fleet: &Fl
 fn scenario(plan: &LabPlan, peers: usize, bytes: u64) -> Scenario {
     let rate = plan.rate.bytes_per_s();
     let mut scenario = Scenario::even("lab", "the lab's own case", peers, rate, vec![bytes]);
+    let within = |limit: Option<ByteSize>| limit.map_or(rate, |limit| rate.min(as_f64(limit.as_u64())));
+    for peer in scenario.peers.iter_mut().chain(&mut scenario.seeds) {
+        peer.up = within(plan.send_bandwidth);
+        // What a seed reads from the registry are no pieces.
+        peer.down = if peer.part == Part::Wants { within(plan.receive_bandwidth) } else { rate };
+    }
     scenario.seeds = vec![scenario.seeds[0]; usize::from(plan.seeds)];
     if let Some(registry) = plan.registry_rate {
         scenario.registry.bytes_per_s = registry.bytes_per_s();

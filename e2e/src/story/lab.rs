@@ -19,3 +19,34 @@ pub(super) fn does_what_the_simulator_says(stage: &Stage) -> Result<()> {
     println!("last {:.3} of the bound, {to_predicted:.3} of the prediction", report.ratio_last);
     Ok(())
 }
+
+/// What pieces may take of the uplinks is 4 MB a second by the nodes' own word: as if these had
+/// no more.
+pub(super) fn keeps_to_a_send_bandwidth(stage: &Stage) -> Result<()> {
+    let mut plan = fast()?;
+    plan.send_bandwidth = Some(ByteSize::mb(4));
+    keeps_to_bandwidths(stage, &plan)
+}
+
+/// The same of the downlinks.
+pub(super) fn keeps_to_a_receive_bandwidth(stage: &Stage) -> Result<()> {
+    let mut plan = fast()?;
+    plan.receive_bandwidth = Some(ByteSize::mb(4));
+    keeps_to_bandwidths(stage, &plan)
+}
+
+fn fast() -> Result<LabPlan> {
+    Ok(LabPlan::plain(3, "1gbit".parse()?, ByteSize::mib(16)))
+}
+
+fn keeps_to_bandwidths(stage: &Stage, plan: &LabPlan) -> Result<()> {
+    let played = play(stage, plan)?;
+    let report = played.report();
+    ensure!(report.source_ratio <= 1.01, "{} of the layer came from the registry", report.source_ratio);
+    ensure!(report.wasted_ratio <= 0.03, "{} of the pieces were for nothing", report.wasted_ratio);
+    // They may be ahead by 100 ms, and the last piece need only begin in time.
+    let last = report.ratio_last;
+    ensure!((0.9..=1.3).contains(&last), "the last node took {last} of the bound");
+    println!("last {last:.3} of the bound");
+    Ok(())
+}

@@ -1,5 +1,6 @@
 //! Asking another peer for a piece, whoever chooses it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
@@ -9,6 +10,7 @@ use flotilla_proto::wire::peer::{PieceRun, Response, Take, request};
 use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet};
 use tokio::time::{Instant, timeout};
 
+use super::pacer::Pacer;
 use super::stream::{HeaderError, Incoming};
 use super::{CallError, Transport, runs};
 
@@ -25,8 +27,9 @@ pub(crate) struct Chosen {
     /// As the parent says.
     pub(crate) hash: PieceHash,
     first_byte: Duration,
-    len: usize,
+    len: u32,
     answer: Incoming,
+    receiving: Arc<Pacer>,
 }
 
 impl Transport {
@@ -46,7 +49,9 @@ impl Transport {
     ) -> Result<Received, FetchError> {
         let run = PieceRun { digest: digest.into(), first: piece, count: 1, picked };
         let (_, answer, first_byte) = self.ask(parent, request::Kind::Pieces(run), patience).await?;
-        let bytes = gather(answer, layout.piece_size(piece) as usize, patience).await?;
+        let len = layout.piece_size(piece);
+        self.receiving.pass(len).await;
+        let bytes = gather(answer, len as usize, patience).await?;
         Ok(Received { bytes, first_byte })
     }
 
@@ -72,8 +77,15 @@ impl Transport {
         if !lacking.contains(piece) {
             return Err(FetchError::Corrupt);
         }
-        let len = layout.piece_size(piece) as usize;
-        Ok(Chosen { piece, hash: PieceHash::from_bytes(hash), first_byte, len, answer })
+        let len = layout.piece_size(piece);
+        Ok(Chosen {
+            piece,
+            hash: PieceHash::from_bytes(hash),
+            first_byte,
+            len,
+            answer,
+            receiving: self.receiving.clone(),
+        })
     }
 
     /// One request, and the header of its answer if that is that something follows.
@@ -108,7 +120,8 @@ impl Chosen {
     ///
     /// As soon as `patience` with the parent is at its end, or it cuts the piece short.
     pub(crate) async fn receive(self, patience: Patience) -> Result<Received, FetchError> {
-        let bytes = gather(self.answer, self.len, patience).await?;
+        self.receiving.pass(self.len).await;
+        let bytes = gather(self.answer, self.len as usize, patience).await?;
         Ok(Received { bytes, first_byte: self.first_byte })
     }
 }

@@ -3,13 +3,14 @@
 //! One connection per peer pair, whoever dialled (of two that dial each other at the same moment,
 //! requests go over one, and the other idles); one bidirectional stream per request: a small
 //! header, then raw bytes. `quic` sets the endpoint up, `congestion` paces it, `pool`
-//! keeps connections. `fetch` asks for pieces, `upload` sends them, `follow` tells and hears who
+//! keeps connections, `pacer` keeps to what the node may take of its link. `fetch` asks for pieces, `upload` sends them, `follow` tells and hears who
 //! holds what, `call` asks a seed to speak to a registry, `serve` answers that.
 
 mod call;
 mod congestion;
 mod fetch;
 mod follow;
+mod pacer;
 mod pool;
 mod quic;
 mod runs;
@@ -25,7 +26,7 @@ use flotilla_daemon::identity::NodeIdentity;
 use flotilla_proto::PeerId;
 use prometheus_client::registry::Registry;
 
-use crate::Mtu;
+use crate::TransportConfig;
 
 pub(crate) use call::{CallError, Offered};
 pub(crate) use fetch::Received;
@@ -33,12 +34,15 @@ pub(crate) use pool::DialError;
 pub(crate) use serve::Services;
 pub(crate) use stream::Incoming;
 
+use pacer::Pacer;
 use pool::{PathMtu, Pool};
 
 /// A handle on the transport; clones share its connections.
 #[derive(Clone)]
 pub(crate) struct Transport {
     pool: Arc<Pool>,
+    sending: Arc<Pacer>,
+    receiving: Arc<Pacer>,
 }
 
 impl Transport {
@@ -50,13 +54,15 @@ impl Transport {
     pub(crate) fn new(
         socket: UdpSocket,
         identity: &NodeIdentity,
-        mtu: Mtu,
+        config: &TransportConfig,
         metrics: &mut Registry,
     ) -> std::io::Result<Self> {
-        let endpoint = quic::endpoint(socket, identity, mtu)?;
+        let endpoint = quic::endpoint(socket, identity, config.mtu)?;
         let pool = Arc::new(Pool::new(endpoint, identity.identity().clone(), metrics));
         metrics.register_collector(Box::new(PathMtu(Arc::downgrade(&pool))));
-        Ok(Self { pool })
+        let [sending, receiving] = [config.send_bandwidth, config.receive_bandwidth]
+            .map(|bandwidth| Arc::new(Pacer::new(bandwidth)));
+        Ok(Self { pool, sending, receiving })
     }
 
     /// Learns where a peer is, and whether it is a seed.

@@ -16,6 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::follow::FOLLOWS;
+use super::pacer::Pacer;
 use super::stream::{Incoming, cut};
 use super::{Offered, Transport};
 use crate::body;
@@ -32,17 +33,24 @@ pub(crate) struct Services {
     /// `None` in a peer that is no seed.
     seed: Option<Arc<Seed>>,
     pub(super) uploaded_bytes: Counter,
+    pub(super) sending: Arc<Pacer>,
 }
 
 impl Services {
-    pub(crate) fn new(store: Store, swarm: Swarm, seed: Option<Arc<Seed>>, metrics: &mut Registry) -> Self {
+    pub(crate) fn new(
+        transport: &Transport,
+        store: Store,
+        swarm: Swarm,
+        seed: Option<Arc<Seed>>,
+        metrics: &mut Registry,
+    ) -> Self {
         let uploaded_bytes = Counter::default();
         metrics.register(
             "flotilla_peer_uploaded_bytes",
             "Bytes of pieces sent to other peers",
             uploaded_bytes.clone(),
         );
-        Self { store, swarm, seed, uploaded_bytes }
+        Self { store, swarm, seed, uploaded_bytes, sending: transport.sending.clone() }
     }
 }
 

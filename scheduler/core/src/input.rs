@@ -1,5 +1,6 @@
 //! What happened.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use flotilla_proto::{Digest, PeerId, PieceHash, PieceSet};
@@ -196,6 +197,15 @@ pub enum Input {
         peer: PeerKey,
         /// How long.
         round_trip: Duration,
+    },
+    /// What pieces may take of the link that joins a zone to all others.
+    ///
+    /// Costs a pass over all tasks, and feeding the zone's members.
+    LinkLimited {
+        /// Which zone.
+        zone: Zone,
+        /// At most so many bytes a second each way; `None`: what the link carries.
+        bytes_per_s: Option<NonZeroU64>,
     },
     /// How busy the one thread that runs the planner was since it was last told.
     ///

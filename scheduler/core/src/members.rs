@@ -1,5 +1,6 @@
 //! Who has a part in which task, and the bookkeeping that follows from it.
 
+use std::num::NonZeroU64;
 use std::time::Instant;
 
 use flotilla_proto::{Digest, Layout};
@@ -68,6 +69,13 @@ impl Scheduler {
             self.zones.len() - 1
         });
         ZonePlace(u32::try_from(place).expect("bounded by the number of peers"))
+    }
+
+    /// States what may cross a zone's link.
+    pub(crate) fn link_limited(&mut self, now: Instant, zone: Zone, bytes_per_s: Option<NonZeroU64>) {
+        let place = self.zone_place(zone);
+        self.zone_links[place.0 as usize].limit(bytes_per_s);
+        self.feed_across(now, place);
     }
 
     /// The gates between two zones of a task.

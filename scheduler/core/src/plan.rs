@@ -12,8 +12,9 @@ use crate::explain::Obstacle;
 use crate::member::Flight;
 use crate::peer::Landed;
 use crate::rank::{ChildRank, ParentRank, PieceScore, tie};
-use crate::scheduler::Scheduler;
+use crate::scheduler::{Deadline, Scheduler};
 use crate::task::{Landing, Seat, Task, TaskSlot, TaskZone};
+use crate::zone::ZonePlace;
 use crate::{Output, PeerKey};
 
 /// One piece about to be planned.
@@ -72,7 +73,7 @@ impl Scheduler {
         let task = &self.tasks[slot];
         let TaskZone { seats, place, .. } = &task.zones[zone as usize];
         let gate = &self.zone_links[place.0 as usize].inbound;
-        if task.zones.len() == 1 || seats.is_empty() || !gate.is_open(task.piece_len()) {
+        if task.zones.len() == 1 || seats.is_empty() || !gate.is_open(now, task.piece_len()) {
             return;
         }
         let turn = self.rng.usize(..seats.len());
@@ -80,6 +81,24 @@ impl Scheduler {
             seats[turn..].iter().chain(&seats[..turn]).take(self.limits.candidates).copied().collect();
         for seat in some {
             self.feed_child(now, slot, seat);
+        }
+    }
+
+    /// The budget of a zone's link lets something across again: into the zone, or out of it. Costs
+    /// a look at its members in each task, until it is spent.
+    pub(crate) fn feed_across(&mut self, now: Instant, place: ZonePlace) {
+        let takes_part = |task: &Task| task.is_wanted() && task.zones.len() > 1;
+        let tasks = self.tasks.iter().filter(|(_, task)| takes_part(task));
+        let slots: Vec<TaskSlot> = tasks.map(|(slot, _)| slot).collect();
+        let turn = self.rng.u32(..);
+        for slot in rotate(&slots, turn).copied() {
+            let task = &self.tasks[slot];
+            let Some(zone) = task.zones.iter().find(|zone| zone.place == place) else { continue };
+            let seats: Vec<Seat> = rotate(&zone.seats, turn).copied().collect();
+            for seat in seats {
+                self.feed_child(now, slot, seat);
+                self.feed_parent(now, self.tasks[slot].member(seat).peer);
+            }
         }
     }
 
@@ -177,7 +196,7 @@ impl Scheduler {
             return task.picking.then_some(Obstacle::PicksItself);
         }
         let gates = self.gates(task, from.zone, to.zone);
-        gates.iter().any(|gate| !gate.is_open(task.piece_len())).then_some(Obstacle::GateClosed)
+        gates.iter().any(|gate| !gate.is_open(now, task.piece_len())).then_some(Obstacle::GateClosed)
     }
 
     fn child_rank(&self, now: Instant, task: &Task, parent: Seat, child: Seat) -> ChildRank {
@@ -230,9 +249,13 @@ impl Scheduler {
         let (digest, from, to) = (task.digest, task.member(parent), task.member(child));
         let (sender, receiver) = (from.peer, to.peer);
         if from.zone != to.zone {
-            let zones = [task.zones[from.zone as usize].place, task.zones[to.zone as usize].place];
-            self.zone_links[zones[0].0 as usize].outbound.launch(now, bytes.into());
-            self.zone_links[zones[1].0 as usize].inbound.launch(now, bytes.into());
+            let [out_of, into] = [from, to].map(|member| task.zones[member.zone as usize].place);
+            let reopens = [
+                (out_of, self.zone_links[out_of.0 as usize].outbound.launch(now, bytes)),
+                (into, self.zone_links[into.0 as usize].inbound.launch(now, bytes)),
+            ];
+            let closed = reopens.into_iter().filter_map(|(place, at)| Some((at?, Deadline::Link(place))));
+            self.deadlines.extend(closed);
         }
         self.peers.known_mut(sender).sends(now, bytes);
         self.peers.known_mut(receiver).receives(now, bytes);

@@ -10,7 +10,7 @@ use crate::books::{Peers, Tasks};
 use crate::hash::KeyHash;
 use crate::rate::Usual;
 use crate::shed::Shedding;
-use crate::zone::ZoneLink;
+use crate::zone::{ZoneLink, ZonePlace};
 use crate::{Input, Limits, Output, PeerKey, Zone};
 
 /// The planner of one region.
@@ -55,6 +55,8 @@ pub(crate) enum Deadline {
     Parent(PeerKey),
     /// Look whether a child that was sent corrupt pieces still gets any.
     Hope(Digest, PeerKey),
+    /// The budget of a zone's link lets something across again.
+    Link(ZonePlace),
 }
 
 impl Scheduler {
@@ -122,6 +124,7 @@ impl Scheduler {
                     peer.rest.round_trip.learn(round_trip);
                 }
             }
+            Input::LinkLimited { zone, bytes_per_s } => self.link_limited(now, zone, bytes_per_s),
             Input::LoadMeasured { load_percent } => self.load_measured(now, load_percent),
         }
     }
@@ -138,6 +141,7 @@ impl Scheduler {
                 Deadline::Feed(_, child) => self.feed_downloads(now, child),
                 Deadline::Parent(parent) => self.feed_parent(now, parent),
                 Deadline::Hope(digest, child) => self.fail_if_hopeless(now, child, digest),
+                Deadline::Link(place) => self.feed_across(now, place),
             }
         }
         self.feed_seeds_if_due(now);

@@ -4,9 +4,13 @@
 //! more would only stretch each other's way, until they time out. What fills it is measured:
 //! the most that came through of late, times the shortest that a piece took, is what the link
 //! holds (as BBR finds a path's capacity; Cardwell et al. 2016); half as much again, or more where
-//! pieces are quick, finds out whether there is more.
+//! pieces are quick, finds out whether there is more. Where the link may not be filled, a budget
+//! keeps what crosses to a rate, each way.
 
+use std::num::NonZeroU64;
 use std::time::{Duration, Instant};
+
+use flotilla_proto::TokenBucket;
 
 /// A zone's place among those that peers were ever in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -19,9 +23,20 @@ pub(crate) struct ZoneLink {
     pub(crate) outbound: Gate,
 }
 
+impl ZoneLink {
+    /// Keeps each direction to a rate, in bytes per second; `None`: to what it carries.
+    pub(crate) fn limit(&mut self, bytes_per_s: Option<NonZeroU64>) {
+        for gate in [&mut self.inbound, &mut self.outbound] {
+            gate.budget = bytes_per_s.map(|bytes_per_s| TokenBucket::new(bytes_per_s, BURST));
+        }
+    }
+}
+
 /// Lets pieces across one direction of a link.
 #[derive(Debug, Default)]
 pub(crate) struct Gate {
+    /// What may start across, where that is limited. What was lost on its way counts, too.
+    budget: Option<TokenBucket>,
     bytes: u64,
     count: u32,
     window: Option<(Instant, u64)>,
@@ -33,17 +48,24 @@ pub(crate) struct Gate {
 
 impl Gate {
     /// Whether one more piece of that length may be on its way.
-    pub(crate) fn is_open(&self, piece_len: u32) -> bool {
+    pub(crate) fn is_open(&self, now: Instant, piece_len: u32) -> bool {
+        if self.budget.as_ref().is_some_and(|budget| !budget.is_open(now)) {
+            return false;
+        }
         let time = self.shortest.map(|shortest| (shortest * 5).min(SHARED).max(shortest * 3 / 2));
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bytes, and positive")]
         let wanted = time.map_or(0, |time| (self.rate * time.as_secs_f64()) as u64);
         self.count < COUNT_MIN || self.bytes + u64::from(piece_len) <= wanted
     }
 
-    pub(crate) fn launch(&mut self, now: Instant, bytes: u64) {
+    /// A piece starts across. When the budget lets the next one, if that is later than now.
+    pub(crate) fn launch(&mut self, now: Instant, bytes: u32) -> Option<Instant> {
         self.count += 1;
-        self.bytes += bytes;
+        self.bytes += u64::from(bytes);
         self.window.get_or_insert((now, 0));
+        let budget = self.budget.as_mut()?;
+        budget.take(now, bytes);
+        budget.opens_at().filter(|at| *at > now)
     }
 
     /// A piece is across, `took` after it was planned; `None` if it did not arrive.
@@ -66,6 +88,9 @@ impl Gate {
         }
     }
 }
+
+/// How far ahead of its budget a link may be: as long as its rate is measured over.
+const BURST: Duration = WINDOW;
 
 /// So many may be on their way in any case.
 const COUNT_MIN: u32 = 4;

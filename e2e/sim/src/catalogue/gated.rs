@@ -3,6 +3,7 @@
 //! What the issue leaves open is as in `scheduling.md`, or harder: 200 peers at 1 Gbit/s that
 //! pull 512 MiB with σ = 0.3, from a seed that holds nothing and reads at 1 Gbit/s.
 
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use crate::scenario::{
@@ -16,6 +17,7 @@ pub(super) fn all() -> Vec<Scenario> {
         kraken_2600(),
         slow_10pct(),
         two_zones(),
+        narrow_budget(),
         edge_30x5(),
         trickle(),
         unequal(),
@@ -76,7 +78,19 @@ fn two_zones() -> Scenario {
     for peer in scenario.peers.iter_mut().skip(1).step_by(2) {
         peer.zone = 1;
     }
-    scenario.zone_links = vec![ZoneLink { zone: 1, bytes_per_s: GBIT }];
+    scenario.zone_links = vec![ZoneLink::of(1, GBIT)];
+    scenario
+}
+
+fn narrow_budget() -> Scenario {
+    let about = "50 peers at 1 Gbit/s pull 128 MiB, half of them in a zone behind a link of 1 Gbit/s, of which \
+                 pieces may take 200 Mbit/s; σ = 0.3";
+    let mut scenario = base("narrow-budget", about, 50, vec![128 << 20]);
+    for peer in scenario.peers.iter_mut().skip(1).step_by(2) {
+        peer.zone = 1;
+    }
+    let budget = NonZeroU64::new(25_000_000);
+    scenario.zone_links = vec![ZoneLink { budget, ..ZoneLink::of(1, GBIT) }];
     scenario
 }
 
@@ -88,7 +102,7 @@ fn edge_30x5() -> Scenario {
         for peer in site {
             peer.zone = zone;
         }
-        scenario.zone_links.push(ZoneLink { zone, bytes_per_s: 50.0 * MBIT });
+        scenario.zone_links.push(ZoneLink::of(zone, 50.0 * MBIT));
     }
     scenario
 }
