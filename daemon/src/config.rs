@@ -323,7 +323,10 @@ mod tests {
         assert_eq!(sample.bandwidth.unwrap().bytes_per_s().get(), 50_000_000);
         assert!(effective(&sample).contains("bandwidth = \"50.0 MB\""), "{}", effective(&sample));
         let error = load_text("bandwidth = \"500 kB\"\n").unwrap_err().to_string();
-        assert!(error.ends_with("peer.toml:1: a bandwidth is at least 1 MB a second, not 500.0 kB"), "{error}");
+        assert!(
+            error.ends_with("peer.toml:1: a bandwidth is at least 1 MB a second, not 500.0 kB"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use crate::body;
 use crate::seed::Seed;
 use crate::source::{BodyStream, ForwardError, Purpose, ReadCredential};
-use crate::transport::{CallError, Offered, Transport};
+use crate::transport::{CallError, Given, Offered, Transport};
 
 /// The way out of the region.
 pub(crate) struct Egress {
@@ -114,6 +114,32 @@ impl Egress {
         self.offer_within(seed, digest, credential, PATIENCE).await
     }
 
+    /// Asks the digest's home seed, or the next if that rests, for a small blob. `None` on a node
+    /// that is a seed itself.
+    ///
+    /// # Errors
+    ///
+    /// If the seed does not give it; the blob may come by a plan all the same.
+    pub(crate) async fn small(
+        &self,
+        digest: Digest,
+        size: u32,
+        credential: &ReadCredential,
+    ) -> Result<Option<Given>, EgressError> {
+        if self.seed.is_some() {
+            return Ok(None);
+        }
+        let seed = self.seeds(digest.as_bytes()).await.into_iter().next().ok_or(EgressError::NoSeed)?;
+        let given = self.transport.small(&seed, message(digest, credential), size, SMALL_PATIENCE).await;
+        given.map(Some).map_err(|error| {
+            // A slow answer may be the registry's fault.
+            if matches!(error, CallError::Dial(_) | CallError::Lost { .. }) {
+                self.rest(&seed);
+            }
+            EgressError::Seed { seed, error }
+        })
+    }
+
     async fn offer_within(
         &self,
         seed: &PeerId,
@@ -124,13 +150,7 @@ impl Egress {
         if let Some(local) = self.seed.as_ref().filter(|_| *seed == self.me) {
             return Ok(local.confirm(digest, credential.clone()).await?);
         }
-        let message = Credential {
-            digest: digest.into(),
-            upstream: credential.upstream.to_string(),
-            repository: credential.repository.to_string(),
-            authorization: credential.authorization.expose().clone(),
-        };
-        let said = self.transport.offer(seed, message, patience).await;
+        let said = self.transport.offer(seed, message(digest, credential), patience).await;
         said.map_err(|error| EgressError::Seed { seed: seed.clone(), error })
     }
 
@@ -159,6 +179,15 @@ impl Egress {
     }
 }
 
+fn message(digest: Digest, credential: &ReadCredential) -> Credential {
+    Credential {
+        digest: digest.into(),
+        upstream: credential.upstream.to_string(),
+        repository: credential.repository.to_string(),
+        authorization: credential.authorization.expose().clone(),
+    }
+}
+
 /// How long one of several seeds may take to begin its answer: together they stay within
 /// the time a client waits.
 fn share(patience: Duration, seeds: usize) -> Duration {
@@ -169,6 +198,10 @@ fn share(patience: Duration, seeds: usize) -> Duration {
 /// limits of its own, and says before what a registry did not; this one notices a seed
 /// that hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(9_300);
+
+/// How long a small blob is waited for as a whole: after that a plan lets its bytes through as they
+/// come.
+const SMALL_PATIENCE: Duration = Duration::from_secs(2);
 
 /// A slow registry's answer is worth that much, even where there are many seeds.
 const MIN_PATIENCE: Duration = Duration::from_secs(3);

@@ -39,7 +39,7 @@ pub use config::{DoorConfig, Mtu, MtuError, PeerConfig, TransportConfig};
 
 use crate::confirmed::Confirmed;
 use crate::control::SchedulerLink;
-use crate::door::{Answerer, Authorities, Door};
+use crate::door::{Answerer, Authorities, Door, Turns};
 use crate::egress::Egress;
 use crate::grant::Grants;
 use crate::metrics::PieceBytes;
@@ -155,6 +155,7 @@ impl Peer {
                 grants: Grants::default(),
                 confirmed: Confirmed::new(),
                 piece_bytes,
+                asking: Turns::default(),
             },
             authorities: Authorities::open(&config.data_dir),
             settings: settings.clone(),

@@ -30,6 +30,27 @@ pub(super) fn once(stage: &Stage, client: Client, front_door: FrontDoor) -> Resu
     region.assert_no_error_logged()
 }
 
+/// Layers that take less time than a plan of them come whole from the seed, each in one request.
+pub(super) fn small_layers_come_whole(stage: &Stage) -> Result<()> {
+    let mut origin = Origin::start(stage)?;
+    let (client, front_door) = (Client::Skopeo, FrontDoor::Mirror);
+    let layer_lens = (1..=10).map(|layer| layer * 6_000).collect();
+    let image = ImageSpec { format: format_for(client), layer_lens }.build("team/small", 1);
+    origin.publish(&image)?;
+    let region = Region::up(stage, &origin, 3)?;
+    PullByAll { stage, region: &region, client, front_door, image: &image, label: "small" }.run()?;
+    origin.requests()?.assert_each_blob_read_once(&image)?;
+    assert_only_seeds_read(&region)?;
+    let whole = region.seed()?.metrics()?.sum("flotilla_peer_small_blobs_total", "");
+    let blobs = image.digests().len() as u64 - 1;
+    ensure!(whole == 3 * blobs, "the seed sent {whole} blobs whole to three peers that want {blobs} each");
+    for peer in region.peers() {
+        let other = peer.metrics()?.piece_bytes("peer");
+        ensure!(other == 0, "{} has {other} bytes by a plan", peer.name);
+    }
+    region.assert_no_error_logged()
+}
+
 /// One pull by each peer of a region, all beginning at one moment.
 struct PullByAll<'a> {
     stage: &'a Stage,

@@ -10,6 +10,7 @@ use http::{HeaderMap, Method, Request, Response, StatusCode, header};
 
 use super::error::{not_forwarded, refusal};
 use super::route::{FrontDoor, Resource, Target};
+use super::turns::Turns;
 use super::{blob, manifest};
 use crate::body;
 use crate::confirmed::Confirmed;
@@ -29,6 +30,8 @@ pub(crate) struct Answerer {
     /// Blobs that a registry is known to hold in a repository.
     pub(crate) confirmed: Confirmed,
     pub(crate) piece_bytes: PieceBytes,
+    /// Who asks a seed for a small blob.
+    pub(crate) asking: Turns,
 }
 
 impl Answerer {

@@ -22,7 +22,7 @@ use crate::metrics::PieceSource;
 use crate::source::{BodyStream, BoxError, Purpose, ReadCredential};
 use crate::store::{BlobFile, ReadPieceError};
 use crate::swarm::{Live, Reading};
-use crate::transport::Offered;
+use crate::transport::{Given, Offered, SMALL};
 
 /// Answers a GET or HEAD of a blob.
 pub(super) async fn answer(
@@ -171,10 +171,15 @@ impl BlobRequest<'_> {
             let message = format!("{} with {size} bytes is larger than any blob may be", self.digest);
             refusal(StatusCode::BAD_GATEWAY, "SIZE_INVALID", &message)
         })?;
-        let want = self.door.swarm.want(self.digest, layout, self.credential.clone());
-        let (live, confirmed) = tokio::join!(want, self.confirm());
-        confirmed?;
-        let live = live.map_err(|failure| failed(&failure))?;
+        let live = if size <= SMALL.into() {
+            let live = self.small(layout).await?;
+            self.confirm().await?;
+            live
+        } else {
+            let (live, confirmed) = tokio::join!(self.want(layout), self.confirm());
+            confirmed?;
+            live?
+        };
         let pieces = layout.pieces_of(&bytes);
         let opened = self.door.store.begin(self.digest, layout).await;
         let file = opened
@@ -195,6 +200,47 @@ impl BlobRequest<'_> {
             bytes,
         };
         Ok(body::from_task(|sender| body.send(sender)))
+    }
+
+    async fn want(&self, layout: Layout) -> Result<Arc<Live>, Response<BodyStream>> {
+        let want = self.door.swarm.want(self.digest, layout, self.credential.clone());
+        want.await.map_err(|failure| failed(&failure))
+    }
+
+    /// A small blob in one request to its home seed; by a plan, where that does not give it.
+    async fn small(&self, layout: Layout) -> Result<Arc<Live>, Response<BodyStream>> {
+        // Of several clients one asks, and the others find what it got.
+        let _turn = self.door.asking.turn(self.digest).await;
+        if self.door.swarm.live(self.digest).is_none() {
+            let size = u32::try_from(layout.size()).expect("a small blob");
+            let asked = self.door.egress.small(self.digest, size, &self.credential);
+            match self.in_time(asked).await? {
+                Ok(None) => {}
+                Ok(Some(Given::Blob(bytes))) => self.keep(layout, bytes).await,
+                Ok(Some(Given::Refused(refused))) => {
+                    self.door.grants.revoke(&self.holder);
+                    return Err(refused.map(body::full));
+                }
+                Ok(Some(Given::Failed { status, message })) => return Err(not_given(status, &message)),
+                Err(error) => {
+                    tracing::debug!(task = %self.digest.short(), %error, "a small blob goes by a plan");
+                }
+            }
+        }
+        self.want(layout).await
+    }
+
+    async fn keep(&self, layout: Layout, bytes: Bytes) {
+        match self.door.swarm.keep(self.digest, layout, bytes).await {
+            Ok(()) => {
+                self.door.piece_bytes.add(PieceSource::Seed, layout.size());
+                self.confirmed();
+            }
+            Err(failure) => {
+                let (task, reason) = (self.digest.short(), &failure.message);
+                tracing::warn!(%task, reason, "a small blob is not kept, and goes by a plan");
+            }
+        }
     }
 
     async fn in_time<T>(&self, asked: impl Future<Output = T>) -> Result<T, Response<BodyStream>> {
@@ -266,6 +312,11 @@ fn size_of(answer: &Response<BodyStream>) -> Option<u64> {
         StatusCode::PARTIAL_CONTENT => header(header::CONTENT_RANGE)?.rsplit_once('/')?.1.parse().ok(),
         _ => header(header::CONTENT_LENGTH)?.parse().ok(),
     }
+}
+
+fn not_given(status: u16, message: &str) -> Response<BodyStream> {
+    let code = if status == 429 { "TOOMANYREQUESTS" } else { "UNAVAILABLE" };
+    refusal(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY), code, message)
 }
 
 fn unsatisfiable(digest: Digest, size: u64) -> Response<BodyStream> {

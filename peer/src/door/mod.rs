@@ -12,6 +12,7 @@ mod manifest;
 mod proxy;
 mod range;
 mod route;
+mod turns;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -39,6 +40,7 @@ use crate::source::{BodyStream, BoxError};
 
 pub(crate) use answer::Answerer;
 pub(crate) use ca::Authorities;
+pub(crate) use turns::Turns;
 
 /// The doors on one port.
 pub(crate) struct Door {

@@ -7,7 +7,7 @@ use std::time::Instant;
 use flotilla_daemon::telemetry::Readiness;
 use flotilla_peer_core::{Batch, Input, Limits, Output, Patience, UploadId, UploadRefusal};
 use flotilla_proto::wire::scheduler::{FromPeer, ToPeer};
-use flotilla_proto::{Digest, Layout, PeerId};
+use flotilla_proto::{Digest, Layout, PeerId, PieceSet};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep_until;
@@ -118,6 +118,11 @@ impl Driver {
         match event {
             Event::Input(input) => self.input(input),
             Event::Wanted(want) => self.wanted(want),
+            Event::Kept { digest, layout, known } => {
+                self.kept(digest, layout);
+                // A client that went away meanwhile leaves the blob behind.
+                let _ = known.send(());
+            }
             Event::LinkUp(link) => {
                 self.link = Some(link);
                 self.readiness.met(SCHEDULER);
@@ -184,6 +189,18 @@ impl Driver {
         self.input(Input::Wanted { digest, layout });
         // A client that went away meanwhile leaves its download behind.
         let _ = live.send(known);
+    }
+
+    fn kept(&mut self, digest: Digest, layout: Layout) {
+        if self.lives.contains_key(&digest) {
+            return;
+        }
+        let pieces = PieceSet::full(layout.piece_count());
+        let live = Live::new(digest, layout, pieces.clone(), true);
+        // Its bytes came from a seed, and are counted there.
+        live.claim_found();
+        self.lives.insert(digest, Arc::new(live));
+        self.input(Input::Found { digest, layout, pieces, complete: true });
     }
 
     fn open_live(&self, digest: Digest, layout: Layout, file: &BlobFile) -> Arc<Live> {

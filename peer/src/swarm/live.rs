@@ -96,10 +96,13 @@ impl Live {
         Ok(news)
     }
 
-    /// Waits until the blob is complete or its download has failed.
-    pub(super) async fn ended(&self) {
-        // A failure ends it as well as any.
-        let _ = self.wait(|state| state.complete).await;
+    /// Waits until the blob is complete.
+    ///
+    /// # Errors
+    ///
+    /// If its download fails first.
+    pub(crate) async fn ended(&self) -> Result<(), Failure> {
+        self.wait(|state| state.complete).await
     }
 
     async fn wait(&self, ready: impl Fn(&State) -> bool) -> Result<(), Failure> {
@@ -215,8 +218,9 @@ mod tests {
             live.fail(failure("first"));
             live.fail(failure("second"));
         };
-        let (read, (), ()) = tokio::join!(live.released(1), live.ended(), fail);
+        let (read, ended, ()) = tokio::join!(live.released(1), live.ended(), fail);
         assert_eq!(read.unwrap_err().message, "first");
+        assert!(ended.is_err());
         assert_eq!(live.released(0).await, Ok(()));
     }
 

@@ -15,10 +15,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use dashmap::DashMap;
 use flotilla_peer_core::{Failure, Input, UploadId, UploadRefusal, UploadWish};
 use flotilla_proto::wire::scheduler::{FromPeer, ToPeer};
-use flotilla_proto::{Digest, Layout, PeerId};
+use flotilla_proto::{Digest, Layout, PeerId, PieceHash};
+use futures_util::future::try_join_all;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -50,6 +52,8 @@ pub(crate) enum Event {
     Input(Input),
     /// A client wants a blob.
     Wanted(Want),
+    /// A blob that nobody wanted from here is whole on disk.
+    Kept { digest: Digest, layout: Layout, known: oneshot::Sender<()> },
     /// The stream to the scheduler stands; this is the way out.
     LinkUp(mpsc::Sender<FromPeer>),
     /// The scheduler said something.
@@ -152,6 +156,32 @@ impl Swarm {
         live.await.map_err(|_| stopping())
     }
 
+    /// Keeps a whole blob that came in one go, and lets clients and other peers have it.
+    ///
+    /// # Errors
+    ///
+    /// If its SHA-256 is another, or the store has no room for it; what was written of it goes.
+    pub(crate) async fn keep(&self, digest: Digest, layout: Layout, bytes: Bytes) -> Result<(), Failure> {
+        if bytes.len() as u64 != layout.size() || Digest::of(&bytes) != digest {
+            return Err(wrong_bytes(digest));
+        }
+        let file = self.store.begin(digest, layout).await.map_err(|error| no_room(&error))?;
+        let writes = (0..layout.piece_count()).map(|piece| {
+            let range = layout.piece_range(piece);
+            let within = |offset: u64| usize::try_from(offset).expect("the blob is in memory");
+            let bytes = bytes.slice(within(range.start)..within(range.end));
+            self.store.write(&file, piece, PieceHash::of(&bytes), bytes)
+        });
+        let kept = async {
+            try_join_all(writes).await.map_err(|error| error.to_string())?;
+            self.store.complete(&file).await.map_err(|error| error.to_string())
+        };
+        kept.await.map_err(|reason| not_kept(&reason))?;
+        let (sender, known) = oneshot::channel();
+        self.send(Event::Kept { digest, layout, known: sender }).await;
+        known.await.map_err(|_| stopping())
+    }
+
     /// Waits until a child's request has its turn.
     ///
     /// # Errors
@@ -220,13 +250,26 @@ fn size_differs(digest: Digest, known: Layout, asked: Layout) -> Failure {
     }
 }
 
-fn no_room(error: &crate::store::BeginError) -> Failure {
+fn wrong_bytes(digest: Digest) -> Failure {
+    Failure {
+        status: 502,
+        code: "DIGEST_INVALID".into(),
+        message: format!("the seed sent other bytes than {digest}"),
+        poisoned: false,
+    }
+}
+
+fn not_kept(reason: &str) -> Failure {
     Failure {
         status: 503,
         code: "UNAVAILABLE".into(),
-        message: format!("this peer cannot store the blob: {error}"),
+        message: format!("this peer cannot store the blob: {reason}"),
         poisoned: false,
     }
+}
+
+fn no_room(error: &crate::store::BeginError) -> Failure {
+    not_kept(&error.to_string())
 }
 
 /// For those who follow a blob that is gone.

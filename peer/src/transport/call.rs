@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use flotilla_proto::wire::peer as wire;
 use flotilla_proto::wire::peer::response::Status;
 use flotilla_proto::wire::peer::{Request, Response, request};
 use flotilla_proto::{PROTOCOL, PeerId, Role, frame};
 use http_body_util::BodyExt as _;
 use quinn::{Connection, SendStream};
+use tokio::time::timeout;
 
 use super::stream::{HeaderError, Incoming, cut};
 use super::{DialError, Transport};
@@ -22,6 +23,17 @@ pub(crate) enum Offered {
     Confirmed,
     /// The registry refused, in these words.
     Refused(http::Response<Bytes>),
+}
+
+/// What a seed gives to whoever asks for a small blob.
+#[derive(Debug)]
+pub(crate) enum Given {
+    /// Its bytes, not verified.
+    Blob(Bytes),
+    /// The registry refused, in these words.
+    Refused(http::Response<Bytes>),
+    /// It did not give the blob.
+    Failed { status: u16, message: String },
 }
 
 impl Transport {
@@ -82,6 +94,46 @@ impl Transport {
             None => Ok(Offered::Confirmed),
             Some(head) => Ok(Offered::Refused(head_from_wire(Some(head))?.map(|()| header.body))),
         }
+    }
+
+    /// Asks a seed for a small blob, which is read from the registry first if the region lacks it.
+    ///
+    /// # Errors
+    ///
+    /// If the seed cannot be reached, has sent the blob to many already, or could not get it.
+    pub(crate) async fn small(
+        &self,
+        seed: &PeerId,
+        credential: wire::Credential,
+        size: u32,
+        patience: Duration,
+    ) -> Result<Given, CallError> {
+        let small = wire::Small { credential: Some(credential), size: size.into() };
+        let (mut send, mut answer) = self.open_seed(seed, request::Kind::Small(small)).await?;
+        // A stream that is gone shows on its other half.
+        let _ = send.finish();
+        let header = answer.header::<Response>(patience).await?;
+        if let (Status::UpstreamFailed, Some(head)) = (header.status(), &header.head) {
+            let status = u16::try_from(head.status).unwrap_or(502);
+            return Ok(Given::Failed { status, message: header.detail });
+        }
+        let header = check(header)?;
+        if let Some(head) = &header.head {
+            return Ok(Given::Refused(head_from_wire(Some(head))?.map(|()| header.body)));
+        }
+        self.receiving.pass(size).await;
+        let mut bytes = BytesMut::with_capacity(size as usize);
+        while let Some(chunk) = timeout(patience, answer.chunk(size as usize + 1))
+            .await
+            .map_err(|_| HeaderError::Stalled)?
+            .map_err(HeaderError::Read)?
+        {
+            if bytes.len() + chunk.len() > size as usize {
+                return Err(CallError::Refused("more bytes than the blob has".to_owned()));
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok(Given::Blob(bytes.freeze()))
     }
 
     /// As [`Self::open`], to a peer whose certificate says that it is a seed: nobody else is

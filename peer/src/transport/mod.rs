@@ -4,7 +4,8 @@
 //! requests go over one, and the other idles); one bidirectional stream per request: a small
 //! header, then raw bytes. `quic` sets the endpoint up, `congestion` paces it, `pool`
 //! keeps connections, `pacer` keeps to what the node may take of its link. `fetch` asks for pieces, `upload` sends them, `follow` tells and hears who
-//! holds what, `call` asks a seed to speak to a registry, `serve` answers that.
+//! holds what, `call` asks a seed to speak to a registry,
+//! or for a small blob, `serve` answers that; `small` sends such blobs.
 
 mod call;
 mod congestion;
@@ -16,6 +17,7 @@ mod quic;
 mod runs;
 mod segmenting;
 mod serve;
+mod small;
 mod stream;
 mod upload;
 
@@ -28,10 +30,11 @@ use prometheus_client::registry::Registry;
 
 use crate::TransportConfig;
 
-pub(crate) use call::{CallError, Offered};
+pub(crate) use call::{CallError, Given, Offered};
 pub(crate) use fetch::Received;
 pub(crate) use pool::DialError;
 pub(crate) use serve::Services;
+pub(crate) use small::SMALL;
 pub(crate) use stream::Incoming;
 
 use pacer::Pacer;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use flotilla_peer_core::UploadRefusal;
 use flotilla_proto::wire::peer::response::Status;
 use flotilla_proto::wire::peer::{Credential, Forward, Request, Response, forward, request};
@@ -17,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::follow::FOLLOWS;
 use super::pacer::Pacer;
+use super::small::GivenCounts;
 use super::stream::{Incoming, cut};
 use super::{Offered, Transport};
 use crate::body;
@@ -31,9 +33,12 @@ pub(crate) struct Services {
     pub(super) store: Store,
     pub(super) swarm: Swarm,
     /// `None` in a peer that is no seed.
-    seed: Option<Arc<Seed>>,
+    pub(super) seed: Option<Arc<Seed>>,
     pub(super) uploaded_bytes: Counter,
     pub(super) sending: Arc<Pacer>,
+    pub(super) given: GivenCounts,
+    /// Small blobs sent whole.
+    pub(super) small_blobs: Counter,
 }
 
 impl Services {
@@ -44,13 +49,20 @@ impl Services {
         seed: Option<Arc<Seed>>,
         metrics: &mut Registry,
     ) -> Self {
-        let uploaded_bytes = Counter::default();
-        metrics.register(
-            "flotilla_peer_uploaded_bytes",
-            "Bytes of pieces sent to other peers",
-            uploaded_bytes.clone(),
-        );
-        Self { store, swarm, seed, uploaded_bytes, sending: transport.sending.clone() }
+        let mut count = |name, help| {
+            let counter = Counter::default();
+            metrics.register(name, help, counter.clone());
+            counter
+        };
+        Self {
+            store,
+            swarm,
+            seed,
+            uploaded_bytes: count("flotilla_peer_uploaded_bytes", "Bytes of pieces sent to other peers"),
+            small_blobs: count("flotilla_peer_small_blobs", "Small blobs that this seed sent whole"),
+            sending: transport.sending.clone(),
+            given: GivenCounts::default(),
+        }
     }
 }
 
@@ -128,6 +140,7 @@ impl Services {
             request::Kind::Follow(follow) => self.followed(&mut send, &follow, follows).await,
             request::Kind::Forward(forward) => self.forward(&mut send, receive, forward).await,
             request::Kind::Credential(credential) => self.credential(&mut send, credential).await,
+            request::Kind::Small(small) => self.small(&mut send, small).await,
         };
         match done {
             // The caller may have gone: its end shows on its own side.
@@ -178,26 +191,40 @@ impl Services {
         let Some(seed) = &self.seed else {
             return say(send, Status::Refused, "only a seed speaks to registries").await;
         };
-        let names = (Digest::try_from(&offered.digest), offered.upstream.parse(), offered.repository.parse());
-        let (Ok(digest), Ok(upstream), Ok(repository)) = names else {
+        let Some((digest, credential)) = read_credential(offered) else {
             return say(send, Status::Refused, "a malformed credential").await;
         };
-        let authorization = Authorization::new(offered.authorization);
-        let credential = ReadCredential { upstream, repository, authorization };
         match seed.confirm(digest, credential).await {
             Ok(Offered::Confirmed) => say(send, Status::Ok, "").await,
-            Ok(Offered::Refused(refusal)) => {
-                let (head, body) = refusal.into_parts();
-                let head = Some(head_to_wire(head.status, &head.headers));
-                let header = Response { status: Status::Ok.into(), head, body, ..Default::default() };
-                Ok(send.write_chunk(frame::encode(&header)).await?)
-            }
+            Ok(Offered::Refused(refusal)) => say_refusal(send, refusal).await,
             Err(error) => say_forward_error(send, &error).await,
         }
     }
 }
 
-async fn say_forward_error(send: &mut SendStream, error: &ForwardError) -> Result<(), AnswerError> {
+/// A client's credential, and what it is for; `None` if it is malformed.
+pub(super) fn read_credential(offered: Credential) -> Option<(Digest, ReadCredential)> {
+    let digest = Digest::try_from(&offered.digest).ok()?;
+    let (upstream, repository) = (offered.upstream.parse().ok()?, offered.repository.parse().ok()?);
+    let authorization = Authorization::new(offered.authorization);
+    Some((digest, ReadCredential { upstream, repository, authorization }))
+}
+
+/// Passes on how the registry refused a credential.
+pub(super) async fn say_refusal(
+    send: &mut SendStream,
+    refusal: http::Response<Bytes>,
+) -> Result<(), AnswerError> {
+    let (head, body) = refusal.into_parts();
+    let head = Some(head_to_wire(head.status, &head.headers));
+    let header = Response { status: Status::Ok.into(), head, body, ..Default::default() };
+    Ok(send.write_chunk(frame::encode(&header)).await?)
+}
+
+pub(super) async fn say_forward_error(
+    send: &mut SendStream,
+    error: &ForwardError,
+) -> Result<(), AnswerError> {
     let status = match error {
         ForwardError::Upstream(_) => Status::UpstreamUnknown,
         ForwardError::Endpoint { .. } => Status::UpstreamFailed,
@@ -230,4 +257,6 @@ pub(super) enum AnswerError {
     TooSlow,
     #[error("the registry's body broke: {0}")]
     Body(String),
+    #[error("a small blob was not had: {0}")]
+    Small(String),
 }

@@ -134,7 +134,7 @@ impl Services {
     }
 
     /// Hands a piece to QUIC, whole, or as fast as the node may send.
-    async fn write(&self, send: &mut SendStream, mut bytes: Bytes) -> Result<(), WriteError> {
+    pub(super) async fn write(&self, send: &mut SendStream, mut bytes: Bytes) -> Result<(), WriteError> {
         if !self.sending.is_limited() {
             return send.write_chunk(bytes).await;
         }

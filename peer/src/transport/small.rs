@@ -1,0 +1,113 @@
+//! Small blobs, which a seed sends whole to whoever asks first: a plan would take longer than they do
+//! (DESIGN.md §5). The seed wants the blob as a client would, so that it is read once whoever
+//! else wants it.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use flotilla_proto::wire::peer::response::Status;
+use flotilla_proto::wire::peer::{HttpHead, Response, Small};
+use flotilla_proto::{Digest, Layout, frame};
+use quinn::SendStream;
+
+use super::Offered;
+use super::serve::{AnswerError, Services, read_credential, say, say_forward_error, say_refusal};
+
+/// Blobs of at most so many bytes are sent whole.
+pub(crate) const SMALL: u32 = 1 << 20;
+
+impl Services {
+    /// Answers who asks for a small blob: the credential is confirmed while the blob is had.
+    pub(super) async fn small(&self, send: &mut SendStream, asked: Small) -> Result<(), AnswerError> {
+        let Some(seed) = &self.seed else {
+            return say(send, Status::Refused, "only a seed sends blobs whole").await;
+        };
+        let layout = Layout::of(asked.size).filter(|layout| (1..=SMALL.into()).contains(&layout.size()));
+        let (Some((digest, credential)), Some(layout)) = (asked.credential.and_then(read_credential), layout)
+        else {
+            return say(send, Status::Refused, "a malformed request for a small blob").await;
+        };
+        if !self.given.admit(digest) {
+            return say(send, Status::Busy, "").await;
+        }
+        let wanted = self.swarm.want(digest, layout, credential.clone());
+        let (offered, live) = tokio::join!(seed.confirm(digest, credential), wanted);
+        match offered {
+            Ok(Offered::Confirmed) => {}
+            Ok(Offered::Refused(refusal)) => return say_refusal(send, refusal).await,
+            Err(error) => return say_forward_error(send, &error).await,
+        }
+        let Ok(live) = live else { return say(send, Status::Busy, "").await };
+        match live.ended().await {
+            Ok(()) => self.send_whole(send, digest, layout).await,
+            // This seed's own trouble: another peer may have room.
+            Err(failure) if failure.status == 503 => say(send, Status::Busy, "").await,
+            Err(failure) => {
+                let head = HttpHead { status: failure.status.into(), ..Default::default() };
+                let (status, head) = (Status::UpstreamFailed.into(), Some(head));
+                let header = Response { status, head, detail: failure.message, ..Default::default() };
+                Ok(send.write_chunk(frame::encode(&header)).await?)
+            }
+        }
+    }
+
+    async fn send_whole(
+        &self,
+        send: &mut SendStream,
+        digest: Digest,
+        layout: Layout,
+    ) -> Result<(), AnswerError> {
+        let small = |error: &dyn std::fmt::Display| AnswerError::Small(error.to_string());
+        let opened = self.store.open_blob(digest).await.map_err(|error| small(&error))?;
+        let file = opened.ok_or_else(|| small(&"it was evicted"))?;
+        let header = Response { status: Status::Ok.into(), ..Default::default() };
+        send.write_chunk(frame::encode(&header)).await?;
+        for piece in 0..layout.piece_count() {
+            let bytes = self.store.read(&file, piece).await.map_err(|error| small(&error))?;
+            self.uploaded_bytes.inc_by(bytes.len() as u64);
+            self.write(send, bytes).await?;
+        }
+        self.small_blobs.inc();
+        Ok(())
+    }
+}
+
+/// How often each blob was asked for.
+#[derive(Debug, Default)]
+pub(super) struct GivenCounts(Mutex<HashMap<Digest, u32>>);
+
+impl GivenCounts {
+    /// Whether the blob was asked for seldom enough to be sent once more.
+    fn admit(&self, digest: Digest) -> bool {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if counts.len() >= COUNTED && !counts.contains_key(&digest) {
+            counts.clear();
+        }
+        let count = counts.entry(digest).or_default();
+        let admitted = *count < GIVEN;
+        *count += u32::from(admitted);
+        admitted
+    }
+}
+
+/// So many are sent a blob whole; all others swap it among themselves.
+const GIVEN: u32 = 32;
+
+/// Blobs that are counted. Beyond, counting begins anew: 32 more may be sent.
+const COUNTED: usize = 16_384;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blob_is_sent_whole_to_the_first_and_the_count_is_bounded() {
+        let counts = GivenCounts::default();
+        let admitted = (0..40).filter(|_| counts.admit(Digest::of(b"config"))).count();
+        assert_eq!(admitted, 32);
+        for blob in 0..2 * COUNTED {
+            assert!(counts.admit(Digest::of(&blob.to_le_bytes())));
+        }
+        assert!(counts.0.lock().unwrap().len() <= COUNTED);
+    }
+}
