@@ -160,7 +160,8 @@ impl Swarm {
     ///
     /// # Errors
     ///
-    /// If its SHA-256 is another, or the store has no room for it; what was written of it goes.
+    /// If its SHA-256 is another, or the store has no room for it. What was written of it stays, for
+    /// the next download.
     pub(crate) async fn keep(&self, digest: Digest, layout: Layout, bytes: Bytes) -> Result<(), Failure> {
         if bytes.len() as u64 != layout.size() || Digest::of(&bytes) != digest {
             return Err(wrong_bytes(digest));

@@ -28,7 +28,7 @@ impl Services {
             return say(send, Status::Refused, "a malformed request for a small blob").await;
         };
         if !self.given.admit(digest) {
-            return say(send, Status::Busy, "").await;
+            return say(send, Status::Busy, "it was sent to many already").await;
         }
         let wanted = self.swarm.want(digest, layout, credential.clone());
         let (offered, live) = tokio::join!(seed.confirm(digest, credential), wanted);
@@ -37,11 +37,16 @@ impl Services {
             Ok(Offered::Refused(refusal)) => return say_refusal(send, refusal).await,
             Err(error) => return say_forward_error(send, &error).await,
         }
-        let Ok(live) = live else { return say(send, Status::Busy, "").await };
-        match live.ended().await {
+        let ended = async { live?.ended().await };
+        let ended = tokio::select! {
+            ended = ended => ended,
+            // Whoever asked goes by a plan instead.
+            _ = send.stopped() => return Ok(()),
+        };
+        match ended {
             Ok(()) => self.send_whole(send, digest, layout).await,
             // This seed's own trouble: another peer may have room.
-            Err(failure) if failure.status == 503 => say(send, Status::Busy, "").await,
+            Err(failure) if failure.status == 503 => say(send, Status::Busy, &failure.message).await,
             Err(failure) => {
                 let head = HttpHead { status: failure.status.into(), ..Default::default() };
                 let (status, head) = (Status::UpstreamFailed.into(), Some(head));
