@@ -72,7 +72,9 @@ struct Swarm {
 impl Swarm {
     /// Each peer holds so many percent of the pieces, others than its neighbours.
     fn new(peers: u32, held_percent: u32) -> Self {
-        let scheduler = Scheduler::new(Limits::default(), 1);
+        // Nothing is handed over unasked: what is measured is what a planner can do.
+        let limits = Limits { planned_per_s: u32::MAX, ..Limits::default() };
+        let scheduler = Scheduler::new(limits, 1);
         let mut swarm = Self { scheduler, now: Instant::now(), planned: VecDeque::new() };
         for key in 0..=peers {
             let id = format!("p{key}").parse().expect("a DNS label");
