@@ -199,7 +199,7 @@ fn share(patience: Duration, seeds: usize) -> Duration {
 /// that hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(9_300);
 
-/// How long a small blob is waited for as a whole: after that a plan lets its bytes through as they
+/// How long a small blob is waited for as a whole, once the seed is reached: after that a plan lets its bytes through as they
 /// come.
 const SMALL_PATIENCE: Duration = Duration::from_secs(2);
 

@@ -236,8 +236,8 @@ impl BlobRequest<'_> {
                 self.door.piece_bytes.add(PieceSource::Seed, layout.size());
                 self.confirmed();
             }
-            Err(failure) => {
-                let (task, reason) = (self.digest.short(), &failure.message);
+            Err(reason) => {
+                let task = self.digest.short();
                 tracing::warn!(%task, reason, "a small blob is not kept, and goes by a plan");
             }
         }

@@ -32,6 +32,7 @@ pub(crate) use live::Live;
 pub(crate) use turn::Turn;
 
 use turn::Request;
+use work::store_failure;
 
 /// A handle on this peer's downloads; clones share them.
 #[derive(Clone)]
@@ -160,27 +161,24 @@ impl Swarm {
     ///
     /// # Errors
     ///
-    /// If its SHA-256 is another, or the store has no room for it. What was written of it stays, for
-    /// the next download.
-    pub(crate) async fn keep(&self, digest: Digest, layout: Layout, bytes: Bytes) -> Result<(), Failure> {
+    /// In words, if its SHA-256 is another, or the store has no room for it. What was written of it
+    /// stays, for the next download.
+    pub(crate) async fn keep(&self, digest: Digest, layout: Layout, bytes: Bytes) -> Result<(), String> {
         if bytes.len() as u64 != layout.size() || Digest::of(&bytes) != digest {
-            return Err(wrong_bytes(digest));
+            return Err("other bytes came".to_owned());
         }
-        let file = self.store.begin(digest, layout).await.map_err(|error| no_room(&error))?;
+        let file = self.store.begin(digest, layout).await.map_err(|error| error.to_string())?;
         let writes = (0..layout.piece_count()).map(|piece| {
             let range = layout.piece_range(piece);
             let within = |offset: u64| usize::try_from(offset).expect("the blob is in memory");
             let bytes = bytes.slice(within(range.start)..within(range.end));
             self.store.write(&file, piece, PieceHash::of(&bytes), bytes)
         });
-        let kept = async {
-            try_join_all(writes).await.map_err(|error| error.to_string())?;
-            self.store.complete(&file).await.map_err(|error| error.to_string())
-        };
-        kept.await.map_err(|reason| not_kept(&reason))?;
+        try_join_all(writes).await.map_err(|error| error.to_string())?;
+        self.store.complete(&file).await.map_err(|error| error.to_string())?;
         let (sender, known) = oneshot::channel();
         self.send(Event::Kept { digest, layout, known: sender }).await;
-        known.await.map_err(|_| stopping())
+        known.await.map_err(|_| "this peer is stopping".to_owned())
     }
 
     /// Waits until a child's request has its turn.
@@ -251,26 +249,8 @@ fn size_differs(digest: Digest, known: Layout, asked: Layout) -> Failure {
     }
 }
 
-fn wrong_bytes(digest: Digest) -> Failure {
-    Failure {
-        status: 502,
-        code: "DIGEST_INVALID".into(),
-        message: format!("the seed sent other bytes than {digest}"),
-        poisoned: false,
-    }
-}
-
-fn not_kept(reason: &str) -> Failure {
-    Failure {
-        status: 503,
-        code: "UNAVAILABLE".into(),
-        message: format!("this peer cannot store the blob: {reason}"),
-        poisoned: false,
-    }
-}
-
 fn no_room(error: &crate::store::BeginError) -> Failure {
-    not_kept(&error.to_string())
+    store_failure(&error.to_string())
 }
 
 /// For those who follow a blob that is gone.

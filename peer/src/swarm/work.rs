@@ -337,7 +337,7 @@ fn source_failure(error: &ReadError) -> Failure {
     Failure { status, code: code.into(), message: error.to_string(), poisoned }
 }
 
-fn store_failure(reason: &str) -> Failure {
+pub(super) fn store_failure(reason: &str) -> Failure {
     Failure {
         status: 503,
         code: "UNAVAILABLE".into(),

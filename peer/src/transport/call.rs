@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
+use flotilla_peer_core::{FetchError, Patience};
 use flotilla_proto::wire::peer as wire;
 use flotilla_proto::wire::peer::response::Status;
 use flotilla_proto::wire::peer::{Request, Response, request};
@@ -11,6 +12,7 @@ use http_body_util::BodyExt as _;
 use quinn::{Connection, SendStream};
 use tokio::time::timeout;
 
+use super::fetch::gather;
 use super::stream::{HeaderError, Incoming, cut};
 use super::{DialError, Transport};
 use crate::http_wire::{BadHead, head_from_wire, headers_to_wire};
@@ -97,6 +99,7 @@ impl Transport {
     }
 
     /// Asks a seed for a small blob, which is read from the registry first if the region lacks it.
+    /// From the request on it has `patience` for all of it.
     ///
     /// # Errors
     ///
@@ -112,28 +115,21 @@ impl Transport {
         let (mut send, mut answer) = self.open_seed(seed, request::Kind::Small(small)).await?;
         // A stream that is gone shows on its other half.
         let _ = send.finish();
-        let header = answer.header::<Response>(patience).await?;
-        if let (Status::UpstreamFailed, Some(head)) = (header.status(), &header.head) {
-            let status = u16::try_from(head.status).unwrap_or(502);
-            return Ok(Given::Failed { status, message: header.detail });
-        }
-        let header = check(header)?;
-        if let Some(head) = &header.head {
-            return Ok(Given::Refused(head_from_wire(Some(head))?.map(|()| header.body)));
-        }
-        self.receiving.pass(size).await;
-        let mut bytes = BytesMut::with_capacity(size as usize);
-        while let Some(chunk) = timeout(patience, answer.chunk(size as usize + 1))
-            .await
-            .map_err(|_| HeaderError::Stalled)?
-            .map_err(HeaderError::Read)?
-        {
-            if bytes.len() + chunk.len() > size as usize {
-                return Err(CallError::Refused("more bytes than the blob has".to_owned()));
+        let given = async {
+            let header = answer.header::<Response>(patience).await?;
+            if let (Status::UpstreamFailed, Some(head)) = (header.status(), &header.head) {
+                let status = u16::try_from(head.status).unwrap_or(502);
+                return Ok(Given::Failed { status, message: header.detail });
             }
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok(Given::Blob(bytes.freeze()))
+            let header = check(header)?;
+            if let Some(head) = &header.head {
+                return Ok(Given::Refused(head_from_wire(Some(head))?.map(|()| header.body)));
+            }
+            self.receiving.pass(size).await;
+            let body = gather(answer, size as usize, Patience { stall: patience, least_bytes_per_s: 0 });
+            Ok(Given::Blob(body.await.map_err(CallError::Cut)?))
+        };
+        timeout(patience, given).await.map_err(|_| HeaderError::Stalled)?
     }
 
     /// As [`Self::open`], to a peer whose certificate says that it is a seed: nobody else is
@@ -211,6 +207,9 @@ pub(crate) enum CallError {
     Header(#[from] HeaderError),
     #[error(transparent)]
     Head(#[from] BadHead),
+    /// A body ended before it should.
+    #[error("its body was cut: {0:?}")]
+    Cut(FetchError),
     /// The other side does not do that, for this caller.
     #[error("refused: {0}")]
     Refused(String),
@@ -226,7 +225,7 @@ impl CallError {
     /// Whether another seed may do better.
     pub(crate) fn is_seeds_own(&self) -> bool {
         match self {
-            Self::Dial(_) | Self::Lost { .. } | Self::Header(_) | Self::Refused(_) => true,
+            Self::Dial(_) | Self::Lost { .. } | Self::Header(_) | Self::Cut(_) | Self::Refused(_) => true,
             Self::Head(_) | Self::UpstreamUnknown(_) | Self::UpstreamFailed(_) => false,
         }
     }

@@ -128,7 +128,11 @@ impl Chosen {
 
 /// The piece's bytes, copied once from packets into one buffer: hashing it whole costs a
 /// third of hashing packet by packet.
-async fn gather(mut answer: Incoming, len: usize, patience: Patience) -> Result<Bytes, FetchError> {
+pub(super) async fn gather(
+    mut answer: Incoming,
+    len: usize,
+    patience: Patience,
+) -> Result<Bytes, FetchError> {
     let mut piece = BytesMut::with_capacity(len);
     let mut chunks: [Bytes; CHUNKS] = Default::default();
     let mut pace = Pace { patience, since: Instant::now(), bytes: 0 };
@@ -182,6 +186,7 @@ impl Pace {
 fn fetch_error(error: &CallError) -> FetchError {
     match error {
         CallError::Header(HeaderError::Stalled) => FetchError::Stalled,
+        CallError::Cut(error) => *error,
         CallError::Header(HeaderError::Cut | HeaderError::Frame(_) | HeaderError::Read(_))
         | CallError::Dial(_)
         | CallError::Lost { .. }

@@ -9,7 +9,7 @@ use crate::member::{Member, Wish};
 use crate::scheduler::{Deadline, Scheduler};
 use crate::source::Source;
 use crate::task::{Landing, Seat, Task, TaskSlot};
-use crate::zone::{Gate, ZoneLink, ZonePlace};
+use crate::zone::{Gate, Way, ZoneLink, ZonePlace};
 use crate::{Output, PeerKey, TaskFailure, Zone};
 
 impl Scheduler {
@@ -75,7 +75,9 @@ impl Scheduler {
     pub(crate) fn link_limited(&mut self, now: Instant, zone: Zone, bytes_per_s: Option<NonZeroU64>) {
         let place = self.zone_place(zone);
         self.zone_links[place.0 as usize].limit(bytes_per_s);
-        self.feed_across(now, place);
+        for way in [Way::In, Way::Out] {
+            self.feed_across(now, place, way);
+        }
     }
 
     /// The gates between two zones of a task.

@@ -14,7 +14,7 @@ use crate::peer::Landed;
 use crate::rank::{ChildRank, ParentRank, PieceScore, tie};
 use crate::scheduler::{Deadline, Scheduler};
 use crate::task::{Landing, Seat, Task, TaskSlot, TaskZone};
-use crate::zone::ZonePlace;
+use crate::zone::{Way, ZonePlace};
 use crate::{Output, PeerKey};
 
 /// One piece about to be planned.
@@ -84,20 +84,24 @@ impl Scheduler {
         }
     }
 
-    /// The budget of a zone's link lets something across again: into the zone, or out of it. Costs
-    /// a look at its members in each task, until it is spent.
-    pub(crate) fn feed_across(&mut self, now: Instant, place: ZonePlace) {
-        let takes_part = |task: &Task| task.is_wanted() && task.zones.len() > 1;
-        let tasks = self.tasks.iter().filter(|(_, task)| takes_part(task));
-        let slots: Vec<TaskSlot> = tasks.map(|(slot, _)| slot).collect();
+    /// The budget of a zone's link lets something across again, one way. Costs a pass over all
+    /// tasks, and a look at the zone's members in each until the budget is spent.
+    pub(crate) fn feed_across(&mut self, now: Instant, place: ZonePlace, way: Way) {
         let turn = self.rng.u32(..);
+        let slots: Vec<TaskSlot> = self.tasks.iter().map(|(slot, _)| slot).collect();
         for slot in rotate(&slots, turn).copied() {
             let task = &self.tasks[slot];
-            let Some(zone) = task.zones.iter().find(|zone| zone.place == place) else { continue };
-            let seats: Vec<Seat> = rotate(&zone.seats, turn).copied().collect();
-            for seat in seats {
-                self.feed_child(now, slot, seat);
-                self.feed_parent(now, self.tasks[slot].member(seat).peer);
+            let piece_len = task.piece_len();
+            let zone = task.zones.iter().find(|zone| zone.place == place);
+            let Some(zone) = zone.filter(|_| task.is_wanted() && task.zones.len() > 1) else { continue };
+            for seat in rotate(&zone.seats, turn).copied().collect::<Vec<_>>() {
+                if !self.zone_links[place.0 as usize].gate(way).is_open(now, piece_len) {
+                    break;
+                }
+                match way {
+                    Way::In => self.feed_child(now, slot, seat),
+                    Way::Out => self.feed_parent(now, self.tasks[slot].member(seat).peer),
+                }
             }
         }
     }
@@ -250,12 +254,10 @@ impl Scheduler {
         let (sender, receiver) = (from.peer, to.peer);
         if from.zone != to.zone {
             let [out_of, into] = [from, to].map(|member| task.zones[member.zone as usize].place);
-            let reopens = [
-                (out_of, self.zone_links[out_of.0 as usize].outbound.launch(now, bytes)),
-                (into, self.zone_links[into.0 as usize].inbound.launch(now, bytes)),
-            ];
-            let closed = reopens.into_iter().filter_map(|(place, at)| Some((at?, Deadline::Link(place))));
-            self.deadlines.extend(closed);
+            let left = self.zone_links[out_of.0 as usize].outbound.launch(now, bytes);
+            let entered = self.zone_links[into.0 as usize].inbound.launch(now, bytes);
+            self.deadlines.extend(left.map(|at| (at, Deadline::Link(out_of, Way::Out))));
+            self.deadlines.extend(entered.map(|at| (at, Deadline::Link(into, Way::In))));
         }
         self.peers.known_mut(sender).sends(now, bytes);
         self.peers.known_mut(receiver).receives(now, bytes);

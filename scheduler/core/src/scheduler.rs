@@ -10,7 +10,7 @@ use crate::books::{Peers, Tasks};
 use crate::hash::KeyHash;
 use crate::rate::Usual;
 use crate::shed::Shedding;
-use crate::zone::{ZoneLink, ZonePlace};
+use crate::zone::{Way, ZoneLink, ZonePlace};
 use crate::{Input, Limits, Output, PeerKey, Zone};
 
 /// The planner of one region.
@@ -56,7 +56,7 @@ pub(crate) enum Deadline {
     /// Look whether a child that was sent corrupt pieces still gets any.
     Hope(Digest, PeerKey),
     /// The budget of a zone's link lets something across again.
-    Link(ZonePlace),
+    Link(ZonePlace, Way),
 }
 
 impl Scheduler {
@@ -141,7 +141,7 @@ impl Scheduler {
                 Deadline::Feed(_, child) => self.feed_downloads(now, child),
                 Deadline::Parent(parent) => self.feed_parent(now, parent),
                 Deadline::Hope(digest, child) => self.fail_if_hopeless(now, child, digest),
-                Deadline::Link(place) => self.feed_across(now, place),
+                Deadline::Link(place, way) => self.feed_across(now, place, way),
             }
         }
         self.feed_seeds_if_due(now);

@@ -23,7 +23,21 @@ pub(crate) struct ZoneLink {
     pub(crate) outbound: Gate,
 }
 
+/// Across a zone's link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Way {
+    In,
+    Out,
+}
+
 impl ZoneLink {
+    pub(crate) fn gate(&self, way: Way) -> &Gate {
+        match way {
+            Way::In => &self.inbound,
+            Way::Out => &self.outbound,
+        }
+    }
+
     /// Keeps each direction to a rate, in bytes per second; `None`: to what it carries.
     pub(crate) fn limit(&mut self, bytes_per_s: Option<NonZeroU64>) {
         for gate in [&mut self.inbound, &mut self.outbound] {

@@ -27,12 +27,12 @@ struct Region {
 }
 
 impl Region {
-    fn new(seed: u64) -> Self {
+    fn new(seed: u64, limited: Zone) -> Self {
         let started_at = Instant::now();
         let scheduler = Scheduler::new(Limits::default(), seed);
         let (landings, crossings) = (BTreeMap::new(), Vec::new());
         let mut region = Self { scheduler, started_at, now: started_at, landings, crossings };
-        region.limit(NonZeroU64::new(BUDGET));
+        region.limit(limited, NonZeroU64::new(BUDGET));
         for peer in (0..HOLDERS + CHILDREN).map(PeerKey) {
             let id = format!("peer-{}", peer.0).parse().unwrap();
             let zone = Zone(u32::from(peer.0 >= HOLDERS));
@@ -47,8 +47,8 @@ impl Region {
         region
     }
 
-    fn limit(&mut self, bytes_per_s: Option<NonZeroU64>) {
-        self.input(Input::LinkLimited { zone: Zone(1), bytes_per_s });
+    fn limit(&mut self, zone: Zone, bytes_per_s: Option<NonZeroU64>) {
+        self.input(Input::LinkLimited { zone, bytes_per_s });
     }
 
     fn announce(&mut self, peer: PeerKey, pieces: PieceSet) {
@@ -104,8 +104,9 @@ fn layout() -> Layout {
 
 #[test]
 fn a_link_with_a_budget_is_used_up_to_it_and_no_further() {
-    for seed in 0..4 {
-        let mut region = Region::new(seed);
+    // The way out of the holders' zone, and the way into the children's.
+    for (seed, zone) in (0..8).zip([Zone(0), Zone(1)].into_iter().cycle()) {
+        let mut region = Region::new(seed, zone);
         region.settle();
         assert_eq!(region.crossed_bytes(), SIZE, "each piece crosses once");
         for (first, (from, _)) in region.crossings.iter().enumerate() {
@@ -125,8 +126,8 @@ fn a_link_with_a_budget_is_used_up_to_it_and_no_further() {
 
 #[test]
 fn a_budget_that_is_lifted_holds_nothing_back() {
-    let mut region = Region::new(0);
-    region.limit(None);
+    let mut region = Region::new(0, Zone(1));
+    region.limit(Zone(1), None);
     region.settle();
     let took = region.now - region.started_at;
     assert_eq!(region.crossed_bytes(), SIZE);
