@@ -7,6 +7,7 @@ use flotilla_daemon::config::{AdminConfig, Bandwidth, LogConfig, ManagerConfig, 
 use flotilla_proto::{PeerId, RegistryHost};
 use serde::{Deserialize, Serialize};
 
+use crate::door::HostPattern;
 use crate::source::SourceConfig;
 use crate::store::StoreConfig;
 
@@ -62,8 +63,20 @@ impl Default for PeerConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct DoorConfig {
     /// The address of `proxy`, `mirror` and `prefix`. Whoever reaches it is served with its
-    /// own credentials only, but may tunnel anywhere: keep it on loopback.
+    /// own credentials only.
     pub listen: SocketAddr,
+    /// The address of `sni`, where clients land whose resolver takes this node for a registry:
+    /// TLS, port 443. Not open unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sni_listen: Option<SocketAddr>,
+    /// Where the proxy door's blind tunnels may lead: `["*.example.com", "10.0.0.7:443"]`. Without
+    /// a list anywhere where `listen` is loopback, and nowhere otherwise.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tunnels: Option<Vec<HostPattern>>,
+    /// Who may use the proxy door, on hosts that several people share: a file with a
+    /// `user:password` on each line. Everybody unless given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proxy_users: Option<PathBuf>,
     /// The registry of a mirror's request that names none, as Podman's do. Not needed
     /// where the region has only one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -72,7 +85,13 @@ pub struct DoorConfig {
 
 impl Default for DoorConfig {
     fn default() -> Self {
-        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 4001)), default_upstream: None }
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 4001)),
+            sni_listen: None,
+            tunnels: None,
+            proxy_users: None,
+            default_upstream: None,
+        }
     }
 }
 

@@ -222,3 +222,14 @@ pub(crate) enum EgressError {
     #[error(transparent)]
     Registry(#[from] ForwardError),
 }
+
+impl EgressError {
+    /// Whether a seed was reached, and got no answer from the registry.
+    pub(crate) fn is_of_registry(&self) -> bool {
+        let by_another = matches!(
+            self,
+            Self::Seed { error: CallError::UpstreamUnknown(_) | CallError::UpstreamFailed(_), .. }
+        );
+        by_another || matches!(self, Self::Registry(_))
+    }
+}

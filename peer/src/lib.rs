@@ -5,6 +5,7 @@
 //! only) → `store` → `door`. What is decided is decided in [`flotilla_peer_core`].
 
 mod body;
+mod challenge;
 mod config;
 mod confirmed;
 mod control;
@@ -32,14 +33,14 @@ use flotilla_daemon::settings::{self, Receiver, RegionSettings};
 use flotilla_daemon::shutdown::Tasks;
 use flotilla_daemon::telemetry::{self, Admin, AdminListeners, Readiness};
 use flotilla_proto::{PeerId, Role};
-use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 pub use config::{DoorConfig, Mtu, MtuError, PeerConfig, TransportConfig};
+pub use door::{HostPattern, HostPatternError};
 
 use crate::confirmed::Confirmed;
 use crate::control::SchedulerLink;
-use crate::door::{Answerer, Authorities, Door, Turns};
+use crate::door::{Answerer, Authorities, Door, DoorListeners, Tunnels, Turns};
 use crate::egress::Egress;
 use crate::grant::Grants;
 use crate::metrics::PieceBytes;
@@ -64,7 +65,7 @@ pub struct Peer {
     config: PeerConfig,
     name: PeerId,
     identity: NodeIdentity,
-    door: TcpListener,
+    door: DoorListeners,
     admin: AdminListeners,
     pieces: UdpSocket,
     /// Where other peers reach `pieces`.
@@ -79,7 +80,11 @@ impl Peer {
     /// If an address is taken or it cannot enrol; the message names what.
     pub async fn start(config: PeerConfig) -> anyhow::Result<Self> {
         let name = daemon_name(config.name.as_ref())?;
-        let door = bind_tcp("door.listen", config.door.listen).await?;
+        let sni = match config.door.sni_listen {
+            Some(address) => Some(bind_tcp("door.sni_listen", address).await?),
+            None => None,
+        };
+        let door = DoorListeners { shared: bind_tcp("door.listen", config.door.listen).await?, sni };
         let admin = AdminListeners::bind(&config.admin, &config.metrics).await?;
         let pieces = bind_udp("transport.listen", config.transport.listen)?;
         let address = advertised(config.transport.advertise, pieces.local_addr()?)
@@ -96,7 +101,16 @@ impl Peer {
     ///
     /// If the system does not say.
     pub fn door_address(&self) -> std::io::Result<SocketAddr> {
-        self.door.local_addr()
+        self.door.shared.local_addr()
+    }
+
+    /// Where clients of the door `sni` connect, if it is open.
+    ///
+    /// # Errors
+    ///
+    /// If the system does not say.
+    pub fn sni_address(&self) -> std::io::Result<Option<SocketAddr>> {
+        self.door.sni.as_ref().map(tokio::net::TcpListener::local_addr).transpose()
     }
 
     /// Where health, status and metrics are.
@@ -119,10 +133,10 @@ impl Peer {
     ///
     /// If its store cannot be opened or its parts do not end in time.
     pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { config, name, identity, door: door_listener, admin: admin_listeners, pieces, address } =
+        let Self { config, name, identity, door: door_listeners, admin: admin_listeners, pieces, address } =
             self;
         let (role, address) = (identity.identity().role, address.to_string());
-        let door_address = door_listener.local_addr()?.to_string();
+        let door_address = door_listeners.shared.local_addr()?.to_string();
 
         let mut metrics = telemetry::registry();
         let (store, evicted) = Store::open(&config.data_dir.join("store"), &config.store, &mut metrics)?;
@@ -160,6 +174,9 @@ impl Peer {
             authorities: Authorities::open(&config.data_dir),
             settings: settings.clone(),
             default_upstream: config.door.default_upstream.clone(),
+            tunnels: Tunnels::new(config.door.listen, config.door.tunnels.clone()),
+            proxy_users: config.door.proxy_users.clone(),
+            address: door_address.clone(),
         });
         let link = SchedulerLink {
             identity: identity.clone(),
@@ -189,7 +206,7 @@ impl Peer {
         tasks.spawn_until_shutdown("scheduler", link.run());
         tasks.spawn("driver", driver.run(events, evicted, shutdown.clone()));
         tasks.spawn("transport", transport.serve(services, shutdown.clone()));
-        tasks.spawn("door", door.serve(door_listener, shutdown.clone()));
+        tasks.spawn("door", door.serve(door_listeners, shutdown.clone()));
         tracing::info!(%name, %role, door = door_address, pieces = address, "peer started");
         shutdown.cancelled().await;
         Ok(tasks.drain(DRAIN).await?)

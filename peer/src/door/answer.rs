@@ -6,18 +6,18 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use flotilla_proto::{Authorization, RepositoryName};
-use http::{HeaderMap, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 
-use super::error::{not_forwarded, refusal};
-use super::route::{FrontDoor, Resource, Target};
+use super::error::{REFUSED_BY, not_forwarded, refusal};
+use super::route::{Resource, Target};
 use super::turns::Turns;
-use super::{blob, manifest};
+use super::{blob, manifest, token};
 use crate::body;
 use crate::confirmed::Confirmed;
 use crate::egress::{Egress, PATIENCE};
 use crate::grant::{Grants, Holder, life};
 use crate::metrics::PieceBytes;
-use crate::source::{BodyStream, Purpose};
+use crate::source::{BodyStream, NO_TOKEN_SERVICE, Purpose};
 use crate::store::Store;
 use crate::swarm::Swarm;
 
@@ -36,37 +36,52 @@ pub(crate) struct Answerer {
 
 impl Answerer {
     /// Answers a client's request for a registry.
-    pub(super) async fn answer(&self, target: Target, request: Request<BodyStream>) -> Response<BodyStream> {
+    pub(super) async fn answer(&self, target: &Target, request: Request<BodyStream>) -> Response<BodyStream> {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-        if !reads && target.door != FrontDoor::Proxy {
+        if !reads && !target.door.plays_registry() {
             let message =
                 format!("{} is not supported through a mirror; go to the registry", request.method());
             return refusal(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", &message);
         }
-        let mut answer = match Resource::of(target.path.path()) {
-            Resource::Manifest(repository) if reads => self.manifest(&target, &repository, request).await,
+        match Resource::of(target.path.path()) {
+            Resource::Manifest(repository) if reads => self.manifest(target, &repository, request).await,
             Resource::Blob(repository, digest) if reads => {
-                blob::answer(self, &target, repository, &digest, request).await
+                blob::answer(self, target, repository, &digest, request).await
             }
-            Resource::Manifest(_) | Resource::Blob(..) | Resource::Other => self.pass(&target, request).await,
-        };
-        if target.door != FrontDoor::Proxy {
-            // They are the registry's own host's, which the client does not speak to.
-            answer.headers_mut().remove(header::SET_COOKIE);
-            answer.headers_mut().remove(header::STRICT_TRANSPORT_SECURITY);
+            Resource::Manifest(_) | Resource::Blob(..) | Resource::Other => self.pass(target, request).await,
         }
+    }
+
+    /// Gets a token for a client of a mirror or a prefix.
+    pub(super) async fn token(&self, target: &Target, request: Request<BodyStream>) -> Response<BodyStream> {
+        if request.method() != Method::GET {
+            // Clients that try OAuth2's POST first go on to GET, as with Harbor.
+            let message = "tokens are asked for with GET";
+            return refusal(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", message);
+        }
+        let credential = request.headers().get(header::AUTHORIZATION).cloned();
+        let answer = match self.forward(target, request, Purpose::Token).await {
+            Ok(answer) => answer,
+            Err(refused) => return refused,
+        };
+        if !answer.headers().contains_key(NO_TOKEN_SERVICE) {
+            return answer;
+        }
+        let mut answer = Response::new(body::full(token::own(credential.as_ref())));
+        answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         answer
     }
 
     /// Sends the request on as it is.
     pub(super) async fn pass(&self, target: &Target, request: Request<BodyStream>) -> Response<BodyStream> {
-        self.forward(target, request).await.unwrap_or_else(|refused| refused)
+        self.forward(target, request, Purpose::Pass).await.unwrap_or_else(|refused| refused)
     }
 
     async fn forward(
         &self,
         target: &Target,
         mut request: Request<BodyStream>,
+        purpose: Purpose,
     ) -> Result<Response<BodyStream>, Response<BodyStream>> {
         *request.uri_mut() = target.path.clone().into();
         let key = match Resource::of(target.path.path()) {
@@ -75,15 +90,18 @@ impl Answerer {
         };
         let prompt = is_prompt(target.path.path(), request.method());
         let patience = if prompt { PATIENCE } else { PATIENT };
-        let answer = self.egress.forward(&key, &target.upstream, request, Purpose::Pass, patience);
+        let answer = self.egress.forward(&key, &target.upstream, request, purpose, patience);
         let Ok(answer) = tokio::time::timeout(patience + GRACE, answer).await else {
             let message = format!("{} did not answer in time", target.upstream);
             return Err(refusal(StatusCode::GATEWAY_TIMEOUT, "UNAVAILABLE", &message));
         };
-        answer.map_err(|error| {
+        let mut answer = answer.map_err(|error| {
             tracing::info!(registry = %target.upstream, %error, "request not forwarded");
             not_forwarded(&error)
-        })
+        })?;
+        // Ours alone to say.
+        answer.headers_mut().remove(REFUSED_BY);
+        Ok(answer)
     }
 
     /// The registry decides about every manifest; what it serves, it has granted.
@@ -96,7 +114,7 @@ impl Answerer {
         let credential = authorization(request.headers());
         let holder = holder(target, repository, &credential);
         let method = request.method().clone();
-        let answer = match self.forward(target, request).await {
+        let answer = match self.forward(target, request, Purpose::Pass).await {
             Ok(answer) => answer,
             Err(refused) => return refused,
         };

@@ -18,7 +18,25 @@ pub(super) fn refusal(status: StatusCode, code: &str, message: &str) -> Response
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    headers.insert(REFUSED_BY, HeaderValue::from_static("peer"));
     response
+}
+
+/// As [`refusal`], of a proxy that wants to know who asks (RFC 9110 §11.7.1).
+pub(super) fn proxy_user_wanted() -> Response<BodyStream> {
+    let message = "this node's proxy wants one of its own users; see door.proxy_users";
+    let mut response = refusal(StatusCode::PROXY_AUTHENTICATION_REQUIRED, "DENIED", message);
+    let challenge = HeaderValue::from_static("Basic realm=\"flotilla\"");
+    response.headers_mut().insert(header::PROXY_AUTHENTICATE, challenge);
+    response
+}
+
+/// Says of a refusal that is not this peer's own whose it is.
+pub(super) fn refused_by_registry(response: &mut Response<BodyStream>) {
+    let is_refusal = response.status().is_client_error() || response.status().is_server_error();
+    if is_refusal && !response.headers().contains_key(REFUSED_BY) {
+        response.headers_mut().insert(REFUSED_BY, HeaderValue::from_static("registry"));
+    }
 }
 
 /// A download that failed.
@@ -40,8 +58,15 @@ pub(super) fn not_forwarded(error: &EgressError) -> Response<BodyStream> {
         }
         EgressError::Seed { .. } => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
     };
-    refusal(status, code, &error.to_string())
+    let mut response = refusal(status, code, &error.to_string());
+    if error.is_of_registry() {
+        response.headers_mut().insert(REFUSED_BY, HeaderValue::from_static("seed"));
+    }
+    response
 }
+
+/// Who refused: `registry`, `seed` (it got no answer of the registry's) or `peer` (this daemon).
+pub(super) const REFUSED_BY: &str = "flotilla-refused-by";
 
 /// Sent since the first registry; clients look for it on `/v2/`.
 pub(super) const API_VERSION: &str = "docker-distribution-api-version";

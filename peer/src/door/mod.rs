@@ -2,8 +2,10 @@
 //!
 //! `proxy`, `mirror` and `prefix` share one port: a CONNECT is the first, `?ns=` the
 //! second, a registry's name in front of the repository the third. `route` tells them
-//! apart, `proxy` opens TLS where it may, `answer` is where all of them meet.
+//! apart. `proxy` opens TLS where it may, and so does `sni`, on a port of its own. `answer` is
+//! where all of them meet; `rewrite` says what a registry says of itself in a mirror's words.
 
+mod allow;
 mod answer;
 mod blob;
 mod ca;
@@ -11,58 +13,91 @@ mod error;
 mod manifest;
 mod proxy;
 mod range;
+mod rewrite;
 mod route;
+mod sni;
+mod token;
 mod turns;
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_daemon::settings::Receiver;
 use flotilla_proto::RegistryHost;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::error::refusal;
+use self::error::{refusal, refused_by_registry};
 use self::proxy::Upgrade;
 use self::route::{FrontDoor, Target, route};
-use crate::body;
 use crate::source::{BodyStream, BoxError};
 
+pub(crate) use allow::Tunnels;
+pub use allow::{HostPattern, HostPatternError};
 pub(crate) use answer::Answerer;
 pub(crate) use ca::Authorities;
 pub(crate) use turns::Turns;
 
-/// The doors on one port.
+/// The doors of a node.
 pub(crate) struct Door {
     pub(crate) answerer: Answerer,
     pub(crate) authorities: Authorities,
     pub(crate) settings: Receiver,
     pub(crate) default_upstream: Option<RegistryHost>,
+    pub(crate) tunnels: Tunnels,
+    /// The file of those who may use the proxy; without one, everybody.
+    pub(crate) proxy_users: Option<PathBuf>,
+    /// What this node is called where a client does not say: `host:port` of `proxy`, `mirror` and `prefix`.
+    pub(crate) address: String,
+}
+
+/// Where clients connect.
+pub(crate) struct DoorListeners {
+    /// `proxy`, `mirror` and `prefix`.
+    pub(crate) shared: TcpListener,
+    pub(crate) sni: Option<TcpListener>,
+}
+
+impl DoorListeners {
+    /// The next client, and whether it came to `sni`.
+    async fn accept(&self) -> std::io::Result<(TcpStream, bool)> {
+        let sni = async {
+            match &self.sni {
+                Some(listener) => listener.accept().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            accepted = self.shared.accept() => accepted.map(|(stream, _)| (stream, false)),
+            accepted = sni => accepted.map(|(stream, _)| (stream, true)),
+        }
+    }
 }
 
 impl Door {
     /// Serves clients until `shutdown`.
-    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener, shutdown: CancellationToken) {
+    pub(crate) async fn serve(self: Arc<Self>, listeners: DoorListeners, shutdown: CancellationToken) {
         let mut connections = JoinSet::new();
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             let accepted = tokio::select! {
                 () = shutdown.cancelled() => return,
                 Some(_) = connections.join_next() => continue,
-                accepted = listener.accept() => accepted,
+                accepted = listeners.accept() => accepted,
             };
-            let stream = match accepted {
-                Ok((stream, _)) => stream,
+            let (stream, is_sni) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of descriptors, most likely: trying at once would only spin.
                     tracing::warn!(%error, "accept a client");
@@ -79,11 +114,16 @@ impl Door {
             let door = self.clone();
             connections.spawn(async move {
                 let _permit = permit;
-                let upgrade = Upgrade::default();
-                serve_http(stream, |request| door.clone().outer(request, upgrade.clone())).await;
-                upgrade.run().await;
+                if is_sni { sni::serve(door, stream).await } else { door.shared(stream).await }
             });
         }
+    }
+
+    /// Serves a client of `proxy`, `mirror` or `prefix` to its end.
+    async fn shared(self: Arc<Self>, stream: TcpStream) {
+        let upgrade = Upgrade::default();
+        serve_http(stream, |request| self.clone().outer(request, upgrade.clone())).await;
+        upgrade.run().await;
     }
 
     /// A request as it comes over the port itself.
@@ -92,6 +132,10 @@ impl Door {
         request: Request<Incoming>,
         upgrade: Upgrade,
     ) -> Result<Response<BodyStream>, Infallible> {
+        let is_proxied = request.uri().authority().is_some();
+        if let Some(refused) = is_proxied.then(|| proxy::stranger(&self, &request)).flatten() {
+            return Ok(refused);
+        }
         if request.method() == Method::CONNECT {
             return Ok(proxy::connect(self, request, &upgrade).await);
         }
@@ -101,10 +145,15 @@ impl Door {
         let Some(path) = request.uri().path_and_query() else {
             return Ok(refusal(StatusCode::BAD_REQUEST, "UNSUPPORTED", "a request without a path"));
         };
-        match route(path, &self.configured(), self.default_upstream.as_ref()) {
+        let (configured, default) = (self.configured(), self.default_upstream.as_ref());
+        let routed = match token::is_token_path(path.path()) {
+            true => token::route(path, &configured, default),
+            false => route(path, &configured, default),
+        };
+        match routed {
             Ok(target) => Ok(self.answer(target, request).await),
-            // The base of several registries: none is asked, and clients go on to a repository.
-            Err(_) if path.path() == "/v2/" && path.query().is_none() => Ok(base()),
+            // The base of several registries: the token that clients then ask for names one.
+            Err(_) if path.path() == "/v2/" && path.query().is_none() => Ok(base(&self.host_of(&request))),
             Err(refused) => Ok(refusal(refused.status, refused.code, &refused.message)),
         }
     }
@@ -130,14 +179,54 @@ impl Door {
         }
     }
 
+    /// A request inside TLS that this node opened in the registry's name.
+    async fn as_registry(
+        self: Arc<Self>,
+        door: FrontDoor,
+        upstream: RegistryHost,
+        request: Request<Incoming>,
+    ) -> Result<Response<BodyStream>, Infallible> {
+        let Some(path) = request.uri().path_and_query().cloned() else {
+            return Ok(refusal(StatusCode::BAD_REQUEST, "UNSUPPORTED", "a request without a path"));
+        };
+        Ok(self.answer(Target { door, upstream, path }, request).await)
+    }
+
     async fn answer(&self, target: Target, request: Request<Incoming>) -> Response<BodyStream> {
+        if is_loop(request.headers()) {
+            let message = format!(
+                "a seed was led back to this node: give {} the address of its endpoint with `flotilla registry set --address`",
+                target.upstream
+            );
+            return refusal(StatusCode::LOOP_DETECTED, "UNAVAILABLE", &message);
+        }
         let (method, path) = (request.method().clone(), target.path.path().to_owned());
-        let (door, registry) = (target.door, target.upstream.clone());
-        let request =
+        let host = self.host_of(&request);
+        let mut request =
             request.map(|body| body.map_err(|error| -> BoxError { Box::new(error) }).boxed_unsync());
-        let response = self.answerer.answer(target, request).await;
+        let mut response = if target.door.plays_registry() {
+            self.answerer.answer(&target, request).await
+        } else {
+            token::unwrap_own(request.headers_mut());
+            let is_token = token::is_token_path(&path);
+            let mut response = match is_token {
+                true => self.answerer.token(&target, request).await,
+                false => self.answerer.answer(&target, request).await,
+            };
+            rewrite::headers(response.headers_mut(), &target, &host);
+            response
+        };
+        refused_by_registry(&mut response);
+        let (door, registry) = (target.door, target.upstream);
         tracing::debug!(?door, %registry, %method, path, status = response.status().as_u16(), "answered");
         response
+    }
+
+    /// What a client calls this node.
+    fn host_of<B>(&self, request: &Request<B>) -> String {
+        let named = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
+        let named = named.filter(|host| host.parse::<http::uri::Authority>().is_ok());
+        named.unwrap_or(&self.address).to_owned()
     }
 
     fn configured(&self) -> Vec<RegistryHost> {
@@ -145,12 +234,20 @@ impl Door {
     }
 }
 
-/// What `/v2/` says where no registry is meant: this is one, and needs no credential.
-fn base() -> Response<BodyStream> {
-    let mut response = Response::new(body::full("{}"));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(error::API_VERSION, HeaderValue::from_static("registry/2.0"));
+/// Whether a request has been through a seed already.
+fn is_loop(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|hop| hop.trim().ends_with(" flotilla"))
+}
+
+/// What `/v2/` says where any of several registries may be meant: a token, please.
+fn base(door_host: &str) -> Response<BodyStream> {
+    let message = "ask for a token; the repository in its scope says which registry is meant";
+    let mut response = refusal(StatusCode::UNAUTHORIZED, "UNAUTHORIZED", message);
+    let challenge = format!("Bearer realm=\"{}\",service=\"flotilla\"", token::realm(door_host, None));
+    if let Ok(challenge) = HeaderValue::try_from(challenge) {
+        response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    }
     response
 }
 

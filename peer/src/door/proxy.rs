@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flotilla_proto::RegistryHost;
 use futures_util::future::BoxFuture;
-use http::{Request, Response, StatusCode};
+use http::{Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -15,8 +15,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 
-use super::error::refusal;
-use super::route::{FrontDoor, Target};
+use super::allow::is_user;
+use super::error::{proxy_user_wanted, refusal};
+use super::route::FrontDoor;
 use super::{Door, serve_http};
 use crate::body;
 use crate::source::BodyStream;
@@ -41,6 +42,27 @@ impl Upgrade {
     }
 }
 
+/// The refusal of whoever is none of the proxy's users, where it has some.
+pub(super) fn stranger(door: &Door, request: &Request<Incoming>) -> Option<Response<BodyStream>> {
+    let file = door.proxy_users.as_ref()?;
+    match is_user(file, request.headers().get(header::PROXY_AUTHORIZATION)) {
+        Ok(true) => None,
+        Ok(false) => Some(proxy_user_wanted()),
+        Err(error) => {
+            tracing::error!(file = %file.display(), %error, "read door.proxy_users");
+            Some(refusal(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", "door.proxy_users cannot be read"))
+        }
+    }
+}
+
+/// Logs why a client took this node for no registry.
+pub(super) fn refused_certificate(registry: &RegistryHost, error: &std::io::Error) {
+    tracing::warn!(
+        %registry, %error,
+        "a client refuses this node's certificate: does it trust the node's CA for this registry?"
+    );
+}
+
 /// Answers a CONNECT, and says what follows.
 pub(super) async fn connect(
     door: Arc<Door>,
@@ -53,6 +75,11 @@ pub(super) async fn connect(
     let named: Option<RegistryHost> = authority.as_str().parse().ok();
     let upstream = named.filter(|host| door.settings.borrow().upstream(host).is_some());
     let Some(upstream) = upstream else {
+        if !door.tunnels.lead_to(&authority) {
+            let message =
+                format!("no tunnel leads to {authority}: it is no configured registry, nor in door.tunnels");
+            return refusal(StatusCode::FORBIDDEN, "DENIED", &message);
+        }
         return tunnel(authority.as_str(), request, upgrade).await;
     };
     let tls = match door.authorities.server(&upstream) {
@@ -66,27 +93,13 @@ pub(super) async fn connect(
         let shaken = timeout(HANDSHAKE_TIMEOUT, tls.accept(TokioIo::new(upgraded))).await;
         match shaken {
             Ok(Ok(stream)) => {
-                serve_http(stream, |request| inner(door.clone(), upstream.clone(), request)).await;
+                let handler = |request| door.clone().as_registry(FrontDoor::Proxy, upstream.clone(), request);
+                serve_http(stream, handler).await;
             }
-            Ok(Err(error)) => tracing::warn!(
-                registry = %upstream, %error,
-                "a client refuses this node's certificate: does it trust the node's CA for this registry?"
-            ),
+            Ok(Err(error)) => refused_certificate(&upstream, &error),
             Err(_) => tracing::debug!(registry = %upstream, "a client's TLS handshake took too long"),
         }
     })
-}
-
-/// A request inside opened TLS.
-async fn inner(
-    door: Arc<Door>,
-    upstream: RegistryHost,
-    request: Request<Incoming>,
-) -> Result<Response<BodyStream>, std::convert::Infallible> {
-    let Some(path) = request.uri().path_and_query().cloned() else {
-        return Ok(refusal(StatusCode::BAD_REQUEST, "UNSUPPORTED", "a request without a path"));
-    };
-    Ok(door.answer(Target { door: FrontDoor::Proxy, upstream, path }, request).await)
 }
 
 async fn tunnel(authority: &str, request: Request<Incoming>, upgrade: &Upgrade) -> Response<BodyStream> {
@@ -125,6 +138,6 @@ where
 }
 
 /// As clients wait for TLS themselves.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 const DIAL_TIMEOUT: Duration = Duration::from_secs(9);

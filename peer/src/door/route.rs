@@ -14,6 +14,19 @@ pub(super) enum FrontDoor {
     Mirror,
     /// Under a name with the registry in front of the repository.
     Prefix,
+    /// As the registry itself: the client's resolver says so.
+    Sni,
+}
+
+impl FrontDoor {
+    /// Whether its client believes to speak to the registry, so that everything of a registry is
+    /// to be had, and nothing is said in other words.
+    pub(super) fn plays_registry(self) -> bool {
+        match self {
+            Self::Proxy | Self::Sni => true,
+            Self::Mirror | Self::Prefix => false,
+        }
+    }
 }
 
 /// A request for one registry.
@@ -98,12 +111,14 @@ fn prefixed(
     }
 }
 
-fn lookup(name: &str, configured: &[RegistryHost]) -> Option<RegistryHost> {
+/// The configured registry of that name.
+pub(super) fn lookup(name: &str, configured: &[RegistryHost]) -> Option<RegistryHost> {
     let name: RegistryHost = name.parse().ok()?;
     configured.iter().find(|host| **host == name).cloned()
 }
 
-fn unknown(name: &str, configured: &[RegistryHost]) -> NoRoute {
+/// The refusal of a registry that is not configured.
+pub(super) fn unknown(name: &str, configured: &[RegistryHost]) -> NoRoute {
     not_found(format!(
         "the registry {name:?} is not configured in this region; configured: {}",
         list(configured)

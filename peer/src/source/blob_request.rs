@@ -5,19 +5,19 @@ use std::ops::Range;
 use std::time::Duration;
 
 use flotilla_proto::{Authorization, Digest, RepositoryName};
-use http::header::{self, HeaderMap};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::header;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::body;
-use super::challenge::BearerChallenge;
 use super::credential::RegistryAnswer;
 use super::failure::EndpointFailure;
 use super::header as wire;
 use super::metrics::{Metrics, RequestKind};
 use super::token::{Token, TokenCache, TokenKey, token_uri};
 use super::upstream::{EndpointClient, Place, own_headers};
+use crate::challenge::BearerChallenge;
 
 /// What is asked of which endpoint.
 pub(super) struct BlobRequest<'a> {
@@ -117,7 +117,7 @@ impl BlobRequest<'_> {
             if !is_redirect(response.status()) {
                 return judge(response, is_trusted).await;
             }
-            place = self.follow(&place.uri, response.headers())?;
+            place = self.endpoint.follow(&place.uri, response.headers())?;
             is_trusted &= place.is_home;
         }
         Err(EndpointFailure::TooManyRedirects { limit: MAX_REDIRECTS })
@@ -135,15 +135,6 @@ impl BlobRequest<'_> {
             headers.insert(header::AUTHORIZATION, authorization.clone());
         }
         request
-    }
-
-    fn follow(&self, from: &Uri, headers: &HeaderMap) -> Result<Place, EndpointFailure> {
-        let target = wire::location(headers, from).ok_or(EndpointFailure::BadRedirect)?;
-        let place = self.endpoint.place(target);
-        if EndpointClient::is_downgrade(from, &place.uri) {
-            return Err(EndpointFailure::Downgrade);
-        }
-        Ok(place)
     }
 
     /// Asks the challenge's token service. Its redirects are not followed: they would carry a password.
@@ -177,7 +168,8 @@ enum Trade {
     RateLimited(Option<Duration>),
 }
 
-fn is_redirect(status: StatusCode) -> bool {
+/// Whether a status with a `Location` sends a read elsewhere.
+pub(super) fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
@@ -207,7 +199,7 @@ async fn refusal(response: Response<Incoming>) -> RegistryAnswer {
 }
 
 /// Redirects followed for one request.
-const MAX_REDIRECTS: u32 = 5;
+pub(super) const MAX_REDIRECTS: u32 = 5;
 /// For the body of a refusal.
 const REFUSAL_BODY_PATIENCE: Duration = Duration::from_secs(1);
 /// A token service's answer beyond this is cut, and then does not parse.

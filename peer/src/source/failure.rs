@@ -80,6 +80,9 @@ pub enum EndpointFailure {
     /// The token service's answer holds no token.
     #[error("its token service gave no usable token")]
     NoToken,
+    /// The token service is reached in clear text, and a password was to be shown to it.
+    #[error("names a token service that is not https")]
+    ClearTokenService,
 }
 
 impl EndpointFailure {
@@ -107,7 +110,8 @@ impl EndpointFailure {
             | Self::BadRedirect
             | Self::Downgrade
             | Self::TooManyRedirects { .. }
-            | Self::NoToken => false,
+            | Self::NoToken
+            | Self::ClearTokenService => false,
         }
     }
 
@@ -128,7 +132,8 @@ impl EndpointFailure {
             | Self::BadRedirect
             | Self::Downgrade
             | Self::TooManyRedirects { .. }
-            | Self::NoToken => false,
+            | Self::NoToken
+            | Self::ClearTokenService => false,
         }
     }
 
@@ -144,7 +149,7 @@ impl EndpointFailure {
             Self::Encoded => FailureReason::Encoding,
             Self::WrongRange => FailureReason::Range,
             Self::BadRedirect | Self::Downgrade | Self::TooManyRedirects { .. } => FailureReason::Redirect,
-            Self::NoToken => FailureReason::Token,
+            Self::NoToken | Self::ClearTokenService => FailureReason::Token,
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use flotilla_proto::RegistryHost;
-use http::header::{self, HeaderMap};
+use http::header::{self, HeaderMap, HeaderName};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -11,11 +11,13 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::Shared;
+use super::blob_request::{MAX_REDIRECTS, is_redirect};
 use super::body::{self, BodyStream, Outgoing, Relayed};
 use super::failure::EndpointFailure;
 use super::header as wire;
 use super::metrics::{FailureReason, Reader, RequestKind};
-use super::upstream::{EndpointClient, Place, REST_AFTER_OUTAGE, UpstreamError};
+use super::token_service;
+use super::upstream::{EndpointClient, Place, REST_AFTER_OUTAGE, UpstreamError, VIA};
 
 /// Why a request is forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,7 +27,14 @@ pub enum Purpose {
     /// Only the status matters: of a GET one byte is asked for, and the body of a consent is dropped
     /// unread. A refusal comes with its body, to be relayed.
     Probe,
+    /// A client wants a token. Whatever the path, it is asked of the token service that the registry
+    /// names; the query is the client's, without `service`. A registry that has no such service is
+    /// asked for `/v2/` with the client's credential, and its consent is marked [`NO_TOKEN_SERVICE`].
+    Token,
 }
+
+/// A header of the answer to [`Purpose::Token`]: the registry takes the credential, and issues no tokens.
+pub const NO_TOKEN_SERVICE: HeaderName = HeaderName::from_static("flotilla-no-token-service");
 
 /// One request on its way to one of several endpoints.
 pub(super) struct Forwarding<'a> {
@@ -49,6 +58,8 @@ impl<'a> Forwarding<'a> {
         let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         let mut headers = parts.headers;
         wire::strip_hop_by_hop(&mut headers);
+        // RFC 9110 §7.6.3; a door that reads its own daemon's name knows that it was taken for the registry.
+        headers.append(header::VIA, VIA);
         if purpose == Purpose::Probe && parts.method == Method::GET {
             headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
         }
@@ -112,17 +123,63 @@ impl<'a> Forwarding<'a> {
         }
     }
 
+    /// Asks one endpoint. Redirects of a blob are followed, for what they lead to is not every client's
+    /// to reach; `Authorization` stays behind for good where one leads to a stranger.
     async fn send(&self, endpoint: &EndpointClient) -> Result<Response<Incoming>, EndpointFailure> {
-        let lent = self.body.lend().expect("an endpoint is tried only while the body is unsent");
-        let mut request = Request::new(lent);
-        *request.method_mut() = self.method.clone();
-        *request.headers_mut() = self.headers.clone();
-        let place = Place { uri: endpoint.uri(self.path.clone()), is_home: true };
-        self.shared.metrics.count_request(match self.purpose {
+        let mut place = self.place(endpoint).await?;
+        let mut headers = self.headers.clone();
+        let is_blob = self.is_safe() && is_blob_path(self.path.path());
+        for _ in 0..=MAX_REDIRECTS {
+            let lent = self.body.lend().expect("an endpoint is tried only while the body is unsent");
+            let mut request = Request::new(lent);
+            *request.method_mut() = self.method.clone();
+            *request.headers_mut() = headers.clone();
+            self.shared.metrics.count_request(self.kind());
+            let response = endpoint.send(place.clone(), request).await?;
+            if !is_blob || !is_redirect(response.status()) {
+                return self.verdict(response, &place);
+            }
+            place = endpoint.follow(&place.uri, response.headers())?;
+            if !place.is_home {
+                headers.remove(header::AUTHORIZATION);
+                headers.remove(header::COOKIE);
+            }
+        }
+        Err(EndpointFailure::TooManyRedirects { limit: MAX_REDIRECTS })
+    }
+
+    async fn place(&self, endpoint: &EndpointClient) -> Result<Place, EndpointFailure> {
+        if self.purpose != Purpose::Token {
+            return Ok(Place { uri: endpoint.uri(self.path.clone()), is_home: true });
+        }
+        let has_password = self.headers.contains_key(header::AUTHORIZATION);
+        let query = self.path.query().unwrap_or_default();
+        token_service::place(endpoint, query, has_password, &self.shared.metrics).await
+    }
+
+    /// A stranger's 4xx (an expired signature, say) is no verdict on the credential.
+    fn verdict(
+        &self,
+        mut response: Response<Incoming>,
+        place: &Place,
+    ) -> Result<Response<Incoming>, EndpointFailure> {
+        let status = response.status();
+        let is_no_range = status == StatusCode::RANGE_NOT_SATISFIABLE;
+        if !place.is_home && status.is_client_error() && !is_no_range && self.purpose != Purpose::Token {
+            return Err(EndpointFailure::Status(status));
+        }
+        if self.purpose == Purpose::Token && status.is_success() && token_service::is_base(place) {
+            response.headers_mut().insert(NO_TOKEN_SERVICE, HeaderValue::from_static("1"));
+        }
+        Ok(response)
+    }
+
+    fn kind(&self) -> RequestKind {
+        match self.purpose {
             Purpose::Pass => RequestKind::Pass,
             Purpose::Probe => RequestKind::Probe,
-        });
-        endpoint.send(place, request).await
+            Purpose::Token => RequestKind::Token,
+        }
     }
 
     /// Whether a client waits for this answer's header with little patience: manifests, blobs,
@@ -183,7 +240,7 @@ impl<'a> Forwarding<'a> {
                 self.count_probe(parts.status, &parts.headers);
                 body::empty()
             }
-            Purpose::Probe | Purpose::Pass => {
+            Purpose::Probe | Purpose::Pass | Purpose::Token => {
                 let is_blob = self.method == Method::GET && is_blob_path(self.path.path());
                 let counter = (is_blob && parts.status.is_success())
                     .then(|| self.shared.metrics.blob_bytes(Reader::Client));

@@ -11,7 +11,6 @@
 mod attempts;
 mod blob_request;
 mod body;
-mod challenge;
 mod config;
 mod connect;
 mod content;
@@ -24,6 +23,7 @@ mod metrics;
 mod read;
 mod roster;
 mod token;
+mod token_service;
 mod upstream;
 
 #[cfg(test)]
@@ -44,7 +44,7 @@ pub use config::{Robot, SourceConfig};
 pub use connect::ParseCaError;
 pub use credential::{Credentials, Offer, ReadCredential, RegistryAnswer, Verdict};
 pub use failure::{Causes, EndpointFailure};
-pub use forward::{ForwardError, Purpose};
+pub use forward::{ForwardError, NO_TOKEN_SERVICE, Purpose};
 pub use read::{ReadError, ReadOrder, ReadSummary, SourcePiece};
 pub use roster::ReadBy;
 pub use upstream::{Endpoint, UnusableEndpoint, Upstream, UpstreamError};

@@ -10,7 +10,7 @@ use http::{HeaderValue, Uri};
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::challenge::BearerChallenge;
+use crate::challenge::BearerChallenge;
 
 /// Live tokens by endpoint, repository and credential: at most [`MAX_TOKENS`]; at the limit those
 /// that die first make room. The lock is held for a look-up or a store.
@@ -86,11 +86,24 @@ struct TokenAnswer {
 
 /// Where to ask for a token that lets read `repository`.
 pub(super) fn token_uri(challenge: &BearerChallenge, repository: &RepositoryName) -> Option<Uri> {
+    let mut query = String::new();
+    append(&mut query, "scope", &format!("repository:{}:pull", repository.as_str()));
+    uri(challenge, &query)
+}
+
+/// The token service that a challenge names, asked with its own name of the registry and `wishes`,
+/// which are a query's.
+pub(super) fn uri(challenge: &BearerChallenge, wishes: &str) -> Option<Uri> {
     let mut query = challenge.realm.query().map(ToOwned::to_owned).unwrap_or_default();
     if let Some(service) = &challenge.service {
         append(&mut query, "service", service);
     }
-    append(&mut query, "scope", &format!("repository:{}:pull", repository.as_str()));
+    if !wishes.is_empty() {
+        if !query.is_empty() {
+            query.push('&');
+        }
+        query.push_str(wishes);
+    }
     let mut parts = challenge.realm.clone().into_parts();
     parts.path_and_query = Some(format!("{}?{query}", challenge.realm.path()).parse().ok()?);
     Uri::from_parts(parts).ok()

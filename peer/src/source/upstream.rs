@@ -20,6 +20,8 @@ use tokio::time::Instant;
 use super::body::BodyStream;
 use super::connect::{Detour, HttpClient, ParseCaError, Reach, port_of};
 use super::failure::EndpointFailure;
+use super::header as wire;
+use super::token_service::Learned;
 
 /// One registry as configured: its public host and the endpoints that serve it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,6 +120,8 @@ pub(super) struct EndpointClient {
     port: u16,
     host_header: HeaderValue,
     http: HttpClient,
+    /// Who issues its tokens.
+    pub(super) learned: Learned,
     /// Until when others are tried first. The lock is held for a load or a store.
     resting_until: Mutex<Option<Instant>>,
 }
@@ -155,6 +159,7 @@ impl EndpointClient {
             port,
             host_header: HeaderValue::try_from(public.as_str()).expect("a host name is a legal header"),
             http: reach.client()?,
+            learned: Learned::default(),
             resting_until: Mutex::new(None),
         })
     }
@@ -192,8 +197,18 @@ impl EndpointClient {
     }
 
     /// Whether following `from` to `to` would leave TLS.
-    pub(super) fn is_downgrade(from: &Uri, to: &Uri) -> bool {
+    fn is_downgrade(from: &Uri, to: &Uri) -> bool {
         from.scheme() == Some(&Scheme::HTTPS) && to.scheme() != Some(&Scheme::HTTPS)
+    }
+
+    /// Where a redirect from `from` leads.
+    pub(super) fn follow(&self, from: &Uri, headers: &HeaderMap) -> Result<Place, EndpointFailure> {
+        let target = wire::location(headers, from).ok_or(EndpointFailure::BadRedirect)?;
+        let place = self.place(target);
+        if Self::is_downgrade(from, &place.uri) {
+            return Err(EndpointFailure::Downgrade);
+        }
+        Ok(place)
     }
 
     fn is_own(&self, uri: &Uri) -> bool {
@@ -245,10 +260,14 @@ pub(super) struct Place {
 /// The headers of a request that this daemon makes in its own name.
 pub(super) fn own_headers() -> HeaderMap {
     let agent = HeaderValue::from_static(concat!("flotilla/", env!("CARGO_PKG_VERSION")));
-    [(http::header::USER_AGENT, agent), (http::header::ACCEPT, HeaderValue::from_static("*/*"))]
+    let accept = HeaderValue::from_static("*/*");
+    [(http::header::USER_AGENT, agent), (http::header::ACCEPT, accept), (http::header::VIA, VIA)]
         .into_iter()
         .collect()
 }
+
+/// What every request to a registry carries.
+pub(super) const VIA: HeaderValue = HeaderValue::from_static("1.1 flotilla");
 
 /// After an outage others are tried first this long.
 pub(super) const REST_AFTER_OUTAGE: Duration = Duration::from_secs(10);

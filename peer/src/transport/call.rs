@@ -63,6 +63,7 @@ impl Transport {
             purpose: match purpose {
                 Purpose::Pass => wire::forward::Purpose::Pass.into(),
                 Purpose::Probe => wire::forward::Purpose::Probe.into(),
+                Purpose::Token => wire::forward::Purpose::Token.into(),
             },
         };
         let (send, mut answer) = self.open_seed(seed, request::Kind::Forward(header)).await?;

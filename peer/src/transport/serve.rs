@@ -164,6 +164,7 @@ impl Services {
         let purpose = match forward.purpose() {
             forward::Purpose::Pass => Purpose::Pass,
             forward::Purpose::Probe => Purpose::Probe,
+            forward::Purpose::Token => Purpose::Token,
         };
         let (Ok(upstream), Ok(request)) = (forward.upstream.parse(), request_from_wire(&forward)) else {
             return say(send, Status::Refused, "a malformed request").await;

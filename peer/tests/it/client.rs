@@ -73,6 +73,19 @@ impl Client {
         collect(within(exchange(stream, self.request(Method::GET, path, &[]))).await).await
     }
 
+    /// Over TLS with the door `sni`, under the registry's name.
+    pub(crate) async fn by_sni(
+        &self,
+        sni: SocketAddr,
+        host: &str,
+        roots: &Arc<RootCertStore>,
+        method: Method,
+        path: String,
+    ) -> std::io::Result<Answer> {
+        let stream = tls(TcpStream::connect(sni).await?, host, roots).await?;
+        Ok(collect(within(exchange(stream, self.request(method, &path, &[]))).await).await)
+    }
+
     fn request(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> Request<Empty<Bytes>> {
         let mut request = Request::builder().method(method).uri(path).header(header::HOST, HOST);
         request = request.header(header::ACCEPT, MANIFEST);
@@ -144,6 +157,14 @@ pub(crate) async fn tls_through(
         head.push(within(stream.read_u8()).await?);
     }
     assert!(head.starts_with(b"HTTP/1.1 200"), "{}", String::from_utf8_lossy(&head));
+    tls(stream, host, roots).await
+}
+
+async fn tls(
+    stream: TcpStream,
+    host: &str,
+    roots: &Arc<RootCertStore>,
+) -> std::io::Result<TlsStream<TcpStream>> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()

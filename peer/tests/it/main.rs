@@ -18,3 +18,5 @@ mod region;
 mod registry;
 mod script;
 mod secrets;
+mod sni;
+mod tokens;

@@ -76,15 +76,7 @@ async fn a_tunnel_to_nowhere_is_refused_with_the_reason() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let nowhere = listener.local_addr().unwrap();
     drop(listener);
-    let mut stream = TcpStream::connect(region.one.client.door).await.unwrap();
-    stream
-        .write_all(
-            format!("CONNECT {nowhere} HTTP/1.1\r\nHost: {nowhere}\r\nConnection: close\r\n\r\n").as_bytes(),
-        )
-        .await
-        .unwrap();
-    let mut answer = String::new();
-    within(stream.read_to_string(&mut answer)).await.unwrap();
+    let answer = connect(&region, &nowhere.to_string(), "").await;
     assert!(
         answer.starts_with("HTTP/1.1 502") && answer.contains(&format!("connect to {nowhere}")),
         "{answer}"
@@ -100,4 +92,51 @@ async fn plain_http_is_carried_for_configured_registries_only() {
     assert_eq!(answer.status, 200);
     let answer = client.get("http://other.test/v2/app/manifests/v1").await;
     assert_eq!((answer.status.as_u16(), answer.error().0.as_str()), (403, "DENIED"));
+}
+
+#[tokio::test]
+async fn a_tunnel_leads_only_where_the_list_says() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let host = listener.local_addr().unwrap();
+    let listed = format!("{}", host.ip());
+    let region = Region::start_with(|config| config.door.tunnels = Some(vec![listed.parse().unwrap()])).await;
+    let answer = connect(&region, "other.test:443", "").await;
+    assert!(answer.starts_with("HTTP/1.1 403") && answer.contains("door.tunnels"), "{answer}");
+    let mut tunnel = TcpStream::connect(region.one.client.door).await.unwrap();
+    tunnel.write_all(format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n\r\nhi").as_bytes()).await.unwrap();
+    let (mut far, _) = listener.accept().await.unwrap();
+    assert_eq!(within(far.read_u16()).await.unwrap(), u16::from_be_bytes(*b"hi"));
+    // The registries are no tunnels.
+    tls_through(region.one.client.door, HOST, 443, &roots_of(&region.one.bundle())).await.unwrap();
+}
+
+#[tokio::test]
+async fn on_a_shared_host_the_proxy_knows_its_users() {
+    let dir = tempfile::tempdir().unwrap();
+    let users = dir.path().join("users");
+    std::fs::write(&users, "alice:s3cret\n").unwrap();
+    let region = Region::start_with(|config| config.door.proxy_users = Some(users.clone())).await;
+    let alice = "Proxy-Authorization: Basic YWxpY2U6czNjcmV0\r\n";
+    for header in ["", "Proxy-Authorization: Basic YWxpY2U6d3Jvbmc=\r\n"] {
+        let answer = connect(&region, &format!("{HOST}:443"), header).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 407") && answer.contains("proxy-authenticate: Basic"),
+            "{answer}"
+        );
+    }
+    let answer = connect(&region, "127.0.0.1:1", alice).await;
+    assert!(answer.starts_with("HTTP/1.1 502"), "known, and led nowhere: {answer}");
+    // A mirror's clients are no proxy's.
+    region.registry.push("app", "v1", &[]);
+    assert_eq!(region.one.client.mirror("/v2/app/manifests/v1").await.status, 200);
+}
+
+/// What a CONNECT that leads nowhere is answered.
+async fn connect(region: &Region, host: &str, header: &str) -> String {
+    let mut stream = TcpStream::connect(region.one.client.door).await.unwrap();
+    let head = format!("CONNECT {host} HTTP/1.1\r\nHost: {host}\r\n{header}Connection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    within(stream.read_to_string(&mut answer)).await.unwrap();
+    answer
 }

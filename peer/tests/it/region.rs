@@ -27,10 +27,27 @@ pub(crate) struct Node {
     pub(crate) pieces: SocketAddr,
     pub(crate) data_dir: PathBuf,
     pub(crate) client: Client,
+    /// The door `sni`, where it is open.
+    pub(crate) sni: Option<SocketAddr>,
     admin: SocketAddr,
 }
 
 impl Region {
+    /// Configures one more registry, and waits until every node knows it.
+    pub(crate) async fn add_registry(&self, host: &str, registry: &Registry) {
+        let endpoint = Endpoint { url: format!("http://{}", registry.address), ..Default::default() };
+        let upstream = Upstream { host: host.into(), endpoints: vec![endpoint] };
+        self.cluster.topology().set_registry(upstream).await.unwrap();
+        let mut turn = tokio::time::interval(Duration::from_millis(20));
+        for node in [&self.seed, &self.one, &self.two] {
+            while node.client.get(&format!("/v2/none/manifests/v1?ns={host}")).await.error().0
+                == "NAME_UNKNOWN"
+            {
+                turn.tick().await;
+            }
+        }
+    }
+
     pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
@@ -85,8 +102,14 @@ async fn start(
     adjust(&mut config);
     let peer = Peer::start(config).await.unwrap();
     let client = Client { door: peer.door_address().unwrap(), credential: None };
-    let node =
-        Node { name, pieces: peer.piece_address(), data_dir, client, admin: peer.admin_address().unwrap() };
+    let node = Node {
+        name,
+        pieces: peer.piece_address(),
+        data_dir,
+        client,
+        sni: peer.sni_address().unwrap(),
+        admin: peer.admin_address().unwrap(),
+    };
     let serve = peer.serve(cluster.shutdown.clone());
     cluster.spawn(async move { serve.await.unwrap() });
     within(node.ready()).await;

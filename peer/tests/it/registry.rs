@@ -34,6 +34,10 @@ struct State {
     content: Mutex<BTreeMap<String, Content>>,
     access: Mutex<Option<Access>>,
     fault_by_digest: Mutex<HashMap<String, Fault>>,
+    /// Where paths redirect to.
+    redirects: Mutex<HashMap<String, String>>,
+    /// What `/token` issues for an `Authorization` header.
+    tokens: Mutex<HashMap<String, String>>,
     log: Mutex<Vec<Asked>>,
 }
 
@@ -67,6 +71,8 @@ pub(crate) enum Fault {
 pub(crate) struct Asked {
     pub(crate) method: Method,
     pub(crate) path: String,
+    pub(crate) query: String,
+    pub(crate) authorization: String,
     pub(crate) range: Option<String>,
     pub(crate) status: StatusCode,
     sent: Arc<AtomicU64>,
@@ -137,6 +143,16 @@ impl Registry {
         access.as_mut().unwrap().allowed.retain(|(allowed, _)| allowed != credential);
     }
 
+    /// The token service gives `token` for this `Authorization` header.
+    pub(crate) fn issue(&self, credential: &str, token: &str) {
+        self.state.tokens.lock().unwrap().insert(credential.into(), token.into());
+    }
+
+    /// From here on the path is answered with 307.
+    pub(crate) fn redirect(&self, path: &str, to: &str) {
+        self.state.redirects.lock().unwrap().insert(path.into(), to.into());
+    }
+
     pub(crate) fn break_blob(&self, blob: &Bytes, fault: Fault) {
         self.state.fault_by_digest.lock().unwrap().insert(Digest::of(blob).to_string(), fault);
     }
@@ -195,14 +211,22 @@ impl State {
         let digest = path.rsplit('/').next().unwrap_or_default();
         let fault = self.fault_by_digest.lock().unwrap().get(digest).cloned();
         let sent = Arc::new(AtomicU64::new(0));
-        let mut response = match self.refusal(&path, credential) {
-            Some(refusal) => refusal,
+        let mut response = match self.refusal(&path, credential).or_else(|| self.token(&path, credential)) {
+            Some(answer) => answer,
             None => self.content(&path, range.as_deref(), fault.clone(), &sent),
         };
         if request.method() == Method::HEAD {
             *response.body_mut() = text("");
         }
-        let asked = Asked { method: request.method().clone(), path, range, status: response.status(), sent };
+        let asked = Asked {
+            method: request.method().clone(),
+            path,
+            query: request.uri().query().unwrap_or_default().to_owned(),
+            authorization: credential.to_owned(),
+            range,
+            status: response.status(),
+            sent,
+        };
         self.log.lock().unwrap().push(asked);
         if let Some(Fault::Hang) = fault {
             std::future::pending::<()>().await;
@@ -212,7 +236,7 @@ impl State {
 
     fn refusal(&self, path: &str, credential: &str) -> Option<Response<Body>> {
         let access = self.access.lock().unwrap();
-        let access = access.as_ref()?;
+        let access = access.as_ref().filter(|_| path.starts_with("/v2/"))?;
         let allowed = |(allowed, repository): &(String, String)| {
             allowed == credential && path.starts_with(&format!("/v2/{repository}/"))
         };
@@ -220,9 +244,28 @@ impl State {
             return None;
         }
         let known = access.allowed.iter().any(|(allowed, _)| allowed == credential);
+        if known && path == "/v2/" {
+            return None;
+        }
         let (status, body) = if known { (403, DENIED) } else { (401, UNAUTHORIZED) };
         let builder = Response::builder().status(status).header(header::WWW_AUTHENTICATE, access.challenge);
         Some(builder.body(text(body)).unwrap())
+    }
+
+    /// Answers for the token service, and where a path redirects to.
+    fn token(&self, path: &str, credential: &str) -> Option<Response<Body>> {
+        if let Some(to) = self.redirects.lock().unwrap().get(path) {
+            return Some(
+                Response::builder().status(307).header(header::LOCATION, to).body(text("")).unwrap(),
+            );
+        }
+        if path != "/token" {
+            return None;
+        }
+        Some(match self.tokens.lock().unwrap().get(credential) {
+            Some(token) => Response::new(text(&format!(r#"{{"token":"{token}"}}"#))),
+            None => Response::builder().status(401).body(text(UNAUTHORIZED)).unwrap(),
+        })
     }
 
     fn content(
@@ -232,10 +275,11 @@ impl State {
         fault: Option<Fault>,
         sent: &Arc<AtomicU64>,
     ) -> Response<Body> {
+        let content = self.content.lock().unwrap().get(path).cloned();
         if path == "/v2/" {
             return Response::new(text("{}"));
         }
-        let Some(content) = self.content.lock().unwrap().get(path).cloned() else {
+        let Some(content) = content else {
             return Response::builder().status(404).body(text(UNKNOWN)).unwrap();
         };
         let len = content.bytes.len();

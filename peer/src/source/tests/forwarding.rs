@@ -57,9 +57,40 @@ async fn a_request_and_its_answer_pass_unchanged_but_for_the_connection() {
 async fn a_redirect_is_passed_on_and_not_followed() {
     let registry = FakeRegistry::start(|_| with(status(307), header::LOCATION, "/elsewhere")).await;
     let bench = Bench::new(&[registry.url()]);
-    let answer = bench.source.forward(&host(), get(BLOB_PATH), Purpose::Pass).await.unwrap();
+    let answer = bench.source.forward(&host(), get(MANIFEST_PATH), Purpose::Pass).await.unwrap();
     assert_eq!(answer.status(), StatusCode::TEMPORARY_REDIRECT);
     assert_eq!(registry.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_blobs_redirect_is_followed_without_the_credential() {
+    let content = blob(70_000);
+    let storage = FakeRegistry::start({
+        let content = content.clone();
+        move |seen| if seen.authorization() != "" { status(400) } else { serve(&content, seen) }
+    })
+    .await;
+    let there = format!("{}/signed?x=1", storage.url());
+    let registry = FakeRegistry::start(move |_| with(status(307), header::LOCATION, &there)).await;
+    let bench = Bench::new(&[registry.url()]);
+    for purpose in [Purpose::Pass, Purpose::Probe] {
+        let answer = bench.source.forward(&host(), get(BLOB_PATH), purpose).await.unwrap();
+        let probed = purpose == Purpose::Probe;
+        assert_eq!(answer.status(), if probed { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK });
+        let bytes = answer.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(bytes, if probed { Bytes::new() } else { content.clone() });
+    }
+    assert!(registry.seen().iter().all(|seen| seen.authorization() == "Bearer t"));
+}
+
+#[tokio::test]
+async fn an_expired_signature_is_no_verdict_on_the_credential() {
+    let storage = FakeRegistry::start(|_| status(403)).await;
+    let there = format!("{}/signed?x=1", storage.url());
+    let registry = FakeRegistry::start(move |_| with(status(307), header::LOCATION, &there)).await;
+    let bench = Bench::new(&[registry.url()]);
+    let error = bench.source.forward(&host(), get(BLOB_PATH), Purpose::Probe).await.unwrap_err();
+    assert!(error.to_string().contains("answered 403"), "{error}");
 }
 
 #[tokio::test]

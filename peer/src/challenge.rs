@@ -1,27 +1,28 @@
-//! `Www-Authenticate`: where a registry says tokens come from (RFC 9110 §11.6.1).
+//! `Www-Authenticate`: where a registry says tokens come from (RFC 9110 §11.6.1), and how the
+//! doors say it anew.
 //!
 //! Several challenges share one comma-separated header with the parameters of each, so that only
 //! what follows a word tells what it was: `=` and a value make it a parameter, anything else a scheme.
 //! What does not parse ends the reading; what was read before it counts.
+
+use std::fmt;
 
 use http::Uri;
 use http::header::{HeaderMap, WWW_AUTHENTICATE};
 
 /// Where to trade a credential for a token (distribution spec, "Token Authentication").
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct BearerChallenge {
+pub(crate) struct BearerChallenge {
     /// The token service.
-    pub(super) realm: Uri,
+    pub(crate) realm: Uri,
     /// The name that the token service knows the registry by.
-    pub(super) service: Option<String>,
+    pub(crate) service: Option<String>,
 }
 
 impl BearerChallenge {
     /// The first usable `Bearer` challenge; an empty header, as Harbor sends, has none.
-    pub(super) fn find(headers: &HeaderMap) -> Option<Self> {
-        let values = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
-        let bearers = values.flat_map(challenges).filter(|it| it.scheme.eq_ignore_ascii_case("bearer"));
-        bearers.filter_map(|it| Self::of(&it)).next()
+    pub(crate) fn find(headers: &HeaderMap) -> Option<Self> {
+        Challenge::all(headers).filter(Challenge::is_bearer).filter_map(|it| Self::of(&it)).next()
     }
 
     fn of(challenge: &Challenge) -> Option<Self> {
@@ -34,15 +35,45 @@ impl BearerChallenge {
 
 /// One challenge, whatever its scheme.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Challenge {
+pub(crate) struct Challenge {
     scheme: String,
     parameters: Vec<(String, String)>,
 }
 
 impl Challenge {
+    /// Those of an answer, in order.
+    pub(crate) fn all(headers: &HeaderMap) -> impl Iterator<Item = Self> {
+        let values = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(challenges)
+    }
+
+    /// Whether it asks for a token.
+    pub(crate) fn is_bearer(&self) -> bool {
+        self.scheme.eq_ignore_ascii_case("bearer")
+    }
+
+    /// Changes the parameter `name`, if it is there.
+    pub(crate) fn map(&mut self, name: &str, change: impl FnOnce(&str) -> String) {
+        let found = self.parameters.iter_mut().find(|(key, _)| key.eq_ignore_ascii_case(name));
+        if let Some((_, value)) = found {
+            *value = change(value);
+        }
+    }
+
     fn parameter(&self, name: &str) -> Option<&str> {
         let found = self.parameters.iter().find(|(key, _)| key.eq_ignore_ascii_case(name))?;
         Some(&found.1)
+    }
+}
+
+impl fmt::Display for Challenge {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.scheme)?;
+        for (index, (name, value)) in self.parameters.iter().enumerate() {
+            let value = value.replace('\\', r"\\").replace('"', r#"\""#);
+            write!(f, "{}{name}=\"{value}\"", if index == 0 { " " } else { "," })?;
+        }
+        Ok(())
     }
 }
 
@@ -190,6 +221,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_challenge_is_said_anew_with_another_realm() {
+        let value = r#"Bearer realm="https://h.test/t",service="a \"b\"",scope="repository:a:pull""#;
+        let headers = [(WWW_AUTHENTICATE, value.parse().unwrap())].into_iter().collect();
+        let mut challenge = Challenge::all(&headers).next().unwrap();
+        assert_eq!(challenge.to_string(), value);
+        challenge.map("realm", |_| "http://127.0.0.1:4001/t".to_owned());
+        challenge.map("missing", |_| unreachable!());
+        assert_eq!(challenge.to_string(), value.replace("https://h.test/t", "http://127.0.0.1:4001/t"));
+    }
+
     fn rendered(challenge: &Challenge, space: &str) -> String {
         let escape = |text: &str| text.replace('\\', r"\\").replace('"', r#"\""#);
         let parameters: Vec<String> = challenge
@@ -216,6 +258,8 @@ mod tests {
             space in "[ \t]{0,2}",
         ) {
             let texts: Vec<String> = written.iter().map(|it| rendered(it, &space)).collect();
+            prop_assert_eq!(&challenges(&texts.join(", ")), &written);
+            let texts: Vec<String> = written.iter().map(ToString::to_string).collect();
             prop_assert_eq!(challenges(&texts.join(", ")), written);
         }
 

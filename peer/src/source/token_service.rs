@@ -1,0 +1,96 @@
+//! Where an endpoint's tokens come from: what its `/v2/` says to somebody without a credential.
+//!
+//! Learned from the registry itself and kept a while; never from a client, which would make a
+//! seed dial, and show a password to, whatever a client likes. Only `/v2/` without a credential
+//! tells it: after a bad one, Harbor answers with a challenge that names no service.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use http::uri::PathAndQuery;
+use http::{Request, StatusCode};
+use tokio::time::Instant;
+
+use super::body;
+use super::failure::EndpointFailure;
+use super::metrics::{Metrics, RequestKind};
+use super::token;
+use super::upstream::{EndpointClient, Place, own_headers};
+use crate::challenge::BearerChallenge;
+
+/// Who issues an endpoint's tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum TokenService {
+    /// This service.
+    At(BearerChallenge),
+    /// Nobody: it wants a Basic credential each time, or none at all.
+    None,
+}
+
+/// What was learned of one endpoint, and when. The lock is held for a load or a store.
+#[derive(Default)]
+pub(super) struct Learned(Mutex<Option<(Instant, TokenService)>>);
+
+impl Learned {
+    fn get(&self) -> Option<TokenService> {
+        let learned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        learned.as_ref().filter(|(at, _)| at.elapsed() < KEPT).map(|(_, service)| service.clone())
+    }
+
+    fn set(&self, service: &TokenService) {
+        let learned = Some((Instant::now(), service.clone()));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = learned;
+    }
+}
+
+/// Where a client's request for a token goes. `query` is its own, without `service`.
+pub(super) async fn place(
+    endpoint: &EndpointClient,
+    query: &str,
+    has_password: bool,
+    metrics: &Metrics,
+) -> Result<Place, EndpointFailure> {
+    let TokenService::At(challenge) = service_of(endpoint, metrics).await? else {
+        return Ok(Place { uri: endpoint.uri(base()), is_home: true });
+    };
+    let realm = token::uri(&challenge, query).ok_or(EndpointFailure::NoToken)?;
+    let place = endpoint.place(realm);
+    if has_password && !endpoint.may_see_password(&place) {
+        return Err(EndpointFailure::ClearTokenService);
+    }
+    Ok(place)
+}
+
+/// Whether a request went to `/v2/` for want of a token service.
+pub(super) fn is_base(place: &Place) -> bool {
+    place.uri.path() == BASE
+}
+
+async fn service_of(endpoint: &EndpointClient, metrics: &Metrics) -> Result<TokenService, EndpointFailure> {
+    if let Some(known) = endpoint.learned.get() {
+        return Ok(known);
+    }
+    let mut request = Request::new(body::empty());
+    *request.headers_mut() = own_headers();
+    metrics.count_request(RequestKind::Token);
+    let place = Place { uri: endpoint.uri(base()), is_home: true };
+    let answer = endpoint.send(place, request).await?;
+    let service = match answer.status() {
+        StatusCode::UNAUTHORIZED => {
+            BearerChallenge::find(answer.headers()).map_or(TokenService::None, TokenService::At)
+        }
+        status if status.is_success() => TokenService::None,
+        status => return Err(EndpointFailure::Status(status)),
+    };
+    endpoint.learned.set(&service);
+    Ok(service)
+}
+
+fn base() -> PathAndQuery {
+    PathAndQuery::from_static(BASE)
+}
+
+const BASE: &str = "/v2/";
+
+/// A registry that moves its token service says so within this time.
+const KEPT: Duration = Duration::from_secs(300);
