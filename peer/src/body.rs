@@ -21,6 +21,14 @@ pub(crate) fn empty() -> BodyStream {
     full(Bytes::new())
 }
 
+/// A body that breaks at once.
+pub(crate) fn broken(reason: &'static str) -> BodyStream {
+    from_task(move |sender| async move {
+        // Whoever reads it may be gone.
+        let _ = sender.send(Err(reason.into())).await;
+    })
+}
+
 /// Reads a body whole; `None` if it breaks, or is longer than `max_len` bytes.
 pub(crate) async fn read_whole(mut body: BodyStream, max_len: usize) -> Option<Bytes> {
     let mut whole = BytesMut::new();

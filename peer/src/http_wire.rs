@@ -1,5 +1,6 @@
 //! HTTP heads as the wire between peers has them.
 
+use flotilla_proto::Authorization;
 use flotilla_proto::wire::peer::{Forward, Header, HttpHead};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri};
 
@@ -45,6 +46,13 @@ fn headers_from_wire(headers: &[Header]) -> Result<HeaderMap, BadHead> {
         map.append(name, value);
     }
     Ok(map)
+}
+
+/// The client's credential.
+pub(crate) fn authorization(headers: &HeaderMap) -> Authorization {
+    headers.get(http::header::AUTHORIZATION).map_or(Authorization::ANONYMOUS, |value| {
+        Authorization::new(bytes::Bytes::copy_from_slice(value.as_bytes()))
+    })
 }
 
 /// A peer sent an HTTP head that is none.

@@ -7,13 +7,13 @@
 mod body;
 mod challenge;
 mod config;
-mod confirmed;
 mod control;
 mod door;
 mod egress;
 mod grant;
 mod http_wire;
 mod metrics;
+mod resource;
 mod seed;
 pub mod source;
 mod status;
@@ -38,11 +38,10 @@ use tokio_util::sync::CancellationToken;
 pub use config::{DoorConfig, Mtu, MtuError, PeerConfig, TransportConfig};
 pub use door::{HostPattern, HostPatternError};
 
-use crate::confirmed::Confirmed;
 use crate::control::SchedulerLink;
 use crate::door::{Answerer, Authorities, Door, DoorListeners, Tunnels, Turns};
 use crate::egress::Egress;
-use crate::grant::Grants;
+use crate::grant::{Confirmed, Grants, Manifests};
 use crate::metrics::PieceBytes;
 use crate::seed::Seed;
 use crate::source::Source;
@@ -162,15 +161,16 @@ impl Peer {
             readiness: readiness.clone(),
         });
         let door = Arc::new(Door {
-            answerer: Answerer {
+            answerer: Arc::new(Answerer {
                 store,
                 swarm: swarm.clone(),
                 egress,
                 grants: Grants::default(),
                 confirmed: Confirmed::new(),
+                manifests: Manifests::default(),
                 piece_bytes,
                 asking: Turns::default(),
-            },
+            }),
             authorities: Authorities::open(&config.data_dir),
             settings: settings.clone(),
             default_upstream: config.door.default_upstream.clone(),

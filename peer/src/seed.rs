@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::body;
-use crate::confirmed::Confirmed;
+use crate::grant::Confirmed;
 use crate::source::{
     BodyStream, Credentials, EndpointFailure, ForwardError, Purpose, ReadCredential, ReadError, ReadOrder,
     ReadSummary, Source, SourcePiece, Verdict,

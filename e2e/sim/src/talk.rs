@@ -81,6 +81,8 @@ impl World<'_> {
             PeerOutput::Fail { digest, failure } => {
                 self.download_failed(index, digest, failure.message);
             }
+            // A node of the model keeps nothing beside what is on its disk.
+            PeerOutput::Forget { .. } => {}
             PeerOutput::Purge { digest } => self.purge(index, digest),
             PeerOutput::Flush(batch) => self.peer_flushes(index, batch),
         }

@@ -137,6 +137,11 @@ pub enum Output {
         /// Why.
         failure: Failure,
     },
+    /// Nothing of the blob is held, wanted or on its way any more: its size may be another next time.
+    Forget {
+        /// Which blob.
+        digest: Digest,
+    },
     /// Drop whatever is held of the blob.
     Purge {
         /// Which blob.

@@ -400,6 +400,7 @@ impl Swarm {
     pub(crate) fn forget_if_idle(&mut self, digest: Digest) {
         if self.blobs.get(&digest).is_some_and(Blob::is_idle) {
             self.blobs.remove(&digest);
+            self.outputs.push_back(Output::Forget { digest });
         }
     }
 }

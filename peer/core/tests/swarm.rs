@@ -129,7 +129,10 @@ impl Peer {
                     }
                 }
             }
-            Output::OfferCredentials { .. } | Output::Hash { .. } | Output::Fail { .. } => {}
+            Output::OfferCredentials { .. }
+            | Output::Hash { .. }
+            | Output::Fail { .. }
+            | Output::Forget { .. } => {}
             Output::Take { .. }
             | Output::AbortTake { .. }
             | Output::Follow { .. }
@@ -250,6 +253,18 @@ fn a_failed_fetch_is_reported_with_its_parent() {
 }
 
 #[test]
+fn a_read_that_came_to_nothing_and_that_nobody_waited_for_leaves_nothing_behind() {
+    let mut peer = Peer::attached();
+    peer.input(read_ordered(0..6));
+    let outputs = peer.input(Input::SourceEnded { digest: digest(), result: Err(failure(false)) });
+    assert!(outputs.contains(&Output::Forget { digest: digest() }), "{outputs:?}");
+    // Its size may have been a lie.
+    let other = Layout::of(SIZE / 2).unwrap();
+    let outputs = peer.input(Input::Wanted { digest: digest(), layout: other });
+    assert_eq!(told(&outputs), [Report::Want { digest: digest(), size: SIZE / 2 }]);
+}
+
+#[test]
 fn a_scheduler_that_comes_back_hears_what_is_being_read() {
     let mut peer = Peer::attached();
     peer.input(read_ordered(0..6));
@@ -267,7 +282,9 @@ fn a_source_read_stops_when_its_lease_cannot_be_renewed() {
     peer.input(Input::SchedulerDown);
     peer.now = peer.swarm.poll_timeout().unwrap();
     peer.swarm.handle_timeout(peer.now);
-    assert_eq!(peer.drain(), [Output::StopSource { digest: digest() }]);
+    // Whoever closes what was read of it must know first that the read is stopped.
+    let ended = [Output::StopSource { digest: digest() }, Output::Forget { digest: digest() }];
+    assert_eq!(peer.drain(), ended);
 }
 
 #[test]

@@ -4,20 +4,20 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use bytes::Bytes;
-use flotilla_proto::{Authorization, RepositoryName};
+use flotilla_proto::{Digest, RepositoryName};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 
 use super::error::{REFUSED_BY, not_forwarded, refusal};
-use super::route::{Resource, Target};
+use super::route::Target;
 use super::turns::Turns;
-use super::{blob, manifest, token};
+use super::{blob, prefetch, token};
 use crate::body;
-use crate::confirmed::Confirmed;
 use crate::egress::{Egress, PATIENCE};
-use crate::grant::{Grants, Holder, life};
+use crate::grant::{Confirmed, Grants, Holder, MAX_MANIFEST, Manifest, Manifests, life};
+use crate::http_wire::authorization;
 use crate::metrics::PieceBytes;
-use crate::source::{BodyStream, NO_TOKEN_SERVICE, Purpose};
+use crate::resource::{Resource, is_prompt};
+use crate::source::{BodyStream, NO_TOKEN_SERVICE, Purpose, ReadCredential};
 use crate::store::Store;
 use crate::swarm::Swarm;
 
@@ -29,6 +29,7 @@ pub(crate) struct Answerer {
     pub(crate) grants: Grants,
     /// Blobs that a registry is known to hold in a repository.
     pub(crate) confirmed: Confirmed,
+    pub(crate) manifests: Manifests,
     pub(crate) piece_bytes: PieceBytes,
     /// Who asks a seed for a small blob.
     pub(crate) asking: Turns,
@@ -36,7 +37,11 @@ pub(crate) struct Answerer {
 
 impl Answerer {
     /// Answers a client's request for a registry.
-    pub(super) async fn answer(&self, target: &Target, request: Request<BodyStream>) -> Response<BodyStream> {
+    pub(super) async fn answer(
+        self: &Arc<Self>,
+        target: &Target,
+        request: Request<BodyStream>,
+    ) -> Response<BodyStream> {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         if !reads && !target.door.plays_registry() {
             let message =
@@ -44,7 +49,7 @@ impl Answerer {
             return refusal(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", &message);
         }
         match Resource::of(target.path.path()) {
-            Resource::Manifest(repository) if reads => self.manifest(target, &repository, request).await,
+            Resource::Manifest(repository) if reads => self.manifest(target, repository, request).await,
             Resource::Blob(repository, digest) if reads => {
                 blob::answer(self, target, repository, &digest, request).await
             }
@@ -88,7 +93,7 @@ impl Answerer {
             Resource::Manifest(repository) | Resource::Blob(repository, _) => repository.to_string(),
             Resource::Other => target.upstream.to_string(),
         };
-        let prompt = is_prompt(target.path.path(), request.method());
+        let prompt = is_prompt(request.method(), target.path.path());
         let patience = if prompt { PATIENCE } else { PATIENT };
         let answer = self.egress.forward(&key, &target.upstream, request, purpose, patience);
         let Ok(answer) = tokio::time::timeout(patience + GRACE, answer).await else {
@@ -106,63 +111,83 @@ impl Answerer {
 
     /// The registry decides about every manifest; what it serves, it has granted.
     async fn manifest(
-        &self,
+        self: &Arc<Self>,
         target: &Target,
-        repository: &RepositoryName,
+        repository: RepositoryName,
         request: Request<BodyStream>,
     ) -> Response<BodyStream> {
-        let credential = authorization(request.headers());
-        let holder = holder(target, repository, &credential);
-        let method = request.method().clone();
+        let authorization = authorization(request.headers());
+        let credential = ReadCredential { upstream: target.upstream.clone(), repository, authorization };
+        let asked = request.method().clone();
+        let known = single_tag(request.headers());
         let answer = match self.forward(target, request, Purpose::Pass).await {
             Ok(answer) => answer,
             Err(refused) => return refused,
         };
         match answer.status() {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.grants.revoke(&holder),
-            StatusCode::OK if method == Method::GET => {
-                let (head, body) = answer.into_parts();
-                let Some(manifest) = body::read_whole(body, MAX_MANIFEST).await else {
-                    let message = format!(
-                        "{} sent a broken manifest, or one above {MAX_MANIFEST} bytes",
-                        target.upstream
-                    );
-                    return refusal(StatusCode::BAD_GATEWAY, "MANIFEST_INVALID", &message);
-                };
-                let life = life(&credential, SystemTime::now());
-                self.grants.record(holder, manifest::blobs(&manifest), life, Instant::now());
-                return Response::from_parts(head, body::full(manifest));
-            }
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.grants.revoke(&holder(&credential)),
+            StatusCode::OK if asked == Method::GET => return self.served(target, &credential, answer).await,
+            StatusCode::OK => self.grant_known(&credential, digest_of(answer.headers())),
+            StatusCode::NOT_MODIFIED => self.grant_known(&credential, known),
             _ => {}
         }
         answer
     }
+
+    /// A manifest on its way to the client, and what it grants.
+    async fn served(
+        self: &Arc<Self>,
+        target: &Target,
+        credential: &ReadCredential,
+        answer: Response<BodyStream>,
+    ) -> Response<BodyStream> {
+        let (head, body) = answer.into_parts();
+        let Some(bytes) = body::read_whole(body, MAX_MANIFEST).await else {
+            let message =
+                format!("{} sent a broken manifest, or one above {MAX_MANIFEST} bytes", target.upstream);
+            return refusal(StatusCode::BAD_GATEWAY, "MANIFEST_INVALID", &message);
+        };
+        let manifest = self.manifests.keep(bytes);
+        let reference = target.path.path().rsplit('/').next().unwrap_or_default();
+        if reference.parse::<Digest>().is_ok_and(|asked| asked != manifest.digest) {
+            let message = format!("{} sent another manifest than {reference}", target.upstream);
+            return refusal(StatusCode::BAD_GATEWAY, "MANIFEST_INVALID", &message);
+        }
+        self.grant(credential, &manifest);
+        prefetch::begin(self, target, credential, &manifest);
+        Response::from_parts(head, body::full(manifest.bytes.clone()))
+    }
+
+    /// An answer without a body says which manifest the credential may have.
+    fn grant_known(&self, credential: &ReadCredential, digest: Option<Digest>) {
+        if let Some(manifest) = digest.and_then(|digest| self.manifests.find(digest)) {
+            self.grant(credential, &manifest);
+        }
+    }
+
+    fn grant(&self, credential: &ReadCredential, manifest: &Manifest) {
+        let life = life(&credential.authorization, SystemTime::now());
+        self.grants.record(holder(credential), manifest.blobs.iter().copied(), life, Instant::now());
+    }
 }
 
-/// Whether a client waits for the first header of a pull: a manifest, a blob, a token, or
-/// `/v2/` (DESIGN.md §8). A push or a listing may take its time.
-fn is_prompt(path: &str, method: &Method) -> bool {
-    let reads = matches!(*method, Method::GET | Method::HEAD);
-    let pull = match Resource::of(path) {
-        Resource::Manifest(_) | Resource::Blob(..) => true,
-        Resource::Other => path == "/v2/" || !path.starts_with("/v2/"),
-    };
-    reads && pull
+/// The digest that an answer names itself by; Harbor's proxy-cache sends the header empty at first.
+fn digest_of(headers: &HeaderMap) -> Option<Digest> {
+    headers.get("docker-content-digest")?.to_str().ok()?.parse().ok()
 }
 
-/// The client's credential.
-pub(super) fn authorization(headers: &HeaderMap) -> Authorization {
-    headers.get(header::AUTHORIZATION).map_or(Authorization::ANONYMOUS, |value| {
-        Authorization::new(Bytes::copy_from_slice(value.as_bytes()))
-    })
+/// The one digest that a client says it has, quoted or bare: of several, a 304 means any.
+fn single_tag(headers: &HeaderMap) -> Option<Digest> {
+    let tag = headers.get(header::IF_NONE_MATCH)?.to_str().ok()?.trim();
+    tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).unwrap_or(tag).parse().ok()
 }
 
 /// Whom a grant is for.
-pub(super) fn holder(target: &Target, repository: &RepositoryName, credential: &Authorization) -> Holder {
+pub(super) fn holder(credential: &ReadCredential) -> Holder {
     Holder {
-        upstream: target.upstream.clone(),
-        repository: repository.clone(),
-        credential: credential.hash(),
+        upstream: credential.upstream.clone(),
+        repository: credential.repository.clone(),
+        credential: credential.authorization.hash(),
     }
 }
 
@@ -172,5 +197,32 @@ const GRACE: Duration = Duration::from_millis(400);
 /// What registries' own front ends allow.
 const PATIENT: Duration = Duration::from_secs(900);
 
-/// Registries take manifests of 4 MiB at most; a little more is read before one is refused.
-const MAX_MANIFEST: usize = 8 << 20;
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_says_which_one_manifest_it_has() {
+        let digest = Digest::of(b"{}");
+        let tag = |value: String| {
+            single_tag(&[(header::IF_NONE_MATCH, value.parse().unwrap())].into_iter().collect())
+        };
+        assert_eq!(tag(format!("\"{digest}\"")), Some(digest));
+        assert_eq!(tag(format!(" {digest}")), Some(digest));
+        for several in [format!("\"{digest}\", \"{digest}\""), format!("W/\"{digest}\""), "*".to_owned()] {
+            assert_eq!(tag(several.clone()), None, "{several}");
+        }
+        assert_eq!(single_tag(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn an_empty_digest_is_none() {
+        let headers = |value: &'static str| {
+            [(header::HeaderName::from_static("docker-content-digest"), HeaderValue::from_static(value))]
+                .into_iter()
+                .collect()
+        };
+        assert_eq!(digest_of(&headers("")), None);
+        assert_eq!(digest_of(&headers(" ")), None);
+    }
+}

@@ -11,13 +11,14 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use tokio::sync::mpsc;
 use tokio::time::timeout_at;
 
-use super::answer::{Answerer, authorization, holder};
+use super::answer::{Answerer, holder};
 use super::error::{API_VERSION, failed, not_forwarded, refusal};
 use super::range::{self, Asked};
 use super::route::Target;
 use crate::body;
 use crate::egress::PATIENCE;
 use crate::grant::{Holder, life};
+use crate::http_wire::authorization;
 use crate::metrics::PieceSource;
 use crate::source::{BodyStream, BoxError, Purpose, ReadCredential};
 use crate::store::{BlobFile, ReadPieceError};
@@ -44,22 +45,27 @@ pub(super) async fn answer(
         }
     };
     let authorization = authorization(&head.headers);
-    let holder = holder(target, &repository, &authorization);
     let credential = ReadCredential { upstream: target.upstream.clone(), repository, authorization };
-    let blob = BlobRequest { door, digest, holder, credential, deadline: Instant::now() + HEADER_TIME };
-    match blob.answer(&head).await {
+    match BlobRequest::new(door, digest, credential).answer(&head).await {
         Ok(response) | Err(response) => response,
     }
 }
 
 /// One client's request for one blob.
-struct BlobRequest<'a> {
+pub(super) struct BlobRequest<'a> {
     door: &'a Answerer,
     digest: Digest,
     holder: Holder,
     credential: ReadCredential,
     /// Headers, or an error, are sent by then.
     deadline: Instant,
+}
+
+impl<'a> BlobRequest<'a> {
+    pub(super) fn new(door: &'a Answerer, digest: Digest, credential: ReadCredential) -> Self {
+        let holder = holder(&credential);
+        Self { door, digest, holder, credential, deadline: Instant::now() + HEADER_TIME }
+    }
 }
 
 impl BlobRequest<'_> {
@@ -208,7 +214,7 @@ impl BlobRequest<'_> {
     }
 
     /// A small blob in one request to its home seed; by a plan, where that does not give it.
-    async fn small(&self, layout: Layout) -> Result<Arc<Live>, Response<BodyStream>> {
+    pub(super) async fn small(&self, layout: Layout) -> Result<Arc<Live>, Response<BodyStream>> {
         // Of several clients one asks, and the others find what it got.
         let _turn = self.door.asking.turn(self.digest).await;
         if self.door.swarm.live(self.digest).is_none() {

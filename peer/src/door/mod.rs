@@ -10,7 +10,7 @@ mod answer;
 mod blob;
 mod ca;
 mod error;
-mod manifest;
+mod prefetch;
 mod proxy;
 mod range;
 mod rewrite;
@@ -51,7 +51,7 @@ pub(crate) use turns::Turns;
 
 /// The doors of a node.
 pub(crate) struct Door {
-    pub(crate) answerer: Answerer,
+    pub(crate) answerer: Arc<Answerer>,
     pub(crate) authorities: Authorities,
     pub(crate) settings: Receiver,
     pub(crate) default_upstream: Option<RegistryHost>,

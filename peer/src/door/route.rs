@@ -1,7 +1,7 @@
 //! Where a request is for: which door it came through, which registry it means, and the
 //! path that registry knows it by.
 
-use flotilla_proto::{RegistryHost, RepositoryName};
+use flotilla_proto::RegistryHost;
 use http::StatusCode;
 use http::uri::PathAndQuery;
 
@@ -134,37 +134,6 @@ fn list(configured: &[RegistryHost]) -> String {
     if names.is_empty() { "none".to_owned() } else { names.join(", ") }
 }
 
-/// What a registry's path asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Resource {
-    /// A manifest, by tag or digest.
-    Manifest(RepositoryName),
-    /// A blob; the digest as it is written.
-    Blob(RepositoryName, String),
-    /// Anything else.
-    Other,
-}
-
-impl Resource {
-    /// Reads a registry's path (distribution spec, "Endpoints").
-    pub(super) fn of(path: &str) -> Self {
-        let Some(rest) = path.strip_prefix("/v2/") else { return Self::Other };
-        for (middle, blob) in [("/manifests/", false), ("/blobs/", true)] {
-            let Some((name, reference)) = rest.rsplit_once(middle) else { continue };
-            let Ok(repository) = name.parse::<RepositoryName>() else { continue };
-            if reference.is_empty() || reference.contains('/') {
-                continue;
-            }
-            return if blob {
-                Self::Blob(repository, reference.to_owned())
-            } else {
-                Self::Manifest(repository)
-            };
-        }
-        Self::Other
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,21 +204,5 @@ mod tests {
         }
         assert!(routed("/v2/app/manifests/v1", &["a.test", "b.test"]).is_err());
         assert!(routed("/etc/passwd", &["a.test"]).is_err());
-    }
-
-    #[test]
-    fn paths_of_a_registry_are_told_apart() {
-        let app: RepositoryName = "app/web".parse().unwrap();
-        assert_eq!(Resource::of("/v2/app/web/manifests/v1"), Resource::Manifest(app.clone()));
-        assert_eq!(Resource::of("/v2/app/web/blobs/sha256:0"), Resource::Blob(app, "sha256:0".to_owned()));
-        for other in [
-            "/v2/",
-            "/v2/app/tags/list",
-            "/v2/app/blobs/uploads/",
-            "/v2/app/blobs/uploads/1",
-            "/v2/A/manifests/v1",
-        ] {
-            assert_eq!(Resource::of(other), Resource::Other, "{other}");
-        }
     }
 }

@@ -18,6 +18,7 @@ use super::header as wire;
 use super::metrics::{FailureReason, Reader, RequestKind};
 use super::token_service;
 use super::upstream::{EndpointClient, Place, REST_AFTER_OUTAGE, UpstreamError, VIA};
+use crate::resource::{Resource, is_prompt};
 
 /// Why a request is forwarded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -128,7 +129,7 @@ impl<'a> Forwarding<'a> {
     async fn send(&self, endpoint: &EndpointClient) -> Result<Response<Incoming>, EndpointFailure> {
         let mut place = self.place(endpoint).await?;
         let mut headers = self.headers.clone();
-        let is_blob = self.is_safe() && is_blob_path(self.path.path());
+        let is_blob = self.is_blob_read();
         for _ in 0..=MAX_REDIRECTS {
             let lent = self.body.lend().expect("an endpoint is tried only while the body is unsent");
             let mut request = Request::new(lent);
@@ -174,6 +175,10 @@ impl<'a> Forwarding<'a> {
         Ok(response)
     }
 
+    fn is_blob_read(&self) -> bool {
+        self.is_safe() && matches!(Resource::of(self.path.path()), Resource::Blob(..))
+    }
+
     fn kind(&self) -> RequestKind {
         match self.purpose {
             Purpose::Pass => RequestKind::Pass,
@@ -182,15 +187,9 @@ impl<'a> Forwarding<'a> {
         }
     }
 
-    /// Whether a client waits for this answer's header with little patience: manifests, blobs,
-    /// `/v2/` and tokens. A push, a catalog or a list of tags may take its time.
+    /// Whether a client waits for this answer's header with little patience.
     fn is_bounded(&self) -> bool {
-        let path = self.path.path();
-        let is_read = match path.strip_prefix("/v2/") {
-            Some("") | None => true,
-            Some(rest) => rest.contains("/manifests/") || is_blob_path(rest),
-        };
-        self.is_safe() && is_read
+        is_prompt(&self.method, self.path.path())
     }
 
     /// Ends when nothing of the body was sent for long.
@@ -241,8 +240,8 @@ impl<'a> Forwarding<'a> {
                 body::empty()
             }
             Purpose::Probe | Purpose::Pass | Purpose::Token => {
-                let is_blob = self.method == Method::GET && is_blob_path(self.path.path());
-                let counter = (is_blob && parts.status.is_success())
+                let has_blob = self.method == Method::GET && self.is_blob_read();
+                let counter = (has_blob && parts.status.is_success())
                     .then(|| self.shared.metrics.blob_bytes(Reader::Client));
                 let idle = if self.is_bounded() { READ_IDLE } else { PASS_IDLE };
                 Relayed::new(body, idle, counter).boxed_unsync()
@@ -260,11 +259,6 @@ impl<'a> Forwarding<'a> {
         let announced = wire::content_length(headers).unwrap_or(at_most);
         self.shared.metrics.count_probe_bytes(announced.min(at_most));
     }
-}
-
-/// Whether it names a blob rather than an upload.
-fn is_blob_path(path: &str) -> bool {
-    path.contains("/blobs/") && !path.contains("/blobs/uploads")
 }
 
 /// How an attempt went, as far as the next one cares.

@@ -325,6 +325,12 @@ impl Driver {
                     live.fail(failure);
                 }
             }
+            Output::Forget { digest } => {
+                // A read that nobody waited for leaves no client behind.
+                if let Some((_, live)) = self.lives.remove(&digest) {
+                    live.fail(evicted());
+                }
+            }
             Output::Purge { digest } => {
                 let store = self.work.store.clone();
                 self.running.spawn(async move {

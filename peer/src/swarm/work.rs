@@ -188,7 +188,9 @@ impl Work {
             Ok(file) => file,
             Err(error) => return self.source_failed(digest, store_failure(&error.to_string())).await,
         };
-        lives.entry(digest).or_insert_with(|| Arc::new(Live::new(digest, layout, file.pieces(), false)));
+        if !open_for_read(&lives, digest, layout, &file, &cancel) {
+            return;
+        }
         let (sink, read) = mpsc::channel(PIECES_AHEAD);
         let reading = seed.read(digest, layout, pieces, until, sink, cancel.clone());
         let (result, ()) = tokio::join!(reading, self.keep_source_pieces(file, read, cancel.clone()));
@@ -299,6 +301,23 @@ impl Work {
         tracing::warn!(task = %digest.short(), reason, "the store cannot keep a blob");
         self.swarm.tell(Input::GivenUp { digest, failure: store_failure(reason) }).await;
     }
+}
+
+/// Opens the blob that is to be read, unless the read was stopped meanwhile: nobody would close it.
+/// Whoever stops a read cancels it first, and closes the blob then.
+fn open_for_read(
+    lives: &Lives,
+    digest: Digest,
+    layout: Layout,
+    file: &BlobFile,
+    cancel: &CancellationToken,
+) -> bool {
+    let entry = lives.entry(digest);
+    let goes_on = !cancel.is_cancelled();
+    if goes_on {
+        entry.or_insert_with(|| Arc::new(Live::new(digest, layout, file.pieces(), false)));
+    }
+    goes_on
 }
 
 fn note_failure(order: &PieceOrder, piece: Option<u32>, error: FetchError) {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use flotilla_peer_core::UploadRefusal;
 use flotilla_proto::wire::peer::response::Status;
 use flotilla_proto::wire::peer::{Credential, Forward, Request, Response, forward, request};
-use flotilla_proto::{Authorization, Digest, Identity, frame};
+use flotilla_proto::{Authorization, Digest, Identity, RegistryHost, frame};
 use http_body_util::BodyExt as _;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
@@ -23,6 +23,7 @@ use super::stream::{Incoming, cut};
 use super::{Offered, Transport};
 use crate::body;
 use crate::http_wire::{head_to_wire, request_from_wire};
+use crate::resource::Resource;
 use crate::seed::Seed;
 use crate::source::{ForwardError, Purpose, ReadCredential};
 use crate::store::Store;
@@ -169,9 +170,14 @@ impl Services {
         let (Ok(upstream), Ok(request)) = (forward.upstream.parse(), request_from_wire(&forward)) else {
             return say(send, Status::Refused, "a malformed request").await;
         };
+        let manifest = (purpose == Purpose::Pass).then(|| manifest_read(&upstream, &request)).flatten();
         let request = request.map(|()| body::from_stream(receive));
         match seed.forward(&upstream, request, purpose).await {
             Ok(answer) => {
+                let answer = match manifest.filter(|_| answer.status() == http::StatusCode::OK) {
+                    Some(credential) => self.begin_small(answer, &credential).await,
+                    None => answer,
+                };
                 let (head, mut body) = answer.into_parts();
                 let head = Some(head_to_wire(head.status, &head.headers));
                 let header = Response { status: Status::Ok.into(), head, ..Default::default() };
@@ -201,6 +207,17 @@ impl Services {
             Err(error) => say_forward_error(send, &error).await,
         }
     }
+}
+
+/// With whose credential a request reads a manifest, if it does.
+fn manifest_read(upstream: &RegistryHost, request: &http::Request<()>) -> Option<ReadCredential> {
+    let Resource::Manifest(repository) = Resource::of(request.uri().path()) else { return None };
+    let is_read = request.method() == http::Method::GET;
+    is_read.then(|| ReadCredential {
+        upstream: upstream.clone(),
+        repository,
+        authorization: crate::http_wire::authorization(request.headers()),
+    })
 }
 
 /// A client's credential, and what it is for; `None` if it is malformed.

@@ -12,6 +12,9 @@ use quinn::SendStream;
 
 use super::Offered;
 use super::serve::{AnswerError, Services, read_credential, say, say_forward_error, say_refusal};
+use crate::body;
+use crate::grant::{self, MAX_MANIFEST};
+use crate::source::{BodyStream, ReadCredential};
 
 /// Blobs of at most so many bytes are sent whole.
 pub(crate) const SMALL: u32 = 1 << 20;
@@ -77,6 +80,35 @@ impl Services {
     }
 }
 
+impl Services {
+    /// Begins to read the small blobs of a manifest on its way to a client: they will be asked for.
+    /// A manifest that is too long, or broken, passes on as it came.
+    pub(super) async fn begin_small(
+        &self,
+        answer: http::Response<BodyStream>,
+        credential: &ReadCredential,
+    ) -> http::Response<BodyStream> {
+        let (head, body) = answer.into_parts();
+        let Some(manifest) = body::read_whole(body, MAX_MANIFEST).await else {
+            return http::Response::from_parts(head, body::broken("the manifest is broken, or too long"));
+        };
+        let mut together = 0;
+        for (digest, size) in grant::blobs(&manifest) {
+            let layout = Layout::of(size).filter(|_| (1..=SMALL.into()).contains(&size));
+            let Some(layout) = layout else { continue };
+            together += size;
+            if together > MOST_AHEAD {
+                break;
+            }
+            if self.swarm.live(digest).is_none() {
+                // Whoever asks for it is told of a failure.
+                let _ = self.swarm.want(digest, layout, credential.clone()).await;
+            }
+        }
+        http::Response::from_parts(head, body::full(manifest))
+    }
+}
+
 /// How often each blob was asked for.
 #[derive(Debug, Default)]
 pub(super) struct GivenCounts(Mutex<HashMap<Digest, u32>>);
@@ -94,6 +126,9 @@ impl GivenCounts {
         admitted
     }
 }
+
+/// Bytes of blobs that one manifest makes a seed read ahead.
+const MOST_AHEAD: u64 = 16 << 20;
 
 /// So many are sent a blob whole; all others swap it among themselves.
 const GIVEN: u32 = 32;

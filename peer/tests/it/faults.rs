@@ -50,7 +50,7 @@ async fn a_registry_that_hangs_is_named_within_ten_seconds() {
 #[tokio::test]
 async fn a_registry_that_is_gone_is_named_at_once() {
     let mut region = Region::start().await;
-    let (blob, cold) = (noise(1, 300_000), noise(2, 300_000));
+    let (blob, cold) = (noise(1, 300_000), noise(2, 3_000_000));
     region.registry.push("app", "v1", &[&blob, &cold]);
     let client = region.one.client.clone();
     client.mirror("/v2/app/manifests/v1").await;

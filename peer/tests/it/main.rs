@@ -8,6 +8,7 @@ mod client;
 #[path = "../../../scheduler/tests/it/cluster.rs"]
 mod cluster;
 mod faults;
+mod manifests;
 mod picking;
 mod pieces;
 mod proxy;

@@ -291,7 +291,10 @@ impl State {
             Some(Fault::Gate(after, open)) => Some((after, open)),
             Some(Fault::Hang | Fault::WrongBytes) | None => None,
         };
-        let builder = Response::builder().header(header::CONTENT_TYPE, content.media_type);
+        let mut builder = Response::builder().header(header::CONTENT_TYPE, content.media_type);
+        if path.contains("/manifests/") {
+            builder = builder.header("docker-content-digest", Digest::of(&bytes).to_string());
+        }
         let Some((first, last)) = range.map(|range| bounds(range, len)) else {
             let builder = builder.header(header::CONTENT_LENGTH, len);
             return builder.body(streamed(bytes, gate, sent)).unwrap();

@@ -1,6 +1,9 @@
 //! Grants: proof that a registry has just accepted a credential for a repository
 //! (DESIGN.md §9). A byte leaves this peer only under one.
 
+mod confirmed;
+mod manifests;
+
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -9,6 +12,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use flotilla_proto::{Authorization, CredentialHash, Digest, RegistryHost, RepositoryName};
 use serde::Deserialize;
+
+pub(crate) use confirmed::Confirmed;
+pub(crate) use manifests::{MAX_MANIFEST, Manifest, Manifests, blobs};
 
 /// Whom a registry accepted, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -50,7 +56,7 @@ impl Grants {
         }
         let ends_at = now + life;
         let grant = grants.entry(holder).or_insert_with(|| Grant { size_by_digest: HashMap::new(), ends_at });
-        if grant.ends_at <= now {
+        if grant.ends_at <= now || grant.size_by_digest.len() >= MAX_BLOBS {
             grant.size_by_digest.clear();
         }
         grant.ends_at = ends_at;
@@ -103,8 +109,12 @@ const MAX_TOKEN_LIFE: Duration = Duration::from_secs(600);
 const OPAQUE_LIFE: Duration = Duration::from_secs(60);
 const BASIC_LIFE: Duration = Duration::from_secs(30);
 
-/// (upstream, repository, credential) triples; a manifest's blobs count as one.
+/// (upstream, repository, credential) triples.
 const MAX_GRANTS: usize = 16_384;
+
+/// Blobs of one of them, that many manifests may list within its life; at the limit they are
+/// granted anew, or probed.
+const MAX_BLOBS: usize = 16_384;
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,88 @@
+//! What the paths of a registry mean (distribution spec, "Endpoints").
+
+use flotilla_proto::RepositoryName;
+use http::Method;
+
+/// What a registry's path asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Resource {
+    /// A manifest, by tag or digest.
+    Manifest(RepositoryName),
+    /// A blob; the digest as it is written.
+    Blob(RepositoryName, String),
+    /// Anything else.
+    Other,
+}
+
+impl Resource {
+    /// Reads a registry's path (distribution spec, "Endpoints").
+    pub(crate) fn of(path: &str) -> Self {
+        let Some(rest) = path.strip_prefix("/v2/") else { return Self::Other };
+        for (middle, blob) in [("/manifests/", false), ("/blobs/", true)] {
+            let Some((name, reference)) = rest.rsplit_once(middle) else { continue };
+            let Ok(repository) = name.parse::<RepositoryName>() else { continue };
+            if reference.is_empty() || reference.contains('/') {
+                continue;
+            }
+            return if blob {
+                Self::Blob(repository, reference.to_owned())
+            } else {
+                Self::Manifest(repository)
+            };
+        }
+        Self::Other
+    }
+}
+
+/// Whether a client waits with little patience for this answer's first header: a manifest's, a
+/// blob's, a token's or that of `/v2/` (DESIGN.md §8). A push or a listing may take its time.
+pub(crate) fn is_prompt(method: &Method, path: &str) -> bool {
+    let is_pull = match Resource::of(path) {
+        Resource::Manifest(_) | Resource::Blob(..) => true,
+        Resource::Other => path == "/v2/" || !path.starts_with("/v2/"),
+    };
+    is_pull && matches!(*method, Method::GET | Method::HEAD)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn paths_of_a_registry_are_told_apart() {
+        let app: RepositoryName = "app/web".parse().unwrap();
+        assert_eq!(Resource::of("/v2/app/web/manifests/v1"), Resource::Manifest(app.clone()));
+        assert_eq!(Resource::of("/v2/app/web/blobs/sha256:0"), Resource::Blob(app, "sha256:0".to_owned()));
+        for other in [
+            "/v2/",
+            "/v2/app/tags/list",
+            "/v2/app/blobs/uploads/",
+            "/v2/app/blobs/uploads/1",
+            "/v2/A/manifests/v1",
+        ] {
+            assert_eq!(Resource::of(other), Resource::Other, "{other}");
+        }
+    }
+
+    #[test]
+    fn whoever_pulls_waits_little_and_whoever_pushes_much() {
+        for path in ["/v2/", "/v2/a/manifests/v1", "/v2/a/blobs/sha256:0", "/service/token"] {
+            assert!(is_prompt(&Method::GET, path) && is_prompt(&Method::HEAD, path), "{path}");
+            assert!(!is_prompt(&Method::PUT, path));
+        }
+        for path in ["/v2/a/tags/list", "/v2/_catalog", "/v2/a/blobs/uploads/1"] {
+            assert!(!is_prompt(&Method::GET, path), "{path}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_path_is_read_whatever_it_holds(path in "(/v2/)?[a-z/:.A-Z0-9_-]{0,60}") {
+            if let Resource::Blob(repository, digest) = Resource::of(&path) {
+                prop_assert_eq!(format!("/v2/{repository}/blobs/{digest}"), path);
+            }
+        }
+    }
+}
