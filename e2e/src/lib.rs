@@ -17,6 +17,7 @@
 
 pub mod access_log;
 pub mod base;
+pub mod certificates;
 pub mod client;
 pub mod http;
 pub mod image;
