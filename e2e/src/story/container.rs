@@ -50,7 +50,7 @@ pub(super) fn peer_runs_in_a_container(stage: &Stage) -> Result<()> {
     let mut origin = Origin::start(stage)?;
     let image = ImageSpec::multi_layer(Format::Oci).build("team/app", 1);
     origin.publish(&image)?;
-    let region = Region::up(stage, &origin, 1)?;
+    let region = Region::up(stage, &origin.ca(), 1)?;
 
     let mut container = run(stage, &dockerd, &region)?;
     wait::until("healthy container", Duration::from_secs(60), || {

@@ -15,7 +15,7 @@ pub(super) fn once(stage: &Stage, client: Client, front_door: FrontDoor) -> Resu
     let mut origin = Origin::start(stage)?;
     let image = ImageSpec::multi_layer(format_for(client)).build("team/app", 1);
     origin.publish(&image)?;
-    let region = Region::up(stage, &origin, 3)?;
+    let region = Region::up(stage, &origin.ca(), 3)?;
     stage.assert_fenced()?;
 
     // Slow enough that every pull begins before the first read has ended.
@@ -37,7 +37,7 @@ pub(super) fn small_layers_come_whole(stage: &Stage) -> Result<()> {
     let layer_lens = (1..=10).map(|layer| layer * 6_000).collect();
     let image = ImageSpec { format: format_for(client), layer_lens }.build("team/small", 1);
     origin.publish(&image)?;
-    let region = Region::up(stage, &origin, 3)?;
+    let region = Region::up(stage, &origin.ca(), 3)?;
     PullByAll { stage, region: &region, client, front_door, image: &image, label: "small" }.run()?;
     origin.requests()?.assert_each_blob_read_once(&image)?;
     assert_only_seeds_read(&region)?;
