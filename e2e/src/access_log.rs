@@ -209,7 +209,7 @@ mod tests {
     fn a_read_from_the_object_store_is_a_read_of_its_blob() {
         let digest = Digest::of(b"layer");
         let hex = digest.hex();
-        let stored = format!("/docker/registry/v2/blobs/sha256/{}/{hex}/data?X-Amz-Expires=1200", &hex[..2]);
+        let stored = format!("/docker/registry/v2/blobs/sha256/{}/{hex}/data?Expires=1200", &hex[..2]);
         let log = read(&[
             &line("GET", &format!("/v2/team/app/blobs/{digest}"), 307, 300),
             &line("GET", &stored, 200, 1000),
