@@ -66,7 +66,9 @@ pub(super) fn wrong_bytes_reach_no_client(stage: &Stage) -> Result<()> {
     let peer = region.peers().next().context("no peer")?;
     let pull = |label| {
         let (client, front_door) = (Client::Skopeo, FrontDoor::Mirror);
-        Pull { stage, client, front_door, peer, image: "team/app:v1", label }.start()?.run()
+        Pull { stage, client, front_door, peer, image: "team/app:v1", credentials: None, label }
+            .start()?
+            .run()
     };
 
     let layer = &image.layers[1];

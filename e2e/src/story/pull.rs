@@ -65,10 +65,9 @@ impl PullByAll<'_> {
     fn run(&self) -> Result<()> {
         let reference = format!("{}:v1", self.image.repository);
         let &Self { stage, client, front_door, label, .. } = self;
-        let pulls = self
-            .region
-            .peers()
-            .map(|peer| Pull { stage, client, front_door, peer, image: &reference, label }.start());
+        let pulls = self.region.peers().map(|peer| {
+            Pull { stage, client, front_door, peer, image: &reference, credentials: None, label }.start()
+        });
         let pulls: Vec<_> = pulls.collect::<Result<_>>()?;
         let start = Barrier::new(pulls.len());
         let results: Vec<_> = thread::scope(|scope| {

@@ -22,8 +22,16 @@ pub(super) fn killed_peer_keeps_what_it_announced(stage: &Stage) -> Result<()> {
     stage.assert_fenced()?;
     let victim = region.peers().next().ok_or_else(|| anyhow!("no peer"))?;
     let (client, front_door) = (Client::Docker, FrontDoor::Proxy);
-    let pull =
-        Pull { stage, client, front_door, peer: victim, image: "team/app:v1", label: "cut" }.start()?;
+    let pull = Pull {
+        stage,
+        client,
+        front_door,
+        peer: victim,
+        image: "team/app:v1",
+        credentials: None,
+        label: "cut",
+    }
+    .start()?;
 
     stage.slow_origin(6_000_000)?;
     let (fetched_before, held) = thread::scope(|scope| {
