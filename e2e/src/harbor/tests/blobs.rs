@@ -24,6 +24,7 @@ fn a_blob_comes_whole_with_its_names() {
 fn a_blob_is_unknown_in_a_repository_that_does_not_hold_it() {
     let lab = Lab::start();
     let digest = lab.image.layers[0].digest();
+    lab.harbor.publish_blob("priv/other", b"something else");
     for path in [blob_path("priv/other", digest), "/v2/priv/app/blobs/sha256:abc".to_owned()] {
         let reply = lab.ask_as_alice(Ask::get(path));
         assert_eq!((reply.status, &*reply.code()), (404, "BLOB_UNKNOWN"));

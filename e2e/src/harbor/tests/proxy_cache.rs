@@ -94,6 +94,19 @@ fn a_manifest_is_always_sent_until_all_its_blobs_are_local() {
 }
 
 #[test]
+fn an_index_is_local_when_all_that_it_lists_is() {
+    let cached = Cached::start(ProxyCache::default());
+    let index = cached.lab.harbor.publish_index(&[("amd64", &cached.image)], "multi").to_string();
+    let held = || {
+        let ask = manifest(NAME, "multi").header("accept", OCI_INDEX);
+        cached.ask(ask.header("if-none-match", &index)).status
+    };
+    assert_eq!((held(), held()), (200, 200));
+    cached.pull();
+    assert_eq!(held(), 304);
+}
+
+#[test]
 fn the_first_get_by_tag_has_empty_names() {
     let cached = Cached::start(ProxyCache::default());
     let digest = cached.image.manifest.digest().to_string();
