@@ -129,12 +129,17 @@ impl Request {
         })
     }
 
-    /// The digest, if the request read a blob.
+    /// The digest, if the request read a blob: from the registry, or from the object store
+    /// that it sends its callers to.
     fn blob_read(&self) -> Option<Digest> {
         if self.method != "GET" || !matches!(self.status, 200 | 206) {
             return None;
         }
         let path = self.path.split('?').next()?;
+        if let Some(rest) = path.strip_prefix(STORED_BLOBS) {
+            let hex = rest.strip_suffix("/data")?.split('/').next_back()?;
+            return format!("sha256:{hex}").parse().ok();
+        }
         let (_, digest) = path.strip_prefix("/v2/")?.split_once("/blobs/")?;
         digest.parse().ok()
     }
@@ -143,6 +148,9 @@ impl Request {
         self.status == 206 && self.bytes <= 1
     }
 }
+
+/// Where the object store keeps blobs: `<first two digits>/<hex>/data` below it.
+pub(crate) const STORED_BLOBS: &str = "/docker/registry/v2/blobs/sha256/";
 
 #[cfg(test)]
 mod tests {
@@ -195,6 +203,19 @@ mod tests {
         let reads = BlobReads { requests: 3, bytes: 1000, probes: 1 };
         assert_eq!(log.blob_reads(), BTreeMap::from([(digest, reads)]));
         assert!(log.assert_no_blob_read().is_err());
+    }
+
+    #[test]
+    fn a_read_from_the_object_store_is_a_read_of_its_blob() {
+        let digest = Digest::of(b"layer");
+        let hex = digest.hex();
+        let stored = format!("/docker/registry/v2/blobs/sha256/{}/{hex}/data?Expires=1200", &hex[..2]);
+        let log = read(&[
+            &line("GET", &format!("/v2/team/app/blobs/{digest}"), 307, 300),
+            &line("GET", &stored, 200, 1000),
+        ]);
+        let reads = BlobReads { requests: 1, bytes: 1000, probes: 0 };
+        assert_eq!(log.blob_reads(), BTreeMap::from([(digest, reads)]));
     }
 
     #[test]

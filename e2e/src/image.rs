@@ -45,6 +45,21 @@ pub struct Blob {
     content: Vec<u8>,
 }
 
+impl Format {
+    /// The family of a manifest's media type.
+    pub fn of_manifest(media_type: &str) -> Self {
+        if media_type == MediaTypes::of(Self::Docker).manifest { Self::Docker } else { Self::Oci }
+    }
+
+    /// The media type of its index.
+    pub fn index_media_type(self) -> &'static str {
+        match self {
+            Self::Docker => "application/vnd.docker.distribution.manifest.list.v2+json",
+            Self::Oci => "application/vnd.oci.image.index.v1+json",
+        }
+    }
+}
+
 impl ImageSpec {
     /// Four layers of 2 to 8 MiB around a tiny one: several pieces each, and none.
     pub fn multi_layer(format: Format) -> Self {

@@ -1,7 +1,7 @@
 //! Stories a user would tell, played with the real clients and a real registry.
 //!
 //! The harness is verbs: [`Stage`] is the private piece of machine a story runs on,
-//! [`Origin`] its registry, [`Region`] the Flotilla under test, [`client`] the container
+//! [`Origin`] its registry (or [`Harbor`], a fake one that fails on demand), [`Region`] the Flotilla under test, [`client`] the container
 //! clients, and [`AccessLog`] what the registry itself saw. [`story`] tells the stories with
 //! them, [`runner`] starts each in namespaces of its own, [`lab`] measures a region whose nodes
 //! have shaped links. Nothing here looks inside the
@@ -17,7 +17,9 @@
 
 pub mod access_log;
 pub mod base;
+pub mod certificates;
 pub mod client;
+pub mod harbor;
 pub mod http;
 pub mod image;
 pub mod lab;
@@ -30,6 +32,7 @@ pub mod story;
 pub mod wait;
 
 pub use access_log::AccessLog;
+pub use harbor::Harbor;
 pub use origin::Origin;
 pub use process::Process;
 pub use region::Region;

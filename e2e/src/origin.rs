@@ -2,18 +2,15 @@
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use flotilla_proto::Digest;
-use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose,
-};
 use rustix::process::Signal;
 
 use crate::access_log::AccessLog;
+use crate::certificates::Authority;
 use crate::http;
 use crate::image::Image;
 use crate::process::{self, Process};
@@ -167,25 +164,12 @@ fn configuration() -> String {
     )
 }
 
-/// Go checks the subject alternative name and the extended key usage; OpenSSL takes a
-/// certificate whose subject is its issuer for self-signed, so the two are named apart.
-fn write_certificates(dir: &std::path::Path) -> Result<()> {
-    let mut authority = CertificateParams::default();
-    authority.distinguished_name.push(DnType::CommonName, "authority of the origin");
-    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    authority.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    let authority_key = KeyPair::generate()?;
-    let ca = authority.self_signed(&authority_key)?;
-
-    let mut leaf = CertificateParams::new(vec![REGISTRY_HOST.to_owned()])?;
-    leaf.distinguished_name.push(DnType::CommonName, REGISTRY_HOST);
-    leaf.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-    let leaf_key = KeyPair::generate()?;
-    let certificate = leaf.signed_by(&leaf_key, &Issuer::new(authority, authority_key))?;
-
-    fs::write(dir.join("certs/ca.crt"), ca.pem())?;
-    fs::write(dir.join("leaf.pem"), certificate.pem())?;
-    fs::write(dir.join("leaf.key"), leaf_key.serialize_pem())?;
+fn write_certificates(dir: &Path) -> Result<()> {
+    let authority = Authority::new("authority of the origin")?;
+    let leaf = authority.leaf(REGISTRY_HOST)?;
+    fs::write(dir.join("certs/ca.crt"), authority.pem())?;
+    fs::write(dir.join("leaf.pem"), leaf.certificate.pem())?;
+    fs::write(dir.join("leaf.key"), leaf.key.serialize_pem())?;
     Ok(())
 }
 

@@ -10,7 +10,6 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use serde::Deserialize;
 
 use crate::http;
-use crate::origin::Origin;
 use crate::process::{self, Process};
 use crate::stage::{REGISTRY_HOST, Stage};
 use crate::wait;
@@ -49,11 +48,11 @@ pub struct Peer {
 pub struct Metrics(String);
 
 impl<'a> Region<'a> {
-    /// Starts a region with `peers` peers that reads from `origin`, and waits until it is
-    /// ready.
-    pub fn up(stage: &'a Stage, origin: &Origin<'_>, peers: usize) -> Result<Self> {
+    /// Starts a region with `peers` peers that reads from the registry, whose certificate
+    /// `ca` has signed, and waits until it is ready.
+    pub fn up(stage: &'a Stage, ca: &Path, peers: usize) -> Result<Self> {
         let dir = stage.region_dir("region")?;
-        let registry = format!("{REGISTRY_HOST}=https://{REGISTRY_HOST},ca={}", origin.ca().display());
+        let registry = format!("{REGISTRY_HOST}=https://{REGISTRY_HOST},ca={}", ca.display());
         let mut command = stage.flotilla();
         command
             .args(["up", "--registry", &registry, "--peers", &peers.to_string(), "--json", "--dir"])

@@ -2,9 +2,10 @@
 //!
 //! ```text
 //!  region's namespace                                 origin's namespace
-//!  clients (root), Flotilla (REGION_UID)              docker-registry
+//!  clients (root), Flotilla (REGION_UID)              docker-registry, or a fake Harbor
 //!          10.99.0.2 region0 ───────── veth ───────── origin0 10.99.0.1 (:443, fenced)
 //!                                      slowable               10.99.0.3 (its own metrics)
+//!                                                             10.99.0.4 (:443, fenced: storage)
 //! ```
 //!
 //! The registry is not on 127.0.0.0/8: clients never proxy that and dockerd does not check
@@ -13,15 +14,18 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::mount::{MountFlags, mount, mount_bind};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::process;
 
@@ -33,6 +37,10 @@ pub const REGISTRY_HOST: &str = "harbor.test";
 pub const REGISTRY_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 1));
 /// Where a request of the region's comes from.
 pub const REGION_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 2));
+/// The public name of the registry's object store.
+pub const STORAGE_HOST: &str = "s3.test";
+/// The object store's address, closed to root.
+pub const STORAGE_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 4));
 /// The origin's other address, open to the harness.
 pub const ORIGIN_BACKSTAGE_IP: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 3));
 
@@ -70,7 +78,7 @@ impl Stage {
             fs::create_dir(stage.path(name))?;
         }
         fs::set_permissions(stage.path("tmp"), fs::Permissions::from_mode(0o1777))?;
-        stage.cover("/etc/hosts", &format!("127.0.0.1 localhost\n{REGISTRY_IP} {REGISTRY_HOST}\n"))?;
+        stage.cover("/etc/hosts", &hosts())?;
         fs::create_dir(stage.path("etc-docker"))?;
         mount_bind(stage.path("etc-docker"), "/etc/docker").context("mount /etc/docker")?;
         lay_network()?;
@@ -133,13 +141,30 @@ impl Stage {
         Path::new(FLOTILLA)
     }
 
-    /// Fails unless the kernel refuses this process, root like the clients, the registry.
+    /// Listens on the origin's side, in this process: the socket stays in the namespace
+    /// where it was made.
+    pub fn listen_at_origin(&self, address: IpAddr, port: u16) -> Result<TcpListener> {
+        let listen = move || {
+            let netns = File::open(ORIGIN_NETNS).context("open the origin's network")?;
+            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
+                .context("enter the origin's network")?;
+            TcpListener::bind((address, port)).with_context(|| format!("listen on {address}:{port}"))
+        };
+        // A thread of its own, as it cannot come back.
+        thread::spawn(listen).join().map_err(|_| anyhow!("a thread panicked in the origin's network"))?
+    }
+
+    /// Fails unless the kernel refuses this process, root like the clients, the registry
+    /// and its storage.
     pub fn assert_fenced(&self) -> Result<()> {
-        match TcpStream::connect_timeout(&(REGISTRY_IP, 443).into(), Duration::from_secs(2)) {
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
-            Err(error) => bail!("the fence should refuse, not fail: {error}"),
-            Ok(_) => bail!("clients can reach the registry"),
+        for address in [REGISTRY_IP, STORAGE_IP] {
+            match TcpStream::connect_timeout(&(address, 443).into(), Duration::from_secs(2)) {
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {}
+                Err(error) => bail!("the fence should refuse, not fail: {error}"),
+                Ok(_) => bail!("clients can reach {address}"),
+            }
         }
+        Ok(())
     }
 
     /// Limits what the origin sends to the region, in bytes a second.
@@ -181,8 +206,14 @@ fn lay_network() -> Result<()> {
     ip("-n origin link set lo up")?;
     ip(&format!("-n origin addr add {REGISTRY_IP}/24 dev origin0"))?;
     ip(&format!("-n origin addr add {ORIGIN_BACKSTAGE_IP}/24 dev origin0"))?;
+    ip(&format!("-n origin addr add {STORAGE_IP}/24 dev origin0"))?;
     ip("-n origin link set origin0 up")?;
-    ip(&format!("rule add pref 10 to {REGISTRY_IP} uidrange 0-0 prohibit"))
+    ip(&format!("rule add pref 10 to {REGISTRY_IP} uidrange 0-0 prohibit"))?;
+    ip(&format!("rule add pref 11 to {STORAGE_IP} uidrange 0-0 prohibit"))
+}
+
+fn hosts() -> String {
+    format!("127.0.0.1 localhost\n{REGISTRY_IP} {REGISTRY_HOST}\n{STORAGE_IP} {STORAGE_HOST}\n")
 }
 
 fn ip(arguments: &str) -> Result<()> {

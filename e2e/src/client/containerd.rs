@@ -54,6 +54,9 @@ impl<'a> Containerd<'a> {
             }
             FrontDoor::Prefix => bail!("no story fetches by prefix with ctr"),
         }
+        if let Some(credentials) = pull.credentials {
+            command.args(["--user", credentials]);
+        }
         command.arg(pull.reference());
         process::run(&self.stage.logs(), &pull.name("ctr-fetch"), command, PULL_TIMEOUT)?.success()?;
         let mut command = self.ctr();

@@ -34,6 +34,16 @@ fn skopeo_copy(pull: &Pull<'_>) -> Result<BTreeSet<Digest>> {
         command.arg("--registries-conf").arg(write_registries(pull, &dir)?);
     }
     command.arg("copy");
+    match (pull.front_door, pull.credentials) {
+        (_, None) => {}
+        (FrontDoor::Proxy | FrontDoor::Prefix, Some(credentials)) => {
+            command.args(["--src-creds", credentials]);
+        }
+        // Credentials given by a flag are for the registry and go to no mirror.
+        (FrontDoor::Mirror, Some(_)) => {
+            command.arg("--src-authfile").args(pull.write_login(&dir)?);
+        }
+    }
     match pull.front_door {
         FrontDoor::Proxy => {
             fs::create_dir(dir.join("certs"))?;
@@ -100,7 +110,11 @@ fn run(pull: &Pull<'_>, program: &str, arguments: &[&str]) -> Result<String> {
     let mut command: Command = pull.stage.command(Side::Client, program);
     command.env("CONTAINERS_REGISTRIES_CONF", write_registries(pull, &dir)?);
     command.args(["--storage-driver", "vfs", "--root"]).arg(dir.join("root"));
-    command.arg("--runroot").arg(dir.join("runroot")).args(arguments);
+    command.arg("--runroot").arg(dir.join("runroot"));
+    if let Some(login) = pull.write_login(&dir)? {
+        command.env("REGISTRY_AUTH_FILE", login);
+    }
+    command.args(arguments);
     let name = pull.name(&format!("{program}-{}", arguments[0]));
     process::run(&pull.stage.logs(), &name, command, PULL_TIMEOUT)?.success()
 }

@@ -80,7 +80,12 @@ impl<'a> Dockerd<'a> {
     /// `docker pull`.
     pub fn pull(&self, pull: &Pull<'_>) -> Result<BTreeSet<Digest>> {
         let reference = pull.reference();
-        self.run("pull", &["pull", &reference], PULL_TIMEOUT)?;
+        let mut command = self.docker();
+        if let Some(login) = pull.write_login(&self.stage.dir(pull.dir())?)? {
+            command.env("DOCKER_CONFIG", login.parent().context("a file is in a directory")?);
+        }
+        command.args(["pull", &reference]);
+        process::run(&self.stage.logs(), &format!("{}-pull", self.name), command, PULL_TIMEOUT)?.success()?;
         let json = self.run("inspect", &["image", "inspect", &reference], PULL_TIMEOUT)?;
         let [image]: [Inspected; 1] = serde_json::from_str(&json).context("read inspect")?;
         let manifests = image.repo_digests.iter().filter_map(|name| name.split('@').nth(1));

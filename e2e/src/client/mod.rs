@@ -5,10 +5,15 @@ mod containers_image;
 mod dockerd;
 
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use flotilla_proto::Digest;
+use serde_json::json;
 
 pub use containerd::Containerd;
 pub use dockerd::Dockerd;
@@ -55,6 +60,8 @@ pub struct Pull<'a> {
     pub peer: &'a Peer,
     /// What, without the registry's host.
     pub image: &'a str,
+    /// `name:secret` of an account, if one is needed.
+    pub credentials: Option<&'a str>,
     /// Tells this pull's files from those of another.
     pub label: &'a str,
 }
@@ -91,6 +98,17 @@ impl<'a> Pull<'a> {
             FrontDoor::Proxy | FrontDoor::Mirror => format!("{REGISTRY_HOST}/{}", self.image),
             FrontDoor::Prefix => format!("{}/{REGISTRY_HOST}/{}", self.peer.door_authority(), self.image),
         }
+    }
+
+    /// Writes the credentials, if there are any, to `config.json` in `dir`, as `docker login` and
+    /// its like would. A client keeps them apart by the host that it asks: a mirror needs its own.
+    fn write_login(&self, dir: &Path) -> Result<Option<PathBuf>> {
+        let Some(credentials) = self.credentials else { return Ok(None) };
+        let auth = json!({ "auth": BASE64_STANDARD.encode(credentials) });
+        let auths = json!({ "auths": { REGISTRY_HOST: auth, self.peer.door_authority(): auth } });
+        let path = dir.join("config.json");
+        fs::write(&path, auths.to_string()).context("write login")?;
+        Ok(Some(path))
     }
 
     /// This pull's own directory.

@@ -21,7 +21,7 @@ pub(super) fn unknown_key_is_named(stage: &Stage) -> Result<()> {
 
 pub(super) fn wrong_join_token_is_refused(stage: &Stage) -> Result<()> {
     let origin = Origin::start(stage)?;
-    let region = Region::up(stage, &origin, 1)?;
+    let region = Region::up(stage, &origin.ca(), 1)?;
     let right: JoinTokenText = fs::read_to_string(join_token_file(&region)?)?.parse()?;
     let wrong = JoinToken { secret: "another secret".to_owned(), ..right.token().clone() };
 
@@ -36,7 +36,7 @@ pub(super) fn wrong_join_token_is_refused(stage: &Stage) -> Result<()> {
 
 pub(super) fn port_in_use_is_named(stage: &Stage) -> Result<()> {
     let origin = Origin::start(stage)?;
-    let region = Region::up(stage, &origin, 1)?;
+    let region = Region::up(stage, &origin.ca(), 1)?;
     let token = fs::read_to_string(join_token_file(&region)?)?;
     let taken = region.peers().next().map(Peer::door_authority).context("no peer")?;
 

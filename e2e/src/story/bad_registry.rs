@@ -15,7 +15,7 @@ use crate::wait;
 
 pub(super) fn unknown_registry_is_named(stage: &Stage) -> Result<()> {
     let mut origin = Origin::start(stage)?;
-    let region = Region::up(stage, &origin, 1)?;
+    let region = Region::up(stage, &origin.ca(), 1)?;
     let peer = only_peer(&region)?;
 
     for path in ["v2/team/app/manifests/v1?ns=other.test", "v2/other.test/team/app/manifests/v1"] {
@@ -31,7 +31,7 @@ pub(super) fn unknown_registry_is_named(stage: &Stage) -> Result<()> {
 pub(super) fn hung_registry_is_reported_in_time(stage: &Stage) -> Result<()> {
     let origin = Origin::start(stage)?;
     origin.publish(&small_image())?;
-    let region = Region::up(stage, &origin, 1)?;
+    let region = Region::up(stage, &origin.ca(), 1)?;
     let peer = only_peer(&region)?;
 
     origin.hang()?;
@@ -49,7 +49,7 @@ pub(super) fn hung_registry_is_reported_in_time(stage: &Stage) -> Result<()> {
 pub(super) fn stopped_registry_is_reported_in_time(stage: &Stage) -> Result<()> {
     let mut origin = Origin::start(stage)?;
     origin.publish(&small_image())?;
-    let region = Region::up(stage, &origin, 1)?;
+    let region = Region::up(stage, &origin.ca(), 1)?;
     let peer = only_peer(&region)?;
 
     origin.stop();
@@ -62,11 +62,13 @@ pub(super) fn wrong_bytes_reach_no_client(stage: &Stage) -> Result<()> {
     let origin = Origin::start(stage)?;
     let image = ImageSpec { format: Format::Oci, layer_lens: vec![10, 5 << 20] }.build("team/app", 1);
     origin.publish(&image)?;
-    let region = Region::up(stage, &origin, 2)?;
+    let region = Region::up(stage, &origin.ca(), 2)?;
     let peer = region.peers().next().context("no peer")?;
     let pull = |label| {
         let (client, front_door) = (Client::Skopeo, FrontDoor::Mirror);
-        Pull { stage, client, front_door, peer, image: "team/app:v1", label }.start()?.run()
+        Pull { stage, client, front_door, peer, image: "team/app:v1", credentials: None, label }
+            .start()?
+            .run()
     };
 
     let layer = &image.layers[1];

@@ -50,7 +50,7 @@ pub(super) fn peer_runs_in_a_container(stage: &Stage) -> Result<()> {
     let mut origin = Origin::start(stage)?;
     let image = ImageSpec::multi_layer(Format::Oci).build("team/app", 1);
     origin.publish(&image)?;
-    let region = Region::up(stage, &origin, 1)?;
+    let region = Region::up(stage, &origin.ca(), 1)?;
 
     let mut container = run(stage, &dockerd, &region)?;
     wait::until("healthy container", Duration::from_secs(60), || {
@@ -62,7 +62,8 @@ pub(super) fn peer_runs_in_a_container(stage: &Stage) -> Result<()> {
 
     stage.assert_fenced()?;
     let (client, front_door, peer) = (Client::Skopeo, FrontDoor::Mirror, &contained_peer());
-    let pull = Pull { stage, client, front_door, peer, image: "team/app:v1", label: "contained" };
+    let pull =
+        Pull { stage, client, front_door, peer, image: "team/app:v1", credentials: None, label: "contained" };
     let held = pull.start()?.run()?;
     ensure!(held == image.digests(), "the client holds {held:?}");
     origin.requests()?.assert_each_blob_read_once(&image)?;

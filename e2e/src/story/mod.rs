@@ -4,6 +4,7 @@ mod bad_config;
 mod bad_registry;
 mod container;
 mod demo;
+mod harbor;
 mod lab;
 mod pull;
 mod resume;
@@ -50,6 +51,7 @@ pub const ALL: &[Story] = &[
     Story::new("pull_buildah_mirror", |stage| pull::once(stage, Client::Buildah, FrontDoor::Mirror)),
     Story::new("pull_podman_mirror", |stage| pull::once(stage, Client::Podman, FrontDoor::Mirror)),
     Story::new("small_layers_come_whole", pull::small_layers_come_whole),
+    Story::new("harbor_private_pull", harbor::private_pull),
     Story::new("peer_killed_mid_pull_keeps_what_it_announced", resume::killed_peer_keeps_what_it_announced),
     Story::new("demo_reads_the_registry_once", demo::reads_the_registry_once),
     Story::new("demo_of_tiny_layers_reads_the_registry_once", demo::of_tiny_layers_reads_the_registry_once),

@@ -15,7 +15,7 @@ pub(super) fn once(stage: &Stage, client: Client, front_door: FrontDoor) -> Resu
     let mut origin = Origin::start(stage)?;
     let image = ImageSpec::multi_layer(format_for(client)).build("team/app", 1);
     origin.publish(&image)?;
-    let region = Region::up(stage, &origin, 3)?;
+    let region = Region::up(stage, &origin.ca(), 3)?;
     stage.assert_fenced()?;
 
     // Slow enough that every pull begins before the first read has ended.
@@ -37,7 +37,7 @@ pub(super) fn small_layers_come_whole(stage: &Stage) -> Result<()> {
     let layer_lens = (1..=10).map(|layer| layer * 6_000).collect();
     let image = ImageSpec { format: format_for(client), layer_lens }.build("team/small", 1);
     origin.publish(&image)?;
-    let region = Region::up(stage, &origin, 3)?;
+    let region = Region::up(stage, &origin.ca(), 3)?;
     PullByAll { stage, region: &region, client, front_door, image: &image, label: "small" }.run()?;
     origin.requests()?.assert_each_blob_read_once(&image)?;
     assert_only_seeds_read(&region)?;
@@ -65,10 +65,9 @@ impl PullByAll<'_> {
     fn run(&self) -> Result<()> {
         let reference = format!("{}:v1", self.image.repository);
         let &Self { stage, client, front_door, label, .. } = self;
-        let pulls = self
-            .region
-            .peers()
-            .map(|peer| Pull { stage, client, front_door, peer, image: &reference, label }.start());
+        let pulls = self.region.peers().map(|peer| {
+            Pull { stage, client, front_door, peer, image: &reference, credentials: None, label }.start()
+        });
         let pulls: Vec<_> = pulls.collect::<Result<_>>()?;
         let start = Barrier::new(pulls.len());
         let results: Vec<_> = thread::scope(|scope| {

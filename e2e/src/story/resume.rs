@@ -18,12 +18,20 @@ pub(super) fn killed_peer_keeps_what_it_announced(stage: &Stage) -> Result<()> {
     let mut origin = Origin::start(stage)?;
     let image = ImageSpec { format: Format::Docker, layer_lens: vec![48 << 20, 10] }.build("team/app", 1);
     origin.publish(&image)?;
-    let region = Region::up(stage, &origin, 1)?;
+    let region = Region::up(stage, &origin.ca(), 1)?;
     stage.assert_fenced()?;
     let victim = region.peers().next().ok_or_else(|| anyhow!("no peer"))?;
     let (client, front_door) = (Client::Docker, FrontDoor::Proxy);
-    let pull =
-        Pull { stage, client, front_door, peer: victim, image: "team/app:v1", label: "cut" }.start()?;
+    let pull = Pull {
+        stage,
+        client,
+        front_door,
+        peer: victim,
+        image: "team/app:v1",
+        credentials: None,
+        label: "cut",
+    }
+    .start()?;
 
     stage.slow_origin(6_000_000)?;
     let (fetched_before, held) = thread::scope(|scope| {
