@@ -4,12 +4,14 @@
 //! their crates; here is only what joins them on one machine and what the command line owes
 //! a person.
 
+mod bytes_by_source;
 mod cli;
 mod daemons;
 mod documents;
 mod health;
 mod http;
 mod local;
+mod oci_client;
 mod output;
 mod peer_status;
 
