@@ -7,6 +7,7 @@ use flotilla_proto::PeerId;
 
 use flotilla_manager::cli::{ManagerArgs, RegionCommand, RegistryCommand, TokenCommand, TopologyCommand};
 
+use crate::client::ClientCommand;
 use crate::documents::{CompletionsArgs, ManArgs};
 use crate::health::HealthArgs;
 use crate::local::demo::DemoArgs;
@@ -75,6 +76,13 @@ pub(crate) enum Command {
                             flotilla demo --image reg.test/app/web:v7 \
                             --registry reg.test=https://reg.test:5000,ca=ca.pem")]
     Demo(DemoArgs),
+
+    /// Clients of this machine: point them at its peer
+    #[command(after_help = "Example:\n  flotilla client setup docker --registry harbor.example.com")]
+    Client {
+        #[command(subcommand)]
+        command: ClientCommand,
+    },
 
     /// Ask a daemon whether it is well; for health checks of containers
     #[command(after_help = "Example:\n  flotilla health --url http://127.0.0.1:4005/healthz")]

@@ -6,6 +6,7 @@
 
 mod bytes_by_source;
 mod cli;
+mod client;
 mod daemons;
 mod documents;
 mod health;
@@ -60,6 +61,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Topology(asked) => print(&asked.command.execute(&asked.manager).await?),
         Command::Up(args) => local::up::up(args).await,
         Command::Demo(args) => local::demo::demo(args).await,
+        Command::Client { command } => client::client(command),
         Command::Health(args) => health::health(args).await,
         Command::Completions(args) => documents::completions(&args),
         Command::Man(args) => documents::man(&args),
