@@ -13,6 +13,7 @@ use crate::health::HealthArgs;
 use crate::local::demo::DemoArgs;
 use crate::local::up::UpArgs;
 use crate::peer_status::PeerStatusArgs;
+use crate::verify::VerifyArgs;
 
 /// P2P distribution of container-image layers: one pull from the registry, the fleet carries
 /// the rest.
@@ -83,6 +84,11 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: ClientCommand,
     },
+
+    /// Pull an image through this node's peer, and prove where its bytes came from
+    #[command(after_help = "Examples:\n  flotilla verify harbor.example.com/app/web:v7\n  \
+                            flotilla verify harbor.example.com/app/web:v7 --door proxy --authfile auth.json")]
+    Verify(VerifyArgs),
 
     /// Ask a daemon whether it is well; for health checks of containers
     #[command(after_help = "Example:\n  flotilla health --url http://127.0.0.1:4005/healthz")]

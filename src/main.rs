@@ -15,6 +15,7 @@ mod local;
 mod oci_client;
 mod output;
 mod peer_status;
+mod verify;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -62,6 +63,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Up(args) => local::up::up(args).await,
         Command::Demo(args) => local::demo::demo(args).await,
         Command::Client { command } => client::client(command),
+        Command::Verify(args) => verify::verify(args).await,
         Command::Health(args) => health::health(args).await,
         Command::Completions(args) => documents::completions(&args),
         Command::Man(args) => documents::man(&args),

@@ -151,6 +151,25 @@ fn a_setup_that_cannot_be_says_why() {
     }
 }
 
+#[test]
+fn a_verification_without_a_ready_peer_says_what_is_missing() {
+    let (url, server) = answer_once(
+        "503 Service Unavailable",
+        r#"{"missing":{"scheduler":"the connection to the scheduler is lost"},"ready":false}"#,
+    );
+    let admin = url.trim_end_matches("/healthz");
+    let output = flotilla(&["verify", "reg.test/app:v1", "--admin", admin]);
+    assert!(server.join().unwrap().starts_with("GET /readyz "));
+    assert_eq!(output.status.code(), Some(1));
+    let reason = "error: the peer is not ready: scheduler: the connection to the scheduler is lost\n";
+    assert_eq!(stderr(&output), reason);
+
+    let output = flotilla(&["verify", "reg.test/app:v1", "--admin", admin]);
+    assert!(stderr(&output).contains("does it run?"), "{}", stderr(&output));
+    let output = flotilla(&["verify", "reg.test/app:v1", "--user", "robot"]);
+    assert!(stderr(&output).contains("--password-stdin"), "{}", stderr(&output));
+}
+
 fn flotilla(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_flotilla")).args(arguments).output().unwrap()
 }

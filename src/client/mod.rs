@@ -28,10 +28,12 @@ use flotilla_proto::RegistryHost;
 use self::journal::{Journal, Setup};
 use self::plan::{Plan, PlanError};
 use self::report::Report;
-use self::request::{Client, DoorName, PeerUrl, Request, usual_data_dir};
+use self::request::{Client, DoorName, Request};
 use self::tree::Tree;
 use self::undo::Undo;
 use crate::output;
+
+pub(crate) use self::request::{PeerUrl, ca_file, usual_data_dir};
 
 /// What can be done with clients.
 #[derive(Debug, clap::Subcommand)]
@@ -99,7 +101,7 @@ pub(crate) fn client(command: ClientCommand) -> anyhow::Result<()> {
     let format = args.output;
     let report = match &args.registry {
         _ if args.undo => undo(&args, &tree)?,
-        Some(registry) => setup(request(&args, registry), &tree, args.dry_run)?,
+        Some(registry) => setup(&request(&args, registry), &tree, args.dry_run)?,
         None => anyhow::bail!("--registry is missing"),
     };
     let text = format.render(&report, Report::for_people).context("write the answer")?;
@@ -118,13 +120,13 @@ fn request(args: &SetupArgs, registry: &RegistryHost) -> Request {
     }
 }
 
-fn setup(request: Request, tree: &Tree, dry_run: bool) -> anyhow::Result<Report> {
-    let plan = plan(&request, tree)?;
+fn setup(request: &Request, tree: &Tree, dry_run: bool) -> anyhow::Result<Report> {
+    let plan = plan(request, tree)?;
     if !dry_run {
         let setup = Setup { client: request.client, registry: request.registry.to_string() };
         apply::apply(tree, &setup, &plan.edits)?;
     }
-    Ok(Report::of_setup(&request, plan, dry_run))
+    Ok(Report::of_setup(request, plan, dry_run))
 }
 
 fn plan(request: &Request, tree: &Tree) -> Result<Plan, PlanError> {

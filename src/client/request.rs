@@ -59,7 +59,7 @@ pub(super) struct Request {
 
 /// `http://host:port` of a peer's doors.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct PeerUrl {
+pub(crate) struct PeerUrl {
     authority: String,
     host: String,
 }
@@ -77,8 +77,7 @@ impl Client {
 impl Request {
     /// The CA that the peer made for the registry.
     pub(super) fn ca_file(&self) -> PathBuf {
-        let name = self.registry.as_str().replace([':', '[', ']'], "_");
-        self.data_dir.join("ca").join(format!("{name}.pem"))
+        ca_file(&self.data_dir, &self.registry)
     }
 
     /// The image's name under the prefix door: `host:port/registry`.
@@ -99,12 +98,12 @@ impl Request {
 
 impl PeerUrl {
     /// `host:port`.
-    pub(super) fn authority(&self) -> &str {
+    pub(crate) fn authority(&self) -> &str {
         &self.authority
     }
 
     /// The host alone.
-    pub(super) fn host(&self) -> &str {
+    pub(crate) fn host(&self) -> &str {
         &self.host
     }
 
@@ -163,15 +162,21 @@ impl fmt::Display for DoorName {
     }
 }
 
+/// The CA that a peer with this data directory made for the registry.
+pub(crate) fn ca_file(data_dir: &Path, registry: &RegistryHost) -> PathBuf {
+    let name = registry.as_str().replace([':', '[', ']'], "_");
+    data_dir.join("ca").join(format!("{name}.pem"))
+}
+
 /// Where a peer keeps its CAs unless it is told otherwise.
-pub(super) fn usual_data_dir() -> &'static Path {
+pub(crate) fn usual_data_dir() -> &'static Path {
     Path::new("/var/lib/flotilla/peer")
 }
 
 /// A text that is no peer's URL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a peer's doors are at http://host:port, without a path: they speak plain HTTP")]
-pub(super) struct ParsePeerUrlError;
+pub(crate) struct ParsePeerUrlError;
 
 #[cfg(test)]
 mod tests {

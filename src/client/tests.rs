@@ -23,12 +23,12 @@ fn every_setup_is_done_once_and_undone_to_the_byte() {
         let registry =
             if (client, door) == (Client::Docker, DoorName::Mirror) { "docker.io" } else { "reg.test" };
         let request = machine.request(client, door, registry);
-        let report = setup(request.clone(), &machine.tree(), false).unwrap();
+        let report = setup(&request, &machine.tree(), false).unwrap();
         let after = machine.files();
         assert_ne!(before, after, "{client} {door}");
         assert!(report.for_people().contains("To pull:"), "{client} {door}");
 
-        let again = setup(request, &machine.tree(), false).unwrap();
+        let again = setup(&request, &machine.tree(), false).unwrap();
         assert_eq!(machine.files(), after, "{client} {door} again");
         assert!(again.for_people().contains("nothing was changed"), "{}", again.for_people());
 
@@ -44,7 +44,7 @@ fn a_machine_without_any_file_is_left_without_any() {
         let machine = Machine::empty();
         let registry =
             if (client, door) == (Client::Docker, DoorName::Mirror) { "docker.io" } else { "reg.test" };
-        setup(machine.request(client, door, registry), &machine.tree(), false).unwrap();
+        setup(&machine.request(client, door, registry), &machine.tree(), false).unwrap();
         machine.undo(client, None).unwrap();
         assert_eq!(machine.files(), BTreeMap::new(), "{client} {door}");
     }
@@ -55,7 +55,7 @@ fn a_dry_run_shows_the_change_and_writes_nothing() {
     let machine = Machine::with_files();
     let before = machine.files();
     let request = machine.request(Client::Containerd, DoorName::Mirror, "reg.test");
-    let report = setup(request, &machine.tree(), true).unwrap().for_people();
+    let report = setup(&request, &machine.tree(), true).unwrap().for_people();
     assert_eq!(machine.files(), before);
     for line in [
         "+++ /etc/containerd/certs.d/reg.test/hosts.toml",
@@ -66,7 +66,7 @@ fn a_dry_run_shows_the_change_and_writes_nothing() {
         assert!(report.lines().any(|found| found.trim_end() == line), "{line} is not in\n{report}");
     }
     let secret = machine.request(Client::Podman, DoorName::Mirror, "reg.test");
-    let report = setup(secret, &machine.tree(), true).unwrap().for_people();
+    let report = setup(&secret, &machine.tree(), true).unwrap().for_people();
     assert!(report.contains("(credentials: not shown)") && !report.contains("c2VjcmV0"), "{report}");
 }
 
@@ -75,7 +75,7 @@ fn a_file_that_somebody_changed_since_is_left_alone() {
     let machine = Machine::with_files();
     let before = machine.files();
     let request = machine.request(Client::Docker, DoorName::Mirror, "docker.io");
-    setup(request, &machine.tree(), false).unwrap();
+    setup(&request, &machine.tree(), false).unwrap();
     fs::write(machine.path("etc/docker/daemon.json"), "{}").unwrap();
     let changed = machine.files();
     let error = machine.undo(Client::Docker, None).unwrap_err().to_string();
@@ -93,7 +93,7 @@ fn what_two_registries_share_stays_for_the_second() {
     let machine = Machine::with_files();
     let before = machine.files();
     for registry in ["reg.test", "b.test"] {
-        setup(machine.request(Client::Containerd, DoorName::Mirror, registry), &machine.tree(), false)
+        setup(&machine.request(Client::Containerd, DoorName::Mirror, registry), &machine.tree(), false)
             .unwrap();
     }
     let report = machine.undo(Client::Containerd, Some("reg.test")).unwrap().for_people();
@@ -113,7 +113,8 @@ fn of_two_changes_of_a_file_the_last_is_undone_first() {
     let machine = Machine::with_files();
     let before = machine.files();
     for registry in ["reg.test", "b.test"] {
-        setup(machine.request(Client::Buildkit, DoorName::Mirror, registry), &machine.tree(), false).unwrap();
+        setup(&machine.request(Client::Buildkit, DoorName::Mirror, registry), &machine.tree(), false)
+            .unwrap();
     }
     let error = machine.undo(Client::Buildkit, Some("reg.test")).unwrap_err().to_string();
     assert!(error.ends_with("flotilla client setup buildkit --registry b.test --undo"), "{error}");
@@ -125,9 +126,9 @@ fn of_two_changes_of_a_file_the_last_is_undone_first() {
 fn another_address_of_the_peer_replaces_the_first_one() {
     let machine = Machine::empty();
     let mut request = machine.request(Client::Docker, DoorName::Proxy, "reg.test");
-    setup(request.clone(), &machine.tree(), false).unwrap();
+    setup(&request, &machine.tree(), false).unwrap();
     request.peer = "http://127.0.0.1:5001".parse().unwrap();
-    setup(request, &machine.tree(), false).unwrap();
+    setup(&request, &machine.tree(), false).unwrap();
     let drop_in =
         fs::read_to_string(machine.path("etc/systemd/system/docker.service.d/flotilla.conf")).unwrap();
     assert!(drop_in.contains("5001") && !drop_in.contains("4001"), "{drop_in}");
@@ -138,7 +139,7 @@ fn another_address_of_the_peer_replaces_the_first_one() {
 #[test]
 fn credentials_are_for_their_owner_and_public_files_for_all() {
     let machine = Machine::with_files();
-    setup(machine.request(Client::Podman, DoorName::Mirror, "reg.test"), &machine.tree(), false).unwrap();
+    setup(&machine.request(Client::Podman, DoorName::Mirror, "reg.test"), &machine.tree(), false).unwrap();
     let mode = |file: &str| fs::metadata(machine.path(file)).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode("etc/containers/auth.json"), 0o600);
     assert_eq!(mode("etc/containers/registries.conf.d/50-flotilla-reg.test.conf"), 0o644);
@@ -165,7 +166,7 @@ fn what_cannot_work_says_why_and_what_does() {
         (Client::Podman, DoorName::Prefix, "reg.test", "keeps the image's name. These work:"),
         (Client::Buildkit, DoorName::Proxy, "reg.test", "buildctl fetches the tokens"),
     ] {
-        let error = setup(machine.request(client, door, registry), &machine.tree(), false).unwrap_err();
+        let error = setup(&machine.request(client, door, registry), &machine.tree(), false).unwrap_err();
         assert!(error.to_string().contains(words), "{client} {door} {registry}: {error}");
     }
 }
@@ -174,7 +175,7 @@ fn what_cannot_work_says_why_and_what_does() {
 fn what_is_no_certificate_is_not_copied() {
     let machine = Machine::empty();
     fs::write(machine.data.path().join("ca/reg.test.pem"), "root:secret").unwrap();
-    let error = setup(machine.request(Client::Docker, DoorName::Proxy, "reg.test"), &machine.tree(), false);
+    let error = setup(&machine.request(Client::Docker, DoorName::Proxy, "reg.test"), &machine.tree(), false);
     assert!(error.unwrap_err().to_string().ends_with("holds something else than one certificate"));
     assert_eq!(machine.files(), BTreeMap::new());
 }
@@ -184,7 +185,7 @@ fn a_registry_that_another_file_configures_gets_its_mirror_there() {
     let machine = Machine::with_files();
     let theirs = machine.path("etc/containers/registries.conf.d/99-corp.conf");
     fs::write(&theirs, "[[registry]]\nlocation = \"reg.test\"\nblocked = false\n").unwrap();
-    setup(machine.request(Client::Crio, DoorName::Mirror, "reg.test"), &machine.tree(), false).unwrap();
+    setup(&machine.request(Client::Crio, DoorName::Mirror, "reg.test"), &machine.tree(), false).unwrap();
     assert!(fs::read_to_string(&theirs).unwrap().contains("127.0.0.1:4001/reg.test"));
     assert!(!machine.path("etc/containers/registries.conf.d/50-flotilla-reg.test.conf").exists());
 }
@@ -207,7 +208,7 @@ proptest! {
                 _ if second => "b.test",
                 _ => "reg.test",
             };
-            let setup = setup(machine.request(client, door, registry), &machine.tree(), false);
+            let setup = setup(&machine.request(client, door, registry), &machine.tree(), false);
             prop_assert!(setup.is_ok(), "{client} {door}: {:?}", setup.unwrap_err());
             done.retain(|known| *known != (client, registry));
             done.push((client, registry));

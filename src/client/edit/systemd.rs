@@ -31,8 +31,8 @@ pub(in crate::client) fn with_proxy_environment(
 
 /// The proxy of HTTPS that a drop-in sets: its last word.
 pub(in crate::client) fn proxy_in_unit(text: &str) -> Option<String> {
-    let values = text.lines().filter_map(|line| setting(line, "HTTPS_PROXY"));
-    values.last().map(ToOwned::to_owned)
+    let mut values = text.lines().filter_map(|line| setting(line, "HTTPS_PROXY"));
+    values.next_back().map(ToOwned::to_owned)
 }
 
 /// The value of the variable in `Environment="NAME=value"`, in either case as its readers take it.
