@@ -7,11 +7,13 @@ use flotilla_proto::PeerId;
 
 use flotilla_manager::cli::{ManagerArgs, RegionCommand, RegistryCommand, TokenCommand, TopologyCommand};
 
+use crate::client::ClientCommand;
 use crate::documents::{CompletionsArgs, ManArgs};
 use crate::health::HealthArgs;
 use crate::local::demo::DemoArgs;
 use crate::local::up::UpArgs;
 use crate::peer_status::PeerStatusArgs;
+use crate::verify::VerifyArgs;
 
 /// P2P distribution of container-image layers: one pull from the registry, the fleet carries
 /// the rest.
@@ -75,6 +77,18 @@ pub(crate) enum Command {
                             flotilla demo --image reg.test/app/web:v7 \
                             --registry reg.test=https://reg.test:5000,ca=ca.pem")]
     Demo(DemoArgs),
+
+    /// Clients of this machine: point them at its peer
+    #[command(after_help = "Example:\n  flotilla client setup docker --registry harbor.example.com")]
+    Client {
+        #[command(subcommand)]
+        command: ClientCommand,
+    },
+
+    /// Pull an image through this node's peer, and prove where its bytes came from
+    #[command(after_help = "Examples:\n  flotilla verify harbor.example.com/app/web:v7\n  \
+                            flotilla verify harbor.example.com/app/web:v7 --door proxy --authfile auth.json")]
+    Verify(VerifyArgs),
 
     /// Ask a daemon whether it is well; for health checks of containers
     #[command(after_help = "Example:\n  flotilla health --url http://127.0.0.1:4005/healthz")]

@@ -4,14 +4,18 @@
 //! their crates; here is only what joins them on one machine and what the command line owes
 //! a person.
 
+mod bytes_by_source;
 mod cli;
+mod client;
 mod daemons;
 mod documents;
 mod health;
 mod http;
 mod local;
+mod oci_client;
 mod output;
 mod peer_status;
+mod verify;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -58,6 +62,8 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Topology(asked) => print(&asked.command.execute(&asked.manager).await?),
         Command::Up(args) => local::up::up(args).await,
         Command::Demo(args) => local::demo::demo(args).await,
+        Command::Client { command } => client::client(command),
+        Command::Verify(args) => verify::verify(args).await,
         Command::Health(args) => health::health(args).await,
         Command::Completions(args) => documents::completions(&args),
         Command::Man(args) => documents::man(&args),

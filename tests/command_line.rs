@@ -96,6 +96,80 @@ fn a_demo_that_makes_no_sense_says_so_before_anything_starts() {
     }
 }
 
+#[test]
+fn every_client_is_set_up_below_a_root_and_undone() {
+    let (root, data) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::fs::create_dir(data.path().join("ca")).unwrap();
+    std::fs::write(data.path().join("ca/reg.test_5000.pem"), CERTIFICATE).unwrap();
+    let daemon_json = root.path().join("etc/docker/daemon.json");
+    std::fs::create_dir_all(daemon_json.parent().unwrap()).unwrap();
+    std::fs::write(&daemon_json, "{\"debug\": true}").unwrap();
+    for (client, more, file) in [
+        ("docker", &["--daemon-json"][..], "etc/docker/certs.d/reg.test:5000/flotilla.crt"),
+        ("containerd", &[], "etc/containerd/certs.d/reg.test:5000/hosts.toml"),
+        ("podman", &[], "etc/containers/registries.conf.d/50-flotilla-reg.test_5000.conf"),
+        ("crio", &["--door", "proxy"], "etc/systemd/system/crio.service.d/flotilla.conf"),
+        ("buildkit", &[], "etc/buildkit/buildkitd.toml"),
+    ] {
+        let setup = |last: &[&str]| {
+            let (root, data) = (root.path().to_str().unwrap(), data.path().to_str().unwrap());
+            let common = ["client", "setup", client, "--registry", "reg.test:5000", "--output", "json"];
+            flotilla(&[&common[..], &["--root", root, "--data-dir", data], more, last].concat())
+        };
+        let actions = |output: &Output| -> Vec<String> {
+            let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+            let files = report["files"].as_array().unwrap();
+            files.iter().map(|file| file["action"].as_str().unwrap().to_owned()).collect()
+        };
+        assert!(setup(&["--dry-run"]).status.success() && !root.path().join(file).exists(), "{client}");
+        let written = setup(&[]);
+        assert!(written.status.success(), "{client}: {}", stderr(&written));
+        assert!(root.path().join(file).exists(), "{client}");
+        assert!(actions(&setup(&[])).iter().all(|action| action == "unchanged"), "{client}");
+        assert!(setup(&["--undo"]).status.success());
+        assert!(!root.path().join(file).exists(), "{client}");
+        assert_eq!(actions(&setup(&["--undo"])), [""; 0], "{client}");
+    }
+    assert_eq!(std::fs::read_to_string(&daemon_json).unwrap(), "{\"debug\": true}");
+}
+
+#[test]
+fn a_setup_that_cannot_be_says_why() {
+    let root = tempfile::tempdir().unwrap();
+    let root = root.path().to_str().unwrap();
+    for (arguments, reason) in [
+        (&["docker", "--registry", "reg.test"][..], "/var/lib/flotilla/peer/ca/reg.test.pem"),
+        (&["docker", "--registry", "reg.test", "--door", "mirror"], "--door prefix: "),
+        (&["podman", "--registry", "reg.test", "--door", "sni"], "These work:\n  --door mirror: "),
+        (&["podman", "--registry", "reg.test", "--authfile", "/no/auth.json"], "there is no /no/auth.json"),
+        (&["podman", "--registry", "reg.test", "--peer", "localhost:4001"], "at http://host:port"),
+        (&["podman"], "--registry <HOST>"),
+    ] {
+        let output = flotilla(&[&["client", "setup", "--root", root], arguments].concat());
+        assert!(!output.status.success() && output.stdout.is_empty(), "{arguments:?}");
+        assert!(stderr(&output).contains(reason), "{arguments:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn a_verification_without_a_ready_peer_says_what_is_missing() {
+    let (url, server) = answer_once(
+        "503 Service Unavailable",
+        r#"{"missing":{"scheduler":"the connection to the scheduler is lost"},"ready":false}"#,
+    );
+    let admin = url.trim_end_matches("/healthz");
+    let output = flotilla(&["verify", "reg.test/app:v1", "--admin", admin]);
+    assert!(server.join().unwrap().starts_with("GET /readyz "));
+    assert_eq!(output.status.code(), Some(1));
+    let reason = "error: the peer is not ready: scheduler: the connection to the scheduler is lost\n";
+    assert_eq!(stderr(&output), reason);
+
+    let output = flotilla(&["verify", "reg.test/app:v1", "--admin", admin]);
+    assert!(stderr(&output).contains("does it run?"), "{}", stderr(&output));
+    let output = flotilla(&["verify", "reg.test/app:v1", "--user", "robot"]);
+    assert!(stderr(&output).contains("--password-stdin"), "{}", stderr(&output));
+}
+
 fn flotilla(arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_flotilla")).args(arguments).output().unwrap()
 }
@@ -125,3 +199,16 @@ fn answer_once(status: &'static str, body: &'static str) -> (String, thread::Joi
     });
     (url, server)
 }
+
+/// Any will do: nothing here opens TLS.
+const CERTIFICATE: &str = "\
+-----BEGIN CERTIFICATE-----\n\
+MIIBdDCCARugAwIBAgIUJGluUtSqZ3qMId4FsDbb1n+W5egwCgYIKoZIzj0EAwIw\n\
+DzENMAsGA1UEAwwEdGVzdDAgFw0yNjExMjcwODI5NTZaGA8yMTI2MTEwMzA4Mjk1\n\
+NlowDzENMAsGA1UEAwwEdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABB9v\n\
+XUpbtOkEvyTYTCR/W9ZtXt9nUOn5qsDrhni8HI1YVr7Katb80Y9xzEKPAErbl00W\n\
+A6NkrH90gJGDS2wdsgyjUzBRMB0GA1UdDgQWBBRgN1GhfNtrDnenxeWEwi/so7Zr\n\
+KTAfBgNVHSMEGDAWgBRgN1GhfNtrDnenxeWEwi/so7ZrKTAPBgNVHRMBAf8EBTAD\n\
+AQH/MAoGCCqGSM49BAMCA0cAMEQCIB4gaaatAt0+Up43c6/XE2W019sQnt/4S0Oc\n\
+4keb4UDOAiAtSXuLpCml2QAejwknE22I2uMtFjpX2UYdlYLx8WELhQ==\n\
+-----END CERTIFICATE-----\n";

@@ -6,8 +6,9 @@ use std::time::Duration;
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
+use hyper_util::client::legacy::{Client, ResponseFuture};
 use hyper_util::rt::TokioExecutor;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::CertificateDer;
@@ -19,47 +20,36 @@ use super::{Body, empty, text};
 /// A pool of connections to any number of servers. Clones share it.
 #[derive(Clone)]
 pub(crate) struct HttpClient {
-    inner: Client<HttpsConnector<HttpConnector>, Body>,
+    way: Way,
+}
+
+#[derive(Clone)]
+enum Way {
+    Direct(Client<HttpsConnector<HttpConnector>, Body>),
+    /// By CONNECT to a proxy, whatever the server.
+    Tunnel(Client<HttpsConnector<Tunnel<HttpConnector>>, Body>),
 }
 
 impl HttpClient {
     /// For servers on this machine, over plain HTTP: it trusts no certificate at all.
     pub(crate) fn loopback() -> Self {
-        Self::with_roots(RootCertStore::empty())
+        Self { way: Way::direct(tls(RootCertStore::empty())) }
     }
 
     /// For servers elsewhere. Certificates are verified against the system's roots and those
     /// of `ca_pem`.
     pub(crate) fn verifying(ca_pem: Option<&str>) -> Result<Self, BuildClientError> {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-        for certificate in CertificateDer::pem_slice_iter(ca_pem.unwrap_or_default().as_bytes()) {
-            roots.add(certificate?)?;
-        }
-        Ok(Self::with_roots(roots))
+        Ok(Self { way: Way::direct(tls(roots_and(ca_pem)?)) })
     }
 
-    fn with_roots(roots: RootCertStore) -> Self {
-        let tls = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-            .with_safe_default_protocol_versions()
-            .expect("the provider supports the default versions")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(CONNECT_WITHIN));
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        Self { inner: Client::builder(TokioExecutor::new()).build(connector) }
+    /// As [`Self::verifying`], but everything goes by CONNECT through the proxy at this URL.
+    pub(crate) fn through_proxy(proxy: Uri, ca_pem: Option<&str>) -> Result<Self, BuildClientError> {
+        Ok(Self { way: Way::tunnel(tls(roots_and(ca_pem)?), proxy) })
     }
 
     /// The head of the answer, within [`HEAD_WITHIN`]; its body streams.
     pub(crate) async fn send(&self, request: Request<Body>) -> Result<Response<Incoming>, RequestError> {
-        let answer = tokio::time::timeout(HEAD_WITHIN, self.inner.request(request)).await;
+        let answer = tokio::time::timeout(HEAD_WITHIN, self.way.request(request)).await;
         answer.map_err(|_| RequestError::Slow)?.map_err(RequestError::Transport)
     }
 
@@ -75,12 +65,58 @@ impl HttpClient {
             .body(empty())
             .expect("a GET of a parsed URI is a request");
         let answer = async {
-            let response = self.inner.request(request).await.map_err(RequestError::Transport)?;
+            let response = self.way.request(request).await.map_err(RequestError::Transport)?;
             let status = response.status();
             Ok((status, text(response.into_body(), MAX_TEXT_LEN).await))
         };
         tokio::time::timeout(limit, answer).await.map_err(|_| RequestError::Slow)?
     }
+}
+
+impl Way {
+    fn direct(tls: ClientConfig) -> Self {
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
+        Self::Direct(Client::builder(TokioExecutor::new()).build(connector.wrap_connector(tcp())))
+    }
+
+    fn tunnel(tls: ClientConfig, proxy: Uri) -> Self {
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1();
+        let tunnel = Tunnel::new(proxy, tcp());
+        Self::Tunnel(Client::builder(TokioExecutor::new()).build(connector.wrap_connector(tunnel)))
+    }
+
+    fn request(&self, request: Request<Body>) -> ResponseFuture {
+        match self {
+            Self::Direct(client) => client.request(request),
+            Self::Tunnel(client) => client.request(request),
+        }
+    }
+}
+
+/// The system's roots, and those of `ca_pem`.
+fn roots_and(ca_pem: Option<&str>) -> Result<RootCertStore, BuildClientError> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    for certificate in CertificateDer::pem_slice_iter(ca_pem.unwrap_or_default().as_bytes()) {
+        roots.add(certificate?)?;
+    }
+    Ok(roots)
+}
+
+fn tls(roots: RootCertStore) -> ClientConfig {
+    ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider supports the default versions")
+        .with_root_certificates(roots)
+        .with_no_client_auth()
+}
+
+fn tcp() -> HttpConnector {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT_WITHIN));
+    tcp
 }
 
 /// A server that does not take the connection by then is not there.

@@ -12,7 +12,7 @@ use flotilla_proto::Digest;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-use super::image::Blobs;
+use crate::oci_client::Blobs;
 
 /// An image whose blobs lie in files.
 #[derive(Debug)]

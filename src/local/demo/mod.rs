@@ -4,11 +4,8 @@
 //! registry, the blobs' SHA-256 in the clients. Only where a peer's pieces came from is the
 //! peer's own word.
 
-mod client;
 mod generate;
 mod hop;
-mod image;
-mod metrics;
 mod origin;
 mod progress;
 mod pull;
@@ -24,11 +21,11 @@ use flotilla_proto::Role;
 use super::interrupt::interrupted;
 use super::registry::RegistryArgument;
 use super::up::{Home, MAX_PEERS, PeerAddresses, QUOTA, Region, RegionPlan};
+use crate::bytes_by_source::BytesBySource;
 use crate::http::HttpClient;
+use crate::oci_client::ImageReference;
 use crate::output;
 use generate::MAX_LAYERS;
-use image::ImageReference;
-use metrics::BytesBySource;
 use origin::Origin;
 use progress::Display;
 use pull::{FleetPull, NodeDoor};

@@ -7,13 +7,12 @@ use anyhow::Context as _;
 use bytesize::ByteSize;
 use flotilla_proto::Digest;
 
-use super::client::{ClientCredentials, PulledImage};
 use super::generate::{GeneratedImage, generate};
 use super::hop::Hop;
-use super::image::ImageReference;
 use super::registry::Registry;
 use crate::http::HttpClient;
 use crate::local::registry::Upstream;
+use crate::oci_client::{ClientCredentials, ImageReference, PulledImage};
 
 /// An image, and a way to it that counts.
 pub(crate) struct Origin {

@@ -2,36 +2,13 @@
 
 use std::io::IsTerminal as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytesize::ByteSize;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::time::Instant;
 
-/// Bytes of all clients of one peer.
-#[derive(Debug, Default)]
-pub(crate) struct NodeProgress {
-    expected: AtomicU64,
-    received: AtomicU64,
-}
-
-impl NodeProgress {
-    /// A client will receive these.
-    pub(crate) fn expect(&self, bytes: u64) {
-        self.expected.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// A client has received these.
-    pub(crate) fn received(&self, bytes: u64) {
-        self.received.fetch_add(bytes, Ordering::Relaxed);
-    }
-
-    /// (received, expected).
-    pub(crate) fn bytes(&self) -> (u64, u64) {
-        (self.received.load(Ordering::Relaxed), self.expected.load(Ordering::Relaxed))
-    }
-}
+use crate::oci_client::NodeProgress;
 
 /// What is shown while the demo runs.
 pub(crate) enum Display {

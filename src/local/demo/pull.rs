@@ -7,10 +7,11 @@ use tokio::sync::Barrier;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 
-use super::client::{ClientCredentials, ClientPlan, PullError, PulledImage, pull};
-use super::image::ImageReference;
-use super::progress::{Display, NodeProgress, StallWatch};
+use super::progress::{Display, StallWatch};
 use crate::http::HttpClient;
+use crate::oci_client::{
+    ClientCredentials, ClientPlan, Door, ImageReference, NodeProgress, PullError, PulledImage, pull,
+};
 
 /// Who pulls what.
 pub(crate) struct FleetPull {
@@ -92,7 +93,7 @@ impl FleetPull {
             for client in 0..self.clients_per_node {
                 let plan = ClientPlan {
                     http: self.http.clone(),
-                    door: door.clone(),
+                    door: Door::Mirror(door.clone()),
                     image: self.image.clone(),
                     credentials: credentials.clone(),
                     progress: Arc::clone(progress),

@@ -3,9 +3,9 @@
 use bytesize::ByteSize;
 use serde::Serialize;
 
-use super::metrics::BytesBySource;
 use super::origin::Origin;
 use super::pull::Pulled;
+use crate::bytes_by_source::BytesBySource;
 use crate::output::table;
 
 /// The outcome of a demo.

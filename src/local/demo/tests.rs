@@ -11,14 +11,13 @@ use hyper::header::{ACCEPT, AUTHORIZATION, CONTENT_RANGE, LOCATION, RANGE, WWW_A
 use hyper::{Method, Request, Response, StatusCode};
 use tokio::sync::Semaphore;
 
-use super::client::{ClientCredentials, ClientPlan, pull};
 use super::generate::{GeneratedImage, MANIFEST_TYPE, generate};
 use super::hop::Hop;
-use super::progress::NodeProgress;
 use super::pull::Pulled;
 use super::registry::Registry;
 use super::*;
 use crate::http::{Body, Server, empty, full, oci_error, text};
+use crate::oci_client::{ClientCredentials, ClientPlan, Door, NodeProgress, pull};
 
 #[tokio::test]
 async fn every_client_gets_every_blob_and_the_hop_counts_each_byte() {
@@ -191,7 +190,7 @@ async fn clients_answer_basic_and_bearer_challenges_with_their_account() {
         let pull_as = async |credentials| {
             pull(ClientPlan {
                 http: HttpClient::loopback(),
-                door: guard.url(),
+                door: Door::Mirror(guard.url()),
                 image: name(),
                 credentials,
                 progress: Arc::new(NodeProgress::default()),

@@ -11,7 +11,7 @@ use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use super::range::{self, Asked};
 use crate::http::{Body, Server, empty, file, full, oci_error};
 use crate::local::demo::generate::{GeneratedImage, MANIFEST_TYPE};
-use crate::local::demo::image::ImageReference;
+use crate::oci_client::ImageReference;
 
 /// A running built-in registry; it ends when this is dropped.
 pub(crate) struct BuiltInRegistry {

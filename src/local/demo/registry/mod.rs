@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 
 use super::generate::GeneratedImage;
-use super::image::ImageReference;
+use crate::oci_client::ImageReference;
 use built_in::BuiltInRegistry;
 use docker_registry::DockerRegistry;
 

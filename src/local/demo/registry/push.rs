@@ -8,7 +8,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri};
 
 use crate::http::{Body, HttpClient, empty, file, full, text};
 use crate::local::demo::generate::{GeneratedImage, MANIFEST_TYPE};
-use crate::local::demo::image::ImageReference;
+use crate::oci_client::ImageReference;
 
 /// Pushes all blobs, then the manifest, to the registry at `url`.
 pub(super) async fn push(image: &GeneratedImage, name: &ImageReference, url: &str) -> anyhow::Result<()> {

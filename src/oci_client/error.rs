@@ -52,7 +52,7 @@ pub(super) enum Cause {
     TokenRefused { status: StatusCode, message: String },
     #[error("the token service's answer holds no token")]
     NoToken,
-    #[error("the registry asks for an account: give --registry its user and password-file")]
+    #[error("the registry asks for an account, and none was given")]
     NoCredentials,
     #[error("the body ends after {received} of {len} bytes: {source}")]
     Cut { received: u64, len: u64, source: hyper::Error },

@@ -1,9 +1,13 @@
-//! One client of one peer: it pulls an image through the `mirror` door as containerd does,
-//! and believes nothing that it has not hashed.
+//! One client of one peer: it pulls an image through one of the front doors, as containerd
+//! (mirror), dockerd (proxy) and people who cannot configure either (prefix) do, and
+//! believes nothing that it has not hashed.
 
 mod challenge;
+mod door;
 mod error;
+mod image;
 mod manifest;
+mod progress;
 
 use std::sync::Arc;
 
@@ -17,23 +21,24 @@ use hyper::{Request, Response, StatusCode, Uri};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
-use super::image::{Blobs, ImageReference, Reference};
-use super::progress::NodeProgress;
 use crate::http::{HttpClient, empty, text};
 use challenge::{Challenge, Credentials};
 use manifest::{ACCEPTED, Manifest};
 
 pub(crate) use challenge::Credentials as ClientCredentials;
+pub(crate) use door::Door;
 pub(crate) use error::PullError;
 use error::{Cause, Subject};
+pub(crate) use image::{Blobs, ImageReference, Reference};
+pub(crate) use progress::NodeProgress;
 
 /// What a client needs to know.
 #[derive(Clone)]
 pub(crate) struct ClientPlan {
     /// For the door, and for the token service that the registry names.
     pub(crate) http: HttpClient,
-    /// The peer's front doors: `http://host:port`.
-    pub(crate) door: String,
+    /// The way to the registry.
+    pub(crate) door: Door,
     /// What to pull.
     pub(crate) image: ImageReference,
     /// Whom the registry knows; anonymous otherwise.
@@ -152,7 +157,7 @@ impl Client {
         authorization: Option<HeaderValue>,
     ) -> Result<Response<Incoming>, Cause> {
         let ClientPlan { http, door, image, .. } = &self.plan;
-        let uri = format!("{door}/v2/{}/{path}?ns={}", image.repository, image.host);
+        let uri = door.url(image, path);
         let mut request = Request::new(empty());
         *request.uri_mut() = uri.parse::<Uri>().map_err(Cause::Uri)?;
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static(ACCEPTED));

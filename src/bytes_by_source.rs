@@ -49,6 +49,12 @@ impl BytesBySource {
         bytes
     }
 
+    /// From wherever.
+    pub(crate) fn total(self) -> u64 {
+        let Self { store, peer, seed, parent_region, registry } = self;
+        store + peer + seed + parent_region + registry
+    }
+
     /// What was counted since `before`. A peer that started again counts from zero.
     pub(crate) fn since(self, before: Self) -> Self {
         let since = |now: u64, before: u64| now.checked_sub(before).unwrap_or(now);
