@@ -23,6 +23,7 @@ pub mod harbor;
 pub mod http;
 pub mod image;
 pub mod lab;
+mod operator;
 pub mod origin;
 pub mod process;
 pub mod region;

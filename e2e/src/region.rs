@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::fs;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,15 +18,16 @@ use crate::wait;
 /// A running region: manager, scheduler, one seed and its peers.
 #[derive(Debug)]
 pub struct Region<'a> {
-    stage: &'a Stage,
-    addresses: Addresses,
+    pub(crate) stage: &'a Stage,
+    pub(crate) addresses: Addresses,
     _process: Process,
 }
 
 /// The line `flotilla up --json` prints when all is ready, as far as stories go.
 #[derive(Debug, Deserialize)]
-struct Addresses {
-    peers: Vec<Peer>,
+pub(crate) struct Addresses {
+    pub(crate) manager: String,
+    pub(crate) peers: Vec<Peer>,
 }
 
 /// One peer daemon of the region.
@@ -41,6 +43,9 @@ pub struct Peer {
     pub admin: String,
     /// The certificate authorities its proxy door shows.
     pub ca: PathBuf,
+    /// The address of its sni door, port 443, if that is open.
+    #[serde(skip)]
+    pub sni: Option<IpAddr>,
 }
 
 /// A scrape of one daemon.
@@ -72,7 +77,7 @@ impl<'a> Region<'a> {
     }
 
     /// The peers that are no seeds.
-    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
+    pub fn peers(&self) -> impl Iterator<Item = &Peer> + Clone {
         self.addresses.peers.iter().filter(|peer| peer.role == "peer")
     }
 
@@ -104,6 +109,11 @@ impl Peer {
     /// `host:port` of its front doors.
     pub fn door_authority(&self) -> &str {
         self.door.trim_start_matches("http://").trim_end_matches('/')
+    }
+
+    /// The address of its sni door.
+    pub fn sni(&self) -> Result<IpAddr> {
+        self.sni.with_context(|| format!("the sni door of {} is closed", self.name))
     }
 
     /// What it counts at this moment.

@@ -156,6 +156,7 @@ impl House {
         if !status.success() {
             bail!("{words}\nits files are in {}", store.display());
         }
+        print!("{words}");
         remove_dir(&store)
     }
 
@@ -208,6 +209,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("podman", "podman"),
     ("ip", "iproute2"),
     ("tc", "iproute2"),
+    ("curl", "curl"),
     ("debootstrap", "debootstrap"),
     ("unshare", "util-linux"),
     ("nsenter", "util-linux"),

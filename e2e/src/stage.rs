@@ -78,7 +78,7 @@ impl Stage {
             fs::create_dir(stage.path(name))?;
         }
         fs::set_permissions(stage.path("tmp"), fs::Permissions::from_mode(0o1777))?;
-        stage.cover("/etc/hosts", &hosts())?;
+        stage.cover("/etc/hosts", &hosts(REGISTRY_IP))?;
         fs::create_dir(stage.path("etc-docker"))?;
         mount_bind(stage.path("etc-docker"), "/etc/docker").context("mount /etc/docker")?;
         lay_network()?;
@@ -178,6 +178,11 @@ impl Stage {
         self.quickly("tc", command)
     }
 
+    /// Has the registry's name lead to another address from here on.
+    pub fn resolve_registry_to(&self, address: IpAddr) -> Result<()> {
+        fs::write(self.path("hosts"), hosts(address)).context("write hosts")
+    }
+
     /// Lifts the limit.
     pub fn unslow_origin(&self) -> Result<()> {
         let mut command = self.command(Side::Origin, "tc");
@@ -212,8 +217,8 @@ fn lay_network() -> Result<()> {
     ip(&format!("rule add pref 11 to {STORAGE_IP} uidrange 0-0 prohibit"))
 }
 
-fn hosts() -> String {
-    format!("127.0.0.1 localhost\n{REGISTRY_IP} {REGISTRY_HOST}\n{STORAGE_IP} {STORAGE_HOST}\n")
+fn hosts(registry: IpAddr) -> String {
+    format!("127.0.0.1 localhost\n{registry} {REGISTRY_HOST}\n{STORAGE_IP} {STORAGE_HOST}\n")
 }
 
 fn ip(arguments: &str) -> Result<()> {

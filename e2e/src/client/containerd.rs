@@ -5,11 +5,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use flotilla_proto::Digest;
 
 use super::{FrontDoor, PULL_TIMEOUT, Pull, START_TIMEOUT, digests};
-use crate::process::{self, Process};
+use crate::process::{self, Finished, Process};
 use crate::stage::{REGISTRY_HOST, Side, Stage};
 use crate::wait;
 
@@ -42,23 +42,29 @@ impl<'a> Containerd<'a> {
     }
 
     /// `ctr content fetch`: all blobs of an image, each committed under its digest.
-    pub fn fetch(&self, pull: &Pull<'_>) -> Result<BTreeSet<Digest>> {
-        let mut command = self.ctr();
-        command.args(["content", "fetch"]);
+    pub fn fetch(&self, pull: &Pull<'_>) -> Result<Finished> {
+        let mut command = pull.command("ctr")?;
+        command.arg("--address").arg(self.socket()).args(["content", "fetch"]);
         match pull.front_door {
-            FrontDoor::Proxy => {
-                command.env("HTTPS_PROXY", &pull.peer.door).arg("--tlscacert").arg(&pull.peer.ca);
+            FrontDoor::Proxy | FrontDoor::Sni => {
+                command.arg("--tlscacert").arg(&pull.peer.ca);
             }
             FrontDoor::Mirror => {
                 command.arg("--hosts-dir").arg(self.write_hosts(&pull.peer.door)?);
             }
-            FrontDoor::Prefix => bail!("no story fetches by prefix with ctr"),
+            FrontDoor::Prefix => {
+                command.arg("--plain-http");
+            }
         }
         if let Some(credentials) = pull.credentials {
             command.args(["--user", credentials]);
         }
         command.arg(pull.reference());
-        process::run(&self.stage.logs(), &pull.name("ctr-fetch"), command, PULL_TIMEOUT)?.success()?;
+        process::run(&self.stage.logs(), &pull.name("ctr-fetch"), command, PULL_TIMEOUT)
+    }
+
+    /// All that is committed.
+    pub fn held(&self, pull: &Pull<'_>) -> Result<BTreeSet<Digest>> {
         let mut command = self.ctr();
         command.args(["content", "ls", "--quiet"]);
         let held =
@@ -68,8 +74,12 @@ impl<'a> Containerd<'a> {
 
     fn ctr(&self) -> Command {
         let mut command = self.stage.command(Side::Client, "ctr");
-        command.arg("--address").arg(self.dir.join("containerd.sock"));
+        command.arg("--address").arg(self.socket());
         command
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.dir.join("containerd.sock")
     }
 
     /// The directory of `hosts.toml` files that puts `mirror` before the registry.

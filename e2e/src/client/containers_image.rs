@@ -6,37 +6,47 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use flotilla_proto::Digest;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Client, FrontDoor, PULL_TIMEOUT, Pull, digests};
-use crate::process;
+use crate::process::{self, Finished};
 use crate::stage::{REGISTRY_HOST, Side};
 
 /// Pulls with the program that the pull names.
-pub(super) fn pull(pull: &Pull<'_>) -> Result<BTreeSet<Digest>> {
-    match pull.client {
-        Client::Skopeo => skopeo_copy(pull),
-        Client::Buildah => buildah_pull(pull),
-        Client::Podman => podman_pull(pull),
+pub(super) fn pull(pull: &Pull<'_>) -> Result<Finished> {
+    let (program, command) = match pull.client {
+        Client::Skopeo => ("skopeo", skopeo_copy(pull)?),
+        Client::Buildah => ("buildah", storage_pull(pull, "buildah")?),
+        Client::Podman => ("podman", storage_pull(pull, "podman")?),
         Client::Docker | Client::Ctr => bail!("{:?} pulls by its daemon", pull.client),
+    };
+    process::run(&pull.stage.logs(), &pull.name(program), command, PULL_TIMEOUT)
+}
+
+/// What the pull has left: skopeo's files are hashed anew, the others say what they hold.
+pub(super) fn held(pull: &Pull<'_>) -> Result<BTreeSet<Digest>> {
+    match pull.client {
+        Client::Skopeo => digests_of_files(&pull.stage.dir(pull.dir())?.join("image")),
+        Client::Buildah => buildah_inspect(pull),
+        Client::Podman => podman_inspect(pull),
+        Client::Docker | Client::Ctr => bail!("{:?} holds it in its daemon", pull.client),
     }
 }
 
-/// `skopeo copy` into a directory; what lies there is hashed anew.
-fn skopeo_copy(pull: &Pull<'_>) -> Result<BTreeSet<Digest>> {
+/// `skopeo copy` into a directory.
+fn skopeo_copy(pull: &Pull<'_>) -> Result<Command> {
     let dir = pull.stage.dir(pull.dir())?;
-    let image = dir.join("image");
-    let mut command = pull.stage.command(Side::Client, "skopeo");
+    let mut command = pull.command("skopeo")?;
     if pull.front_door == FrontDoor::Mirror {
         command.arg("--registries-conf").arg(write_registries(pull, &dir)?);
     }
     command.arg("copy");
     match (pull.front_door, pull.credentials) {
         (_, None) => {}
-        (FrontDoor::Proxy | FrontDoor::Prefix, Some(credentials)) => {
+        (FrontDoor::Proxy | FrontDoor::Prefix | FrontDoor::Sni, Some(credentials)) => {
             command.args(["--src-creds", credentials]);
         }
         // Credentials given by a flag are for the registry and go to no mirror.
@@ -45,23 +55,45 @@ fn skopeo_copy(pull: &Pull<'_>) -> Result<BTreeSet<Digest>> {
         }
     }
     match pull.front_door {
-        FrontDoor::Proxy => {
-            fs::create_dir(dir.join("certs"))?;
-            fs::copy(&pull.peer.ca, dir.join("certs/ca.crt")).context("copy the peer's CA")?;
-            command.env("HTTPS_PROXY", &pull.peer.door).arg("--src-cert-dir").arg(dir.join("certs"));
+        FrontDoor::Proxy | FrontDoor::Sni => {
+            command.arg("--src-cert-dir").arg(write_certificates(pull, &dir)?);
         }
         FrontDoor::Mirror => {}
         FrontDoor::Prefix => {
             command.arg("--src-tls-verify=false");
         }
     }
+    let image = dir.join("image");
     command.arg(format!("docker://{}", pull.reference())).arg(format!("dir:{}", image.display()));
-    process::run(&pull.stage.logs(), &pull.name("skopeo"), command, PULL_TIMEOUT)?.success()?;
-    digests_of_files(&image)
+    Ok(command)
 }
 
-/// `buildah pull`.
-fn buildah_pull(pull: &Pull<'_>) -> Result<BTreeSet<Digest>> {
+/// `buildah pull` or `podman pull`, into a storage of this pull's own.
+fn storage_pull(pull: &Pull<'_>, program: &str) -> Result<Command> {
+    let dir = pull.stage.dir(pull.dir())?;
+    let mut command = pull.command(program)?;
+    if pull.front_door == FrontDoor::Mirror {
+        command.env("CONTAINERS_REGISTRIES_CONF", write_registries(pull, &dir)?);
+    }
+    if let Some(login) = pull.write_login(&dir)? {
+        command.env("REGISTRY_AUTH_FILE", login);
+    }
+    name_storage(&mut command, &dir);
+    command.arg("pull");
+    match pull.front_door {
+        FrontDoor::Proxy | FrontDoor::Sni => {
+            command.arg("--cert-dir").arg(write_certificates(pull, &dir)?);
+        }
+        FrontDoor::Mirror => {}
+        FrontDoor::Prefix => {
+            command.arg("--tls-verify=false");
+        }
+    }
+    command.arg(pull.reference());
+    Ok(command)
+}
+
+fn buildah_inspect(pull: &Pull<'_>) -> Result<BTreeSet<Digest>> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Inspected {
@@ -71,8 +103,7 @@ fn buildah_pull(pull: &Pull<'_>) -> Result<BTreeSet<Digest>> {
         #[serde(rename = "OCIv1")]
         oci: Value,
     }
-    run(pull, "buildah", &["pull", &pull.reference()])?;
-    let json = run(pull, "buildah", &["inspect", "--type", "image", &pull.reference()])?;
+    let json = inspect(pull, "buildah", &["inspect", "--type", "image"])?;
     let image: Inspected = serde_json::from_str(&json).context("read inspect")?;
     let layers = image.oci["rootfs"]["diff_ids"].as_array().context("no diff ids")?;
     let layers = layers.iter().filter_map(Value::as_str);
@@ -80,8 +111,7 @@ fn buildah_pull(pull: &Pull<'_>) -> Result<BTreeSet<Digest>> {
     digests([image.from_image_digest.as_str(), &config].into_iter().chain(layers))
 }
 
-/// `podman pull`.
-fn podman_pull(pull: &Pull<'_>) -> Result<BTreeSet<Digest>> {
+fn podman_inspect(pull: &Pull<'_>) -> Result<BTreeSet<Digest>> {
     #[derive(Deserialize)]
     #[serde(rename_all = "PascalCase")]
     struct Inspected {
@@ -90,8 +120,7 @@ fn podman_pull(pull: &Pull<'_>) -> Result<BTreeSet<Digest>> {
         #[serde(rename = "RootFS")]
         root_fs: Value,
     }
-    run(pull, "podman", &["pull", &pull.reference()])?;
-    let json = run(pull, "podman", &["image", "inspect", &pull.reference()])?;
+    let json = inspect(pull, "podman", &["image", "inspect"])?;
     let [image]: [Inspected; 1] = serde_json::from_str(&json).context("read inspect")?;
     let layers = image.root_fs["Layers"].as_array().context("no layers")?;
     let layers = layers.iter().filter_map(Value::as_str);
@@ -99,24 +128,25 @@ fn podman_pull(pull: &Pull<'_>) -> Result<BTreeSet<Digest>> {
     digests([image.digest.as_str(), &config].into_iter().chain(layers))
 }
 
-/// Runs buildah or podman over a storage of this pull's own.
-fn run(pull: &Pull<'_>, program: &str, arguments: &[&str]) -> Result<String> {
-    ensure!(
-        pull.front_door == FrontDoor::Mirror,
-        "no story pulls through {:?} with {program}",
-        pull.front_door
-    );
-    let dir = pull.stage.dir(pull.dir())?;
-    let mut command: Command = pull.stage.command(Side::Client, program);
-    command.env("CONTAINERS_REGISTRIES_CONF", write_registries(pull, &dir)?);
+fn inspect(pull: &Pull<'_>, program: &str, arguments: &[&str]) -> Result<String> {
+    let mut command = pull.stage.command(Side::Client, program);
+    name_storage(&mut command, &pull.stage.dir(pull.dir())?);
+    command.args(arguments).arg(pull.reference());
+    process::run(&pull.stage.logs(), &pull.name(&format!("{program}-inspect")), command, PULL_TIMEOUT)?
+        .success()
+}
+
+fn name_storage(command: &mut Command, dir: &Path) {
     command.args(["--storage-driver", "vfs", "--root"]).arg(dir.join("root"));
     command.arg("--runroot").arg(dir.join("runroot"));
-    if let Some(login) = pull.write_login(&dir)? {
-        command.env("REGISTRY_AUTH_FILE", login);
-    }
-    command.args(arguments);
-    let name = pull.name(&format!("{program}-{}", arguments[0]));
-    process::run(&pull.stage.logs(), &name, command, PULL_TIMEOUT)?.success()
+}
+
+/// A directory as `/etc/containers/certs.d` has for each registry.
+fn write_certificates(pull: &Pull<'_>, dir: &Path) -> Result<PathBuf> {
+    let certificates = dir.join("certs");
+    fs::create_dir_all(&certificates)?;
+    fs::copy(&pull.peer.ca, certificates.join("ca.crt")).context("copy the peer's CA")?;
+    Ok(certificates)
 }
 
 fn write_registries(pull: &Pull<'_>, dir: &Path) -> Result<PathBuf> {

@@ -11,7 +11,7 @@ use flotilla_proto::Digest;
 use serde::Deserialize;
 
 use super::{FrontDoor, PULL_TIMEOUT, Pull, START_TIMEOUT, digests};
-use crate::process::{self, Process};
+use crate::process::{self, Finished, Process};
 use crate::stage::{REGISTRY_HOST, Side, Stage};
 use crate::wait;
 
@@ -41,16 +41,15 @@ struct RootFs {
 }
 
 impl<'a> Dockerd<'a> {
-    /// Starts a dockerd that reaches registries as `pull` says. The proxy door is the only
-    /// one that Docker has for registries other than its own hub.
+    /// Starts a dockerd that reaches registries as `pull` says.
     pub fn start(pull: &Pull<'a>) -> Result<Self> {
-        ensure!(pull.front_door == FrontDoor::Proxy, "dockerd has no {:?} setting", pull.front_door);
-        let certificates = pull.stage.dir(format!("etc-docker/certs.d/{REGISTRY_HOST}"))?;
-        fs::copy(&pull.peer.ca, certificates.join(format!("{}.crt", pull.peer.name)))
-            .context("copy the peer's CA")?;
-        let mut command = pull.stage.command(Side::Client, "dockerd");
-        command.env("HTTPS_PROXY", &pull.peer.door);
-        Self::launch(pull.stage, &pull.name("dockerd"), &pull.dir(), command)
+        ensure!(pull.front_door != FrontDoor::Mirror, "dockerd takes a mirror for its hub alone");
+        if pull.needs_ca() {
+            let certificates = pull.stage.dir(format!("etc-docker/certs.d/{REGISTRY_HOST}"))?;
+            fs::copy(&pull.peer.ca, certificates.join(format!("{}.crt", pull.peer.name)))
+                .context("copy the peer's CA")?;
+        }
+        Self::launch(pull.stage, &pull.name("dockerd"), &pull.dir(), pull.command("dockerd")?)
     }
 
     /// Starts a dockerd that builds and runs, and needs no registry.
@@ -78,15 +77,18 @@ impl<'a> Dockerd<'a> {
     }
 
     /// `docker pull`.
-    pub fn pull(&self, pull: &Pull<'_>) -> Result<BTreeSet<Digest>> {
-        let reference = pull.reference();
+    pub fn pull(&self, pull: &Pull<'_>) -> Result<Finished> {
         let mut command = self.docker();
         if let Some(login) = pull.write_login(&self.stage.dir(pull.dir())?)? {
             command.env("DOCKER_CONFIG", login.parent().context("a file is in a directory")?);
         }
-        command.args(["pull", &reference]);
-        process::run(&self.stage.logs(), &format!("{}-pull", self.name), command, PULL_TIMEOUT)?.success()?;
-        let json = self.run("inspect", &["image", "inspect", &reference], PULL_TIMEOUT)?;
+        command.args(["pull", &pull.reference()]);
+        process::run(&self.stage.logs(), &pull.name("docker-pull"), command, PULL_TIMEOUT)
+    }
+
+    /// The parts of the image.
+    pub fn held(&self, pull: &Pull<'_>) -> Result<BTreeSet<Digest>> {
+        let json = self.run("inspect", &["image", "inspect", &pull.reference()], PULL_TIMEOUT)?;
         let [image]: [Inspected; 1] = serde_json::from_str(&json).context("read inspect")?;
         let manifests = image.repo_digests.iter().filter_map(|name| name.split('@').nth(1));
         let parts = image.root_fs.layers.iter().map(String::as_str);

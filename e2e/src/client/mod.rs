@@ -1,12 +1,16 @@
 //! The container clients, each pointed at a peer by its own setting and nothing else.
 
+mod cells;
 mod containerd;
 mod containers_image;
+mod curl;
 mod dockerd;
+mod together;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -15,11 +19,15 @@ use base64::prelude::BASE64_STANDARD;
 use flotilla_proto::Digest;
 use serde_json::json;
 
+pub use cells::{CELLS, Cell, NO_CELLS, NoCell};
 pub use containerd::Containerd;
+pub use curl::{Curl, Heard};
 pub use dockerd::Dockerd;
+pub use together::Together;
 
+use crate::process::Finished;
 use crate::region::Peer;
-use crate::stage::{REGISTRY_HOST, Stage};
+use crate::stage::{REGISTRY_HOST, Side, Stage};
 
 /// A client, as its users call it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +53,8 @@ pub enum FrontDoor {
     Mirror,
     /// The peer's address in front of the image's name.
     Prefix,
+    /// A hosts file that takes the peer for the registry, and a certificate authority.
+    Sni,
 }
 
 /// One pull of one image through one peer, by a client that has nothing of it.
@@ -95,7 +105,9 @@ impl<'a> Pull<'a> {
     /// The image's name as the user writes it.
     fn reference(&self) -> String {
         match self.front_door {
-            FrontDoor::Proxy | FrontDoor::Mirror => format!("{REGISTRY_HOST}/{}", self.image),
+            FrontDoor::Proxy | FrontDoor::Mirror | FrontDoor::Sni => {
+                format!("{REGISTRY_HOST}/{}", self.image)
+            }
             FrontDoor::Prefix => format!("{}/{REGISTRY_HOST}/{}", self.peer.door_authority(), self.image),
         }
     }
@@ -111,6 +123,34 @@ impl<'a> Pull<'a> {
         Ok(Some(path))
     }
 
+    /// A client's program, in the surroundings that its door needs.
+    fn command(&self, program: &str) -> Result<Command> {
+        let mut command = match self.front_door {
+            FrontDoor::Sni => {
+                let hosts = self.stage.dir(self.dir())?.join("hosts");
+                fs::write(&hosts, format!("127.0.0.1 localhost\n{} {REGISTRY_HOST}\n", self.peer.sni()?))?;
+                let mut command = self.stage.command(Side::Client, "unshare");
+                command.args(["--mount", "sh", "-c", WITH_HOSTS]).arg(hosts).arg(program);
+                command
+            }
+            FrontDoor::Proxy | FrontDoor::Mirror | FrontDoor::Prefix => {
+                self.stage.command(Side::Client, program)
+            }
+        };
+        if self.front_door == FrontDoor::Proxy {
+            command.env("HTTPS_PROXY", &self.peer.door);
+        }
+        Ok(command)
+    }
+
+    /// Whether the peer opens TLS in the registry's name, so that the client must trust it.
+    fn needs_ca(&self) -> bool {
+        match self.front_door {
+            FrontDoor::Proxy | FrontDoor::Sni => true,
+            FrontDoor::Mirror | FrontDoor::Prefix => false,
+        }
+    }
+
     /// This pull's own directory.
     fn dir(&self) -> String {
         format!("clients/{}", self.name("client"))
@@ -119,20 +159,42 @@ impl<'a> Pull<'a> {
     fn name(&self, what: &str) -> String {
         format!("{what}-{}-{}", self.peer.name, self.label)
     }
+
+    fn cell(&self) -> String {
+        format!("{:?} through the {:?} door of {}", self.client, self.front_door, self.peer.name)
+    }
 }
 
 impl Ready<'_> {
     /// Pulls, and lists the digests of what the client then holds: manifest, config, layers.
     pub fn run(&self) -> Result<BTreeSet<Digest>> {
-        let pull = &self.pull;
+        self.run_with(&self.pull)
+    }
+
+    /// The same client pulls once more, as `pull` says: something else, or as another account.
+    pub fn run_with(&self, pull: &Pull<'_>) -> Result<BTreeSet<Digest>> {
+        let held = || {
+            self.ask(pull)?.success()?;
+            match &self.daemon {
+                Daemon::Dockerd(dockerd) => dockerd.held(pull),
+                Daemon::Containerd(containerd) => containerd.held(pull),
+                Daemon::None => containers_image::held(pull),
+            }
+        };
+        held().with_context(|| pull.cell())
+    }
+
+    /// Has the same client pull once more, which must fail, and returns what it shows its user.
+    pub fn refused(&self, pull: &Pull<'_>) -> Result<String> {
+        self.ask(pull).and_then(Finished::refusal).with_context(|| pull.cell())
+    }
+
+    fn ask(&self, pull: &Pull<'_>) -> Result<Finished> {
         match &self.daemon {
             Daemon::Dockerd(dockerd) => dockerd.pull(pull),
             Daemon::Containerd(containerd) => containerd.fetch(pull),
             Daemon::None => containers_image::pull(pull),
         }
-        .with_context(|| {
-            format!("{:?} through the {:?} door of {}", pull.client, pull.front_door, pull.peer.name)
-        })
     }
 }
 
@@ -142,6 +204,8 @@ fn digests<'a>(words: impl IntoIterator<Item = &'a str>) -> Result<BTreeSet<Dige
     words.into_iter().map(parse).collect()
 }
 
+/// Runs `$1…` where `$0` is the hosts file: a mount that only it and what it starts can see.
+const WITH_HOSTS: &str = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
 /// A client that takes longer has been left hanging.
 const PULL_TIMEOUT: Duration = Duration::from_secs(120);
 const START_TIMEOUT: Duration = Duration::from_secs(30);

@@ -122,6 +122,7 @@ fn contained_peer() -> Peer {
         door: "http://127.0.0.1:4001".to_owned(),
         admin: "http://127.0.0.1:4005".to_owned(),
         ca: PathBuf::new(),
+        sni: None,
     }
 }
 

@@ -1,11 +1,8 @@
 //! Three peers pull one image at once, then again.
 
-use std::sync::Barrier;
-use std::thread;
+use anyhow::{Result, ensure};
 
-use anyhow::{Result, anyhow, ensure};
-
-use crate::client::{Client, FrontDoor, Pull};
+use crate::client::{Client, FrontDoor, Pull, Together};
 use crate::image::{Format, Image, ImageSpec};
 use crate::origin::Origin;
 use crate::region::Region;
@@ -65,36 +62,18 @@ impl PullByAll<'_> {
     fn run(&self) -> Result<()> {
         let reference = format!("{}:v1", self.image.repository);
         let &Self { stage, client, front_door, label, .. } = self;
-        let pulls = self.region.peers().map(|peer| {
-            Pull { stage, client, front_door, peer, image: &reference, credentials: None, label }.start()
-        });
-        let pulls: Vec<_> = pulls.collect::<Result<_>>()?;
-        let start = Barrier::new(pulls.len());
-        let results: Vec<_> = thread::scope(|scope| {
-            let run = |pull| {
-                let start = &start;
-                scope.spawn(move || {
-                    start.wait();
-                    crate::client::Ready::run(pull)
-                })
-            };
-            let threads: Vec<_> = pulls.iter().map(run).collect();
-            threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a pull panicked"))).collect()
-        });
-        for result in results {
-            let held = result??;
-            ensure!(
-                held == self.image.digests(),
-                "the client holds {held:?}, the registry {:?}",
-                self.image.digests()
-            );
+        let pull =
+            |peer| Pull { stage, client, front_door, peer, image: &reference, credentials: None, label };
+        for held in Together::start(self.region.peers().map(pull).collect())?.run() {
+            let (held, digests) = (held?, self.image.digests());
+            ensure!(held == digests, "the client holds {held:?}, the registry {digests:?}");
         }
         Ok(())
     }
 }
 
 /// Peers that are no seeds state that they read nothing from the registry.
-fn assert_only_seeds_read(region: &Region<'_>) -> Result<()> {
+pub(super) fn assert_only_seeds_read(region: &Region<'_>) -> Result<()> {
     for peer in region.peers() {
         let bytes = peer.metrics()?.source_bytes();
         ensure!(bytes == 0, "{} read {bytes} bytes from the registry itself", peer.name);
@@ -104,7 +83,7 @@ fn assert_only_seeds_read(region: &Region<'_>) -> Result<()> {
 }
 
 /// Each client gets the form its users have.
-fn format_for(client: Client) -> Format {
+pub(super) fn format_for(client: Client) -> Format {
     match client {
         Client::Docker => Format::Docker,
         Client::Ctr | Client::Skopeo | Client::Buildah | Client::Podman => Format::Oci,
