@@ -6,6 +6,7 @@ mod container;
 mod demo;
 mod harbor;
 mod lab;
+mod matrix;
 mod pull;
 mod resume;
 mod stage;
@@ -52,6 +53,10 @@ pub const ALL: &[Story] = &[
     Story::new("pull_podman_mirror", |stage| pull::once(stage, Client::Podman, FrontDoor::Mirror)),
     Story::new("small_layers_come_whole", pull::small_layers_come_whole),
     Story::new("harbor_private_pull", harbor::private_pull),
+    Story::new("matrix_proxy", |stage| matrix::door(stage, FrontDoor::Proxy)),
+    Story::new("matrix_mirror", |stage| matrix::door(stage, FrontDoor::Mirror)),
+    Story::new("matrix_prefix", |stage| matrix::door(stage, FrontDoor::Prefix)),
+    Story::new("matrix_sni", |stage| matrix::door(stage, FrontDoor::Sni)),
     Story::new("peer_killed_mid_pull_keeps_what_it_announced", resume::killed_peer_keeps_what_it_announced),
     Story::new("demo_reads_the_registry_once", demo::reads_the_registry_once),
     Story::new("demo_of_tiny_layers_reads_the_registry_once", demo::of_tiny_layers_reads_the_registry_once),
