@@ -4,11 +4,13 @@ mod bad_config;
 mod bad_registry;
 mod container;
 mod demo;
+mod faults;
 mod harbor;
 mod lab;
 mod matrix;
 mod pull;
 mod resume;
+mod secrets;
 mod stage;
 
 use std::path::Path;
@@ -57,6 +59,12 @@ pub const ALL: &[Story] = &[
     Story::new("matrix_mirror", |stage| matrix::door(stage, FrontDoor::Mirror)),
     Story::new("matrix_prefix", |stage| matrix::door(stage, FrontDoor::Prefix)),
     Story::new("matrix_sni", |stage| matrix::door(stage, FrontDoor::Sni)),
+    Story::new("secrets_are_in_no_file", secrets::are_in_no_file),
+    Story::new("faults_are_bridged", faults::are_bridged),
+    Story::new("faults_ten_peers_at_a_slow_registry", faults::ten_peers_at_a_slow_registry),
+    Story::new("faults_wrong_content_reaches_no_client", faults::wrong_content_reaches_no_client),
+    Story::new("faults_bad_certificate_is_named", faults::bad_certificate_is_named),
+    Story::new("faults_hang_is_told_in_time", faults::hang_is_told_in_time),
     Story::new("peer_killed_mid_pull_keeps_what_it_announced", resume::killed_peer_keeps_what_it_announced),
     Story::new("demo_reads_the_registry_once", demo::reads_the_registry_once),
     Story::new("demo_of_tiny_layers_reads_the_registry_once", demo::of_tiny_layers_reads_the_registry_once),
