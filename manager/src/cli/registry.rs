@@ -86,7 +86,7 @@ async fn set(
     host: &RegistryHost,
     endpoints: Vec<wire::Endpoint>,
 ) -> Result<String, CliError> {
-    let registry = wire::Registry { host: host.to_string(), endpoints };
+    let registry = wire::Registry { host: host.to_string(), endpoints, ..Default::default() };
     let reply = args.connect()?.set_registry(request(registry)).await;
     reply.map_err(|status| args.refused(&status))?;
     Ok(args.output.done(format!("registry {host} set"))?)
@@ -107,6 +107,7 @@ fn endpoints(
         // A plain endpoint has no certificate to check.
         ca_pem: if url.is_https() { ca_pem.to_owned() } else { String::new() },
         address: address.map(|address| address.to_string()).unwrap_or_default(),
+        ..Default::default()
     };
     if !ca_pem.is_empty() && !urls.iter().any(EndpointUrl::is_https) {
         return Err(CliError::Usage("--ca is for https:// endpoints"));

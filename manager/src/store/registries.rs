@@ -67,10 +67,11 @@ pub(super) async fn registries(
             url: row.try_get("url")?,
             ca_pem: row.try_get("ca_pem")?,
             address: row.try_get("address")?,
+            ..Default::default()
         };
         match registries.last_mut() {
             Some(last) if last.host == host => last.endpoints.push(endpoint),
-            _ => registries.push(wire::Registry { host, endpoints: vec![endpoint] }),
+            _ => registries.push(wire::Registry { host, endpoints: vec![endpoint], ..Default::default() }),
         }
     }
     Ok(registries)

@@ -64,9 +64,9 @@ fn registry(upstream: &Upstream) -> Registry {
     let endpoint = Endpoint {
         url: upstream.url.clone(),
         ca_pem: upstream.ca_pem.clone().unwrap_or_default(),
-        address: String::new(),
+        ..Default::default()
     };
-    Registry { host: upstream.host.to_string(), endpoints: vec![endpoint] }
+    Registry { host: upstream.host.to_string(), endpoints: vec![endpoint], ..Default::default() }
 }
 
 fn token_request(region: &str, role: Role) -> CreateTokenRequest {
@@ -101,7 +101,7 @@ mod tests {
             ca_pem: Some("PEM".to_owned()),
             account: None,
         };
-        let Registry { host, endpoints } = registry(&upstream);
+        let Registry { host, endpoints, .. } = registry(&upstream);
         assert_eq!(host, "reg.test");
         assert_eq!((&*endpoints[0].url, &*endpoints[0].ca_pem), ("https://10.0.0.1", "PEM"));
     }
