@@ -1,5 +1,6 @@
 //! Passing a client's request to the registry, byte for byte, and asking whether a credential may read.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_proto::RegistryHost;
@@ -73,6 +74,9 @@ impl<'a> Forwarding<'a> {
     pub(super) async fn run(self) -> Result<Response<BodyStream>, ForwardError> {
         let endpoints = self.shared.routes.load().find(&self.upstream)?.in_order();
         let deadline = Instant::now() + self.shared.config.header_timeout;
+        if let Some(known) = self.base(&endpoints).await {
+            return Ok(known);
+        }
         let mut untried = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
         let mut endpoints = endpoints.iter().peekable();
         loop {
@@ -92,6 +96,23 @@ impl<'a> Forwarding<'a> {
                 }
             };
         }
+    }
+
+    /// What anybody is told who asks for `/v2/` without a credential.
+    async fn base(&self, endpoints: &[Arc<EndpointClient>]) -> Option<Response<BodyStream>> {
+        let is_anonymous = !self.headers.contains_key(header::AUTHORIZATION);
+        let is_base = self.path.as_str() == token_service::BASE && self.method == Method::GET;
+        if !is_base || !is_anonymous || self.purpose != Purpose::Pass {
+            return None;
+        }
+        // Where it cannot be learned, the way of every request says why.
+        let share = self.shared.config.header_timeout / 2;
+        let learned = token_service::base_of(endpoints.first()?, &self.shared.metrics);
+        let answer = tokio::time::timeout(share, learned).await.ok()?.ok()?;
+        let mut response = Response::new(crate::body::full(answer.body));
+        *response.status_mut() = answer.status;
+        *response.headers_mut() = answer.headers;
+        Some(response)
     }
 
     /// Whether asking twice asks for the same (RFC 9110 §9.2.1).

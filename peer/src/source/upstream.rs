@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use flotilla_daemon::settings::{Cap, Offline, ProxyUrl, Weight};
 use flotilla_proto::RegistryHost;
 use http::header::{HOST, HeaderMap};
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -30,6 +31,28 @@ pub struct Upstream {
     pub host: RegistryHost,
     /// In the order they are tried.
     pub endpoints: Vec<Endpoint>,
+    /// Whether no byte of a blob goes out before its SHA-256 is right.
+    pub releases_verified: bool,
+    /// Whether it fills itself from another registry.
+    pub proxy_cache: bool,
+    /// Whether every full GET of a manifest is forwarded.
+    pub count_pulls: bool,
+    /// What is served while it is unreachable.
+    pub offline: Offline,
+}
+
+impl Upstream {
+    /// A registry about which nothing but its endpoints is said.
+    pub fn new(host: RegistryHost, endpoints: Vec<Endpoint>) -> Self {
+        Self {
+            host,
+            endpoints,
+            releases_verified: false,
+            proxy_cache: false,
+            count_pulls: true,
+            offline: Offline::default(),
+        }
+    }
 }
 
 /// One address that serves an upstream.
@@ -41,6 +64,29 @@ pub struct Endpoint {
     pub ca_pem: Option<String>,
     /// Dialled in place of the URL's host.
     pub address: Option<SocketAddr>,
+    /// Its share of the load.
+    pub weight: Weight,
+    /// Whether it is asked only while the others fail.
+    pub standby: bool,
+    /// What it is reached through.
+    pub proxy: Option<ProxyUrl>,
+    /// What is read from it at most; which holds when, [`Cap::in_force`] says.
+    pub caps: Vec<Cap>,
+}
+
+impl Endpoint {
+    /// An endpoint about which nothing but its URL is said.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            ca_pem: None,
+            address: None,
+            weight: Weight::default(),
+            standby: false,
+            proxy: None,
+            caps: Vec::new(),
+        }
+    }
 }
 
 /// Every upstream with its clients; replaced as a whole.
@@ -316,7 +362,7 @@ mod tests {
     }
 
     fn client(url: &str, public: &str) -> Result<EndpointClient, UnusableEndpoint> {
-        let settings = Endpoint { url: url.into(), ca_pem: None, address: None };
+        let settings = Endpoint::new(url);
         EndpointClient::new(&settings, &public.parse().unwrap(), &dialling())
     }
 
@@ -373,11 +419,11 @@ mod tests {
 
     #[tokio::test]
     async fn one_endpoint_that_cannot_be_used_leaves_the_others() {
-        let bad = Endpoint { url: "https://a.test".into(), ca_pem: Some("rubbish".into()), address: None };
-        let good = Endpoint { url: "https://b.test".into(), ca_pem: None, address: None };
+        let bad = Endpoint { ca_pem: Some("rubbish".into()), ..Endpoint::new("https://a.test") };
+        let good = Endpoint::new("https://b.test");
         let host: RegistryHost = "reg.test".parse().unwrap();
         let routes = |endpoints| {
-            let upstream = Upstream { host: host.clone(), endpoints };
+            let upstream = Upstream::new(host.clone(), endpoints);
             Routes::new(vec![upstream], &Routes::default(), &dialling())
         };
         let both = routes(vec![bad.clone(), good]).find(&host).unwrap();
@@ -388,10 +434,9 @@ mod tests {
 
     #[tokio::test]
     async fn an_unchanged_endpoint_keeps_its_connections_and_a_resting_one_comes_last() {
-        let endpoint = |url: &str| Endpoint { url: url.into(), ca_pem: None, address: None };
         let host: RegistryHost = "reg.test".parse().unwrap();
         let upstream = |urls: &[&str]| {
-            vec![Upstream { host: host.clone(), endpoints: urls.iter().map(|url| endpoint(url)).collect() }]
+            vec![Upstream::new(host.clone(), urls.iter().map(|url| Endpoint::new(*url)).collect())]
         };
         let first = Routes::new(upstream(&["https://a.test"]), &Routes::default(), &dialling());
         let kept = first.find(&host).unwrap().in_order().remove(0);
@@ -400,5 +445,25 @@ mod tests {
         assert!(Arc::ptr_eq(&route.in_order()[0], &kept));
         kept.rest(REST_AFTER_OUTAGE);
         assert_eq!(route.in_order()[0].name(), "https://b.test");
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_of_which_anything_changed_gets_another_client() {
+        let host: RegistryHost = "reg.test".parse().unwrap();
+        let plain = Endpoint::new("https://a.test");
+        let route = |endpoint: &Endpoint, previous: &Routes| {
+            Routes::new(vec![Upstream::new(host.clone(), vec![endpoint.clone()])], previous, &dialling())
+        };
+        let first = |routes: &Routes| routes.find(&host).unwrap().in_order().remove(0);
+        for changed in [
+            Endpoint { weight: Weight::MAX, ..plain.clone() },
+            Endpoint { standby: true, ..plain.clone() },
+            Endpoint { proxy: Some("http://proxy.test".parse().unwrap()), ..plain.clone() },
+            Endpoint { caps: vec!["50 MB".parse().unwrap()], ..plain.clone() },
+        ] {
+            let before = route(&plain, &Routes::default());
+            let after = route(&changed, &before);
+            assert!(!Arc::ptr_eq(&first(&before), &first(&after)), "{changed:?}");
+        }
     }
 }

@@ -36,7 +36,7 @@ impl Region {
     /// Configures one more registry, and waits until every node knows it.
     pub(crate) async fn add_registry(&self, host: &str, registry: &Registry) {
         let endpoint = Endpoint { url: format!("http://{}", registry.address), ..Default::default() };
-        let upstream = Upstream { host: host.into(), endpoints: vec![endpoint] };
+        let upstream = Upstream { host: host.into(), endpoints: vec![endpoint], ..Default::default() };
         self.cluster.topology().set_registry(upstream).await.unwrap();
         let mut turn = tokio::time::interval(Duration::from_millis(20));
         for node in [&self.seed, &self.one, &self.two] {
@@ -79,7 +79,7 @@ async fn found() -> (Cluster, Registry) {
     let registry = Registry::start().await;
     let cluster = Cluster::start().await;
     let endpoint = Endpoint { url: format!("http://{}", registry.address), ..Default::default() };
-    let upstream = Upstream { host: HOST.into(), endpoints: vec![endpoint] };
+    let upstream = Upstream { host: HOST.into(), endpoints: vec![endpoint], ..Default::default() };
     cluster.topology().set_registry(upstream).await.unwrap();
     (cluster, registry)
 }

@@ -33,15 +33,14 @@ impl Bench {
     }
 
     pub(super) fn with_config(urls: &[String], config: SourceConfig) -> Self {
-        let endpoints =
-            urls.iter().map(|url| Endpoint { url: url.clone(), ca_pem: None, address: None }).collect();
+        let endpoints = urls.iter().map(Endpoint::new).collect();
         Self::with_endpoints(endpoints, config)
     }
 
     pub(super) fn with_endpoints(endpoints: Vec<Endpoint>, config: SourceConfig) -> Self {
         let mut registry = Registry::default();
         let source = Source::new(config, &mut registry);
-        source.set_upstreams(vec![Upstream { host: host(), endpoints }]);
+        source.set_upstreams(vec![Upstream::new(host(), endpoints)]);
         Self { source, registry }
     }
 
