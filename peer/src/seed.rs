@@ -144,7 +144,7 @@ impl Seed {
         let answer = self.source.forward(upstream, request, Purpose::Probe).await?;
         // An empty blob has no first byte to give.
         let is_empty = answer.status() == StatusCode::RANGE_NOT_SATISFIABLE;
-        if answer.status().is_success() || answer.status().is_redirection() || is_empty {
+        if answer.status().is_success() || is_empty {
             self.confirmed.insert(upstream.clone(), repository.clone(), digest);
             return Ok(Offered::Confirmed);
         }

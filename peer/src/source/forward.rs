@@ -146,7 +146,9 @@ impl<'a> Forwarding<'a> {
     }
 
     /// Asks one endpoint. Redirects of a blob are followed, for what they lead to is not every client's
-    /// to reach; `Authorization` stays behind for good where one leads to a stranger.
+    /// to reach; `Authorization` stays behind for good where one leads to a stranger. One to the blob
+    /// in another repository, as of Harbor's `library/`, is the client's to follow: that is where
+    /// its manifest has come from, and the grant.
     async fn send(&self, endpoint: &EndpointClient) -> Result<Response<Incoming>, EndpointFailure> {
         let mut place = self.place(endpoint).await?;
         let mut headers = self.headers.clone();
@@ -161,7 +163,11 @@ impl<'a> Forwarding<'a> {
             if !is_blob || !is_redirect(response.status()) {
                 return self.verdict(response, &place);
             }
-            place = endpoint.follow(&place.uri, response.headers())?;
+            let next = endpoint.follow(&place.uri, response.headers())?;
+            if next.is_home && matches!(Resource::of(next.uri.path()), Resource::Blob(..)) {
+                return self.verdict(response, &place);
+            }
+            place = next;
             if !place.is_home {
                 headers.remove(header::AUTHORIZATION);
                 headers.remove(header::COOKIE);
@@ -254,10 +260,9 @@ impl<'a> Forwarding<'a> {
     fn relay(&self, response: Response<Incoming>) -> Response<BodyStream> {
         let (mut parts, body) = response.into_parts();
         wire::strip_hop_by_hop(&mut parts.headers);
-        let is_consent = parts.status.is_success() || parts.status.is_redirection();
         let body = match self.purpose {
-            Purpose::Probe if is_consent => {
-                self.count_probe(parts.status, &parts.headers);
+            Purpose::Probe if parts.status.is_success() => {
+                self.count_probe(&parts.headers);
                 body::empty()
             }
             Purpose::Probe | Purpose::Pass | Purpose::Token => {
@@ -272,8 +277,8 @@ impl<'a> Forwarding<'a> {
     }
 
     /// A dropped body cannot be counted; what was announced, and fits the receive buffer, may have come.
-    fn count_probe(&self, status: StatusCode, headers: &HeaderMap) {
-        if self.method != Method::GET || status.is_redirection() {
+    fn count_probe(&self, headers: &HeaderMap) {
+        if self.method != Method::GET {
             return;
         }
         let at_most = super::connect::RECEIVE_BUFFER as u64;

@@ -112,6 +112,24 @@ async fn a_blobs_redirect_is_followed_without_the_credential() {
 }
 
 #[tokio::test]
+async fn a_blobs_redirect_to_another_repository_is_the_clients_to_follow() {
+    let there = "/v2/library/app/blobs/sha256:00";
+    let registry = FakeRegistry::start(move |seen| match seen.path.as_str() {
+        BLOB_PATH => with(text(301, "moved"), header::LOCATION, there),
+        _ => text(200, "the blob"),
+    })
+    .await;
+    let bench = Bench::new(&[registry.url()]);
+    for purpose in [Purpose::Pass, Purpose::Probe] {
+        let answer = bench.source.forward(&host(), get(BLOB_PATH), purpose).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::MOVED_PERMANENTLY);
+        assert_eq!(answer.headers()[header::LOCATION], there);
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "moved");
+    }
+    assert!(registry.seen().iter().all(|seen| seen.path == BLOB_PATH));
+}
+
+#[tokio::test]
 async fn an_expired_signature_is_no_verdict_on_the_credential() {
     let storage = FakeRegistry::start(|_| status(403)).await;
     let there = format!("{}/signed?x=1", storage.url());
