@@ -123,7 +123,9 @@ impl EndpointFailure {
             | Self::Stalled { .. }
             | Self::Cut(_)
             | Self::Truncated { .. } => true,
-            Self::Status(status) => status.is_server_error(),
+            // 403 is of an object store, for a registry's own is a verdict: the URL has expired, and
+            // the registry signs another.
+            Self::Status(status) => status.is_server_error() || *status == StatusCode::FORBIDDEN,
             Self::Tls(_)
             | Self::WrongSize { .. }
             | Self::TooLong { .. }

@@ -372,6 +372,24 @@ async fn a_strangers_refusal_is_no_verdict_on_the_credential() {
 }
 
 #[tokio::test]
+async fn a_signature_that_has_expired_is_asked_for_again() {
+    let content = blob(70_000);
+    let storage = FakeRegistry::start({
+        let content = content.clone();
+        move |seen| if seen.path == "/signed/0" { status(403) } else { serve(&content, seen) }
+    })
+    .await;
+    let (location, asked) = (storage.url(), AtomicUsize::new(0));
+    let registry = FakeRegistry::start(move |_| {
+        let signature = asked.fetch_add(1, Ordering::Relaxed);
+        with(status(307), header::LOCATION, &format!("{location}/signed/{signature}"))
+    })
+    .await;
+    Bench::new(&[registry.url()]).read(&content, &anonymous()).await.assert_whole(&content);
+    assert_eq!(registry.seen().len(), 2);
+}
+
+#[tokio::test]
 async fn a_token_service_that_hangs_or_talks_nonsense_is_an_error_in_time() {
     for answer in [|| Reply::Hang, || Reply::Answer(text(200, "<html>"))] {
         let registry = FakeRegistry::start(move |seen| {
