@@ -1,9 +1,9 @@
-//! What an operator does to a region that runs: changes its daemons' files and starts them
-//! again, and tells its manager where the registry is.
+//! What an operator does to a region that runs: changes its daemons' files, and lets them be
+//! started again.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
@@ -11,9 +11,8 @@ use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::client::{Curl, FrontDoor};
-use crate::process::{self, run};
+use crate::process;
 use crate::region::{Peer, Region};
-use crate::stage::{REGISTRY_HOST, REGISTRY_IP};
 use crate::{http, wait};
 
 impl Region<'_> {
@@ -41,24 +40,6 @@ impl Region<'_> {
             daemon.change("[door]", &door)?;
         }
         restart(&all)
-    }
-
-    /// Tells the manager at which address the registry is to be reached, whatever its name
-    /// resolves to.
-    pub fn set_registry_address(&self, ca: &Path) -> Result<()> {
-        let mut command = self.stage.flotilla();
-        command.args([
-            "registry",
-            "set",
-            REGISTRY_HOST,
-            "--url",
-            &format!("https://{REGISTRY_HOST}"),
-            "--ca",
-        ]);
-        command.arg(ca).args(["--address", &format!("{REGISTRY_IP}:443")]);
-        command.args(["--manager", &self.addresses.manager, "--identity"]);
-        command.arg(self.dir().join("manager/admin"));
-        run(&self.stage.logs(), "registry-set", command, Duration::from_secs(20))?.success().map(drop)
     }
 
     /// Has every name lookup on this machine, the daemons' own among them, take a peer for the

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use crate::http;
 use crate::process::{self, Process};
-use crate::stage::{REGISTRY_HOST, Stage};
+use crate::stage::{REGISTRY_HOST, REGISTRY_IP, Stage};
 use crate::wait;
 
 /// A running region: manager, scheduler, one seed and its peers.
@@ -26,7 +26,6 @@ pub struct Region<'a> {
 /// The line `flotilla up --json` prints when all is ready, as far as stories go.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Addresses {
-    pub(crate) manager: String,
     pub(crate) peers: Vec<Peer>,
 }
 
@@ -56,8 +55,17 @@ impl<'a> Region<'a> {
     /// Starts a region with `peers` peers that reads from the registry, whose certificate
     /// `ca` has signed, and waits until it is ready.
     pub fn up(stage: &'a Stage, ca: &Path, peers: usize) -> Result<Self> {
+        Self::up_with(stage, &format!("ca={}", ca.display()), peers)
+    }
+
+    /// Starts one that reaches the registry by its address, whatever its name resolves to.
+    pub fn up_by_address(stage: &'a Stage, ca: &Path, peers: usize) -> Result<Self> {
+        Self::up_with(stage, &format!("ca={},address={REGISTRY_IP}:443", ca.display()), peers)
+    }
+
+    fn up_with(stage: &'a Stage, keys: &str, peers: usize) -> Result<Self> {
         let dir = stage.region_dir("region")?;
-        let registry = format!("{REGISTRY_HOST}=https://{REGISTRY_HOST},ca={}", ca.display());
+        let registry = format!("{REGISTRY_HOST}=https://{REGISTRY_HOST},{keys}");
         let mut command = stage.flotilla();
         command
             .args(["up", "--registry", &registry, "--peers", &peers.to_string(), "--json", "--dir"])

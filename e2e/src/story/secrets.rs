@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
 use crate::client::{Client, Curl, FrontDoor, Pull};
-use crate::harbor::{Access, Harbor};
+use crate::harbor::{Access, Harbor, On, What};
 use crate::image::{Format, Image, ImageSpec};
 use crate::region::{Peer, Region};
 use crate::stage::Stage;
@@ -33,17 +33,27 @@ pub(super) fn are_in_no_file(stage: &Stage) -> Result<()> {
         let name = format!("priv/{front_door:?}").to_lowercase();
         let image = ImageSpec { format: Format::Oci, layer_lens: vec![2 << 20, 10] }.build(&name, seed);
         harbor.publish(&image, "v1");
+        // Errors have words of their own.
+        harbor.fault(On::storage().get().digest(image.layers[0].digest()).times(1), What::CutAfter(1 << 20));
+        harbor.fault(On::storage().get().digest(image.layers[1].digest()).times(1), What::Status(403));
         let peer = region.peers().next().context("no peer")?;
         let guest = Guest { stage, peer, front_door, image: &image };
         guest.pull(Client::Ctr).with_context(|| format!("ctr at {front_door:?}"))?;
         guest.pull(Client::Skopeo).with_context(|| format!("skopeo at {front_door:?}"))?;
         guest.ask(&token).with_context(|| format!("raw requests at {front_door:?}"))?;
     }
-    for log in [region.dir().join("peer-0/log"), region.dir().join("seed-0/log")] {
-        let text = fs::read_to_string(&log).context("read log")?;
-        ensure!(text.contains(" TRACE ") && text.contains("priv/proxy"), "{} says little", log.display());
-    }
+    assert_says_all(&region)?;
     assert_in_no_file(&secrets(&harbor), &files_below(&region.dir())?)
+}
+
+/// What the search relies on: all daemons are at TRACE, and speak of what they were asked.
+fn assert_says_all(region: &Region<'_>) -> Result<()> {
+    for name in ["manager", "scheduler", "seed-0", "peer-0"] {
+        let log = fs::read_to_string(region.dir().join(name).join("log")).context("read log")?;
+        ensure!(log.contains(" TRACE "), "{name} is not at TRACE");
+        ensure!(name != "peer-0" || log.contains("priv/proxy"), "{name} names no request");
+    }
+    Ok(())
 }
 
 /// Pulls and asks, with credentials of every kind.

@@ -73,12 +73,12 @@ impl Raw<'_> {
     fn token_at_its_end(&self) -> Result<()> {
         let harbor = &self.setting.harbor;
         harbor.configure(|harbor| {
-            harbor.token_life = Duration::from_secs(2);
+            harbor.token_life = Duration::from_secs(4);
             harbor.token_leeway = Duration::ZERO;
         });
         let token = bearer(&harbor.token(Some(("robot$x", "secret")), &self.image.repository));
         self.assert_layer(&self.layer(Some(&token))?)?;
-        let refused = wait::until("the token's end", Duration::from_secs(10), || {
+        let refused = wait::until("the token's end", Duration::from_secs(20), || {
             Ok(Some(self.layer(Some(&token))?).filter(|heard| heard.status != 200))
         })?;
         assert_refused(&refused)

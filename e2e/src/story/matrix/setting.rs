@@ -1,6 +1,6 @@
 //! What the cells of one door share: a Harbor, its accounts, a region.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 
 use crate::client::{Client, FrontDoor, Pull};
 use crate::harbor::{Access, Harbor, ProxyCache, RequestLog};
@@ -33,10 +33,12 @@ impl<'a> Setting<'a> {
         harbor.add_proxy_cache("hub", ProxyCache { library: true, ..ProxyCache::default() });
         harbor.add_robot("robot$x", "secret", &["priv", "hub"]);
         harbor.add_robot("robot$other", "secret of the other", &["other"]);
-        let mut region = Region::up(stage, harbor.ca(), 3)?;
-        if front_door == FrontDoor::Sni {
-            lead_to_sni_doors(&mut region, &harbor)?;
-        }
+        let region = match front_door {
+            FrontDoor::Sni => up_behind_sni_doors(stage, &harbor)?,
+            FrontDoor::Proxy | FrontDoor::Mirror | FrontDoor::Prefix => {
+                Region::up(stage, harbor.ca(), NODES)?
+            }
+        };
         stage.assert_fenced()?;
         // Slow enough that every pull of a cold start begins before the first read has ended.
         stage.slow_origin(8_000_000)?;
@@ -61,10 +63,13 @@ impl<'a> Setting<'a> {
 
 /// On this machine the registry's name means a peer: only the address that the manager gives
 /// leads the seed to the registry.
-fn lead_to_sni_doors(region: &mut Region<'_>, harbor: &Harbor) -> Result<()> {
-    region.set_registry_address(harbor.ca())?;
+fn up_behind_sni_doors<'a>(stage: &'a Stage, harbor: &Harbor) -> Result<Region<'a>> {
+    let mut region = Region::up_by_address(stage, harbor.ca(), NODES)?;
     region.open_sni_doors()?;
-    let peer = region.peers().next().expect("the region has three").clone();
-    region.hijack_registry_name(&peer)?;
-    region.wait_for_registry()
+    let peer = region.peers().next().context("no peer")?;
+    region.hijack_registry_name(peer)?;
+    region.wait_for_registry()?;
+    Ok(region)
 }
+
+const NODES: usize = 3;
