@@ -12,14 +12,19 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::client::{Curl, FrontDoor};
 use crate::process;
-use crate::region::{Peer, Region};
+use crate::region::Region;
 use crate::{http, wait};
 
 impl Region<'_> {
+    /// Ends the peers, the seed among them, and waits until they are back.
+    pub fn restart_peers(&self) -> Result<()> {
+        restart(&self.peer_daemons())
+    }
+
     /// Has all daemons log at TRACE.
     pub fn log_everything(&self) -> Result<()> {
-        let names = self.addresses.peers.iter().map(|peer| peer.name.as_str());
-        let all: Vec<_> = names.chain(["manager", "scheduler"]).map(|name| self.daemon(name)).collect();
+        let mut all = self.peer_daemons();
+        all.extend(["manager", "scheduler"].map(|name| self.daemon(name)));
         for daemon in &all {
             daemon.change("level = \"info\"", "level = \"trace\"")?;
         }
@@ -34,18 +39,12 @@ impl Region<'_> {
             add_address(address)?;
             peer.sni = Some(IpAddr::V4(address));
         }
-        let all: Vec<_> = self.addresses.peers.iter().map(|peer| self.daemon(&peer.name)).collect();
+        let all = self.peer_daemons();
         for (daemon, peer) in all.iter().zip(&self.addresses.peers) {
             let door = format!("[door]\nsni_listen = \"{}:443\"", peer.sni()?);
             daemon.change("[door]", &door)?;
         }
         restart(&all)
-    }
-
-    /// Has every name lookup on this machine, the daemons' own among them, take a peer for the
-    /// registry.
-    pub fn hijack_registry_name(&self, peer: &Peer) -> Result<()> {
-        self.stage.resolve_registry_to(peer.sni()?)
     }
 
     /// Waits until the registry itself answers at each peer's door.
@@ -57,6 +56,10 @@ impl Region<'_> {
             })?;
         }
         Ok(())
+    }
+
+    fn peer_daemons(&self) -> Vec<Daemon> {
+        self.addresses.peers.iter().map(|peer| self.daemon(&peer.name)).collect()
     }
 
     fn daemon(&self, name: &str) -> Daemon {

@@ -36,7 +36,17 @@ pub struct Heard {
 impl Curl<'_> {
     /// GETs `/v2/<path>` of the registry.
     pub fn get(&self, path: &str) -> Result<Heard> {
-        let mut command = self.command(path)?;
+        self.run(self.command(path)?)
+    }
+
+    /// GETs any URL by way of the proxy door.
+    pub fn get_by_proxy(&self, url: &str) -> Result<Heard> {
+        let mut command = self.stage.command(Side::Client, "curl");
+        command.args(["--proxy", &self.peer.door, url]).arg("--cacert").arg(&self.peer.ca);
+        self.run(command)
+    }
+
+    fn run(&self, mut command: Command) -> Result<Heard> {
         command.args(["--silent", "--max-time", MAX_SECONDS, "--header", ACCEPT]);
         if let Some(authorization) = self.authorization {
             command.args(["--header", &format!("Authorization: {authorization}")]);

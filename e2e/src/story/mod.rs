@@ -7,6 +7,7 @@ mod demo;
 mod faults;
 mod harbor;
 mod lab;
+mod lifecycle;
 mod matrix;
 mod pull;
 mod resume;
@@ -59,6 +60,8 @@ pub const ALL: &[Story] = &[
     Story::new("matrix_mirror", |stage| matrix::door(stage, FrontDoor::Mirror)),
     Story::new("matrix_prefix", |stage| matrix::door(stage, FrontDoor::Prefix)),
     Story::new("matrix_sni", |stage| matrix::door(stage, FrontDoor::Sni)),
+    Story::new("door_authorities_outlive_a_restart", lifecycle::authorities_outlive_a_restart),
+    Story::new("door_leaves_other_hosts_alone", lifecycle::other_hosts_are_tunnels),
     Story::new("secrets_are_in_no_file", secrets::are_in_no_file),
     Story::new("faults_are_bridged", faults::are_bridged),
     Story::new("faults_ten_peers_at_a_slow_registry", faults::ten_peers_at_a_slow_registry),

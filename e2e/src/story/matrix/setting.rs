@@ -66,8 +66,7 @@ impl<'a> Setting<'a> {
 fn up_behind_sni_doors<'a>(stage: &'a Stage, harbor: &Harbor) -> Result<Region<'a>> {
     let mut region = Region::up_by_address(stage, harbor.ca(), NODES)?;
     region.open_sni_doors()?;
-    let peer = region.peers().next().context("no peer")?;
-    region.hijack_registry_name(peer)?;
+    stage.resolve_registry_to(region.peers().next().context("no peer")?.sni()?)?;
     region.wait_for_registry()?;
     Ok(region)
 }
