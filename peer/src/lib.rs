@@ -165,6 +165,7 @@ impl Peer {
                 store,
                 swarm: swarm.clone(),
                 egress,
+                settings: settings.clone(),
                 grants: Grants::default(),
                 confirmed: Confirmed::new(),
                 manifests: Manifests::default(),

@@ -13,10 +13,10 @@ use tokio::time::Instant;
 
 use super::body;
 use super::credential::RegistryAnswer;
+use super::endpoint::{EndpointClient, Place, own_headers};
 use super::failure::EndpointFailure;
 use super::metrics::{Metrics, RequestKind};
 use super::token;
-use super::upstream::{EndpointClient, Place, own_headers};
 use crate::challenge::BearerChallenge;
 
 /// Who issues an endpoint's tokens.
