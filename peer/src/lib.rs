@@ -39,7 +39,7 @@ pub use config::{DoorConfig, Mtu, MtuError, PeerConfig, TransportConfig};
 pub use door::{HostPattern, HostPatternError};
 
 use crate::control::SchedulerLink;
-use crate::door::{Answerer, Authorities, Door, DoorListeners, Tunnels, Turns};
+use crate::door::{Answerer, Authorities, Door, DoorListeners, KeptTokens, Tunnels, Turns};
 use crate::egress::Egress;
 use crate::grant::{Confirmed, Grants, Manifests};
 use crate::metrics::PieceBytes;
@@ -169,6 +169,7 @@ impl Peer {
                 grants: Grants::default(),
                 confirmed: Confirmed::new(),
                 manifests: Manifests::default(),
+                kept_tokens: KeptTokens::default(),
                 piece_bytes,
                 asking: Turns::default(),
             }),

@@ -109,10 +109,19 @@ impl BlobRequest<'_> {
 
     /// The blob's size, if the registry has accepted this credential for it.
     async fn granted_size(&self) -> Result<u64, Response<BodyStream>> {
-        match self.door.grants.find(&self.holder, self.digest, Instant::now()) {
-            Some(size) => Ok(size),
-            None => self.probe().await,
+        if let Some(size) = self.door.grants.find(&self.holder, self.digest, Instant::now(), Duration::ZERO) {
+            return Ok(size);
         }
+        match self.probe().await {
+            Err(answer) if answer.status().is_server_error() => self.offline_size().ok_or(answer),
+            judged => judged,
+        }
+    }
+
+    /// The blob's size, if it was granted before and is served without the registry's word.
+    fn offline_size(&self) -> Option<u64> {
+        let longer = self.door.offline(&self.credential.upstream)?;
+        self.door.grants.find(&self.holder, self.digest, Instant::now(), longer)
     }
 
     /// Asks the registry whether this very credential may read the blob, and how long it is.
