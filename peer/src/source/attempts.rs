@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::endpoint::{EndpointClient, REST_AFTER_OUTAGE};
+use super::endpoint::EndpointClient;
 use super::failure::EndpointFailure;
 use super::roster::Candidate;
 
@@ -91,7 +91,7 @@ impl Attempts {
         failure: EndpointFailure,
     ) -> Result<(), EndpointFailure> {
         if failure.is_outage() {
-            endpoint.rest(REST_AFTER_OUTAGE);
+            endpoint.seems_down();
         }
         if !failure.is_passing() {
             self.struck.insert(endpoint.name().to_owned());

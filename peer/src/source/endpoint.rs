@@ -1,7 +1,7 @@
 //! One endpoint of a registry: what is sent to it, what it costs, and whether it seems well.
 
 use std::cmp::Reverse;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use flotilla_proto::RegistryHost;
@@ -33,7 +33,16 @@ pub(super) struct EndpointClient {
     /// Who issues its tokens.
     pub(super) learned: Learned,
     /// Until when others are tried first. The lock is held for a load or a store.
-    resting_until: Mutex<Option<Instant>>,
+    rest: Mutex<Rest>,
+}
+
+/// Why an endpoint comes last, and until when.
+#[derive(Debug, Default)]
+struct Rest {
+    /// It seemed down; whoever finds it well again ends that.
+    down_until: Option<Instant>,
+    /// It sent wrong bytes.
+    wrong_until: Option<Instant>,
 }
 
 impl EndpointClient {
@@ -72,7 +81,7 @@ impl EndpointClient {
             host_header: HeaderValue::try_from(public.as_str()).expect("a host name is a legal header"),
             http: reach.client()?,
             learned: Learned::default(),
-            resting_until: Mutex::new(None),
+            rest: Mutex::default(),
         })
     }
 
@@ -162,14 +171,34 @@ impl EndpointClient {
         self.http.request(request).await.map_err(EndpointFailure::of_exchange)
     }
 
-    /// Others are tried first for a while.
-    pub(super) fn rest(&self, period: Duration) {
-        *self.resting_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + period);
+    /// It seems down: others are tried first for a while.
+    pub(super) fn seems_down(&self) {
+        self.lock().down_until = Some(Instant::now() + REST_AFTER_OUTAGE);
+    }
+
+    /// It answers.
+    pub(super) fn seems_well(&self) {
+        self.lock().down_until = None;
+    }
+
+    /// It sent wrong bytes: others are tried first for a good while.
+    pub(super) fn sent_wrong_bytes(&self) {
+        self.lock().wrong_until = Some(Instant::now() + REST_AFTER_WRONG_BYTES);
+    }
+
+    /// Whether it seems down.
+    pub(super) fn is_down(&self) -> bool {
+        self.lock().down_until.is_some_and(|until| Instant::now() < until)
     }
 
     pub(super) fn is_resting(&self) -> bool {
-        let until = self.resting_until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| Instant::now() < until)
+        let rest = self.lock();
+        let now = Instant::now();
+        [rest.down_until, rest.wrong_until].into_iter().flatten().any(|until| now < until)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Rest> {
+        self.rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -201,10 +230,11 @@ pub(super) fn own_headers() -> HeaderMap {
 /// What every request to a registry carries.
 pub(super) const VIA: HeaderValue = HeaderValue::from_static("1.1 flotilla");
 
-/// After an outage others are tried first this long.
-pub(super) const REST_AFTER_OUTAGE: Duration = Duration::from_secs(10);
+/// After an outage others are tried first this long, unless it is found well before: somewhat longer than
+/// it takes to ask again.
+const REST_AFTER_OUTAGE: Duration = Duration::from_secs(15);
 /// After wrong bytes others are tried first this long.
-pub(super) const REST_AFTER_WRONG_BYTES: Duration = Duration::from_secs(300);
+const REST_AFTER_WRONG_BYTES: Duration = Duration::from_secs(300);
 
 /// Why an endpoint cannot be used at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::Shared;
 use super::blob_request::{MAX_REDIRECTS, is_redirect};
 use super::body::{self, BodyStream, Outgoing, Relayed};
-use super::endpoint::{EndpointClient, Place, REST_AFTER_OUTAGE, VIA};
+use super::endpoint::{EndpointClient, Place, VIA};
 use super::failure::EndpointFailure;
 use super::header as wire;
 use super::metrics::{FailureReason, Reader, RequestKind};
@@ -257,7 +257,7 @@ impl<'a> Forwarding<'a> {
         };
         self.shared.metrics.count_error(reason);
         if is_outage {
-            endpoint.rest(REST_AFTER_OUTAGE);
+            endpoint.seems_down();
         }
         outcome
     }

@@ -27,6 +27,7 @@ mod roster;
 mod token;
 mod token_service;
 mod upstream;
+mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -88,6 +89,11 @@ impl Source {
     pub fn set_upstreams(&self, upstreams: Vec<Upstream>) {
         let previous = self.0.routes.load();
         self.0.routes.store(Arc::new(Routes::new(upstreams, &previous, &self.0.dialling)));
+    }
+
+    /// Asks every endpoint now and then whether it is well. Runs for ever.
+    pub async fn watch_endpoints(self) {
+        watch::watch(self.0).await;
     }
 
     /// Sends a request to a registry as the client made it, but for what concerns one connection only and

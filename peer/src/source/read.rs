@@ -21,7 +21,7 @@ use super::blob_request::{Answer, BlobRequest};
 use super::content::Content;
 use super::credential::{Credentials, RegistryAnswer};
 use super::cutter::{Cutter, Finished, Hasher};
-use super::endpoint::{EndpointClient, REST_AFTER_WRONG_BYTES};
+use super::endpoint::EndpointClient;
 use super::failure::EndpointFailure;
 use super::metrics::{FailureReason, Reader as ByteReader};
 use super::roster::{Candidate, Roster};
@@ -298,7 +298,7 @@ impl<'a> Reading<'a> {
 
     fn digest_mismatch(&self) -> ReadError {
         self.shared.metrics.count_error(FailureReason::Digest);
-        self.roster.rest_endpoints(&self.contributors, REST_AFTER_WRONG_BYTES);
+        self.roster.blame(&self.contributors);
         ReadError::DigestMismatch { endpoints: self.contributors.iter().cloned().collect() }
     }
 }

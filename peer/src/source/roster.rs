@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use flotilla_proto::{Authorization, CredentialHash, RegistryHost, RepositoryName};
 
@@ -144,12 +143,12 @@ impl<'a> Roster<'a> {
         self.last_refusal = Some(ReadError::Refused { upstream, repository, answer });
     }
 
-    /// The endpoints of these names are tried last for a while, by everyone.
-    pub(super) fn rest_endpoints(&self, names: &BTreeSet<String>, period: Duration) {
+    /// The endpoints of these names sent wrong bytes: they are tried last for a while, by everyone.
+    pub(super) fn blame(&self, names: &BTreeSet<String>) {
         for (upstream, _) in self.credentials.repositories() {
             let Ok(route) = self.route(&upstream) else { continue };
             for endpoint in route.endpoints().iter().filter(|endpoint| names.contains(endpoint.name())) {
-                endpoint.rest(period);
+                endpoint.sent_wrong_bytes();
             }
         }
     }

@@ -90,7 +90,11 @@ pub(super) async fn base_of(
     }
 }
 
-async fn learn(endpoint: &EndpointClient, metrics: &Metrics) -> Result<RegistryAnswer, EndpointFailure> {
+/// Asks it of the endpoint, and keeps the answer.
+pub(super) async fn learn(
+    endpoint: &EndpointClient,
+    metrics: &Metrics,
+) -> Result<RegistryAnswer, EndpointFailure> {
     let mut request = Request::new(body::empty());
     *request.headers_mut() = own_headers();
     metrics.count_request(RequestKind::Base);

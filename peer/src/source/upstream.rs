@@ -95,6 +95,12 @@ impl Routes {
         Self(route_by_host.collect())
     }
 
+    /// Every endpoint that can be used, with its registry.
+    pub(super) fn endpoints(&self) -> impl Iterator<Item = (&RegistryHost, &EndpointClient)> {
+        let usable = self.0.iter().filter_map(|(host, route)| Some((host, route.as_ref().ok()?)));
+        usable.flat_map(|(host, route)| route.endpoints.iter().map(move |endpoint| (host, &**endpoint)))
+    }
+
     pub(super) fn find(&self, host: &RegistryHost) -> Result<Arc<Route>, UpstreamError> {
         match self.0.get(host) {
             Some(Ok(route)) => Ok(Arc::clone(route)),
@@ -207,7 +213,7 @@ mod tests {
         let second = Routes::new(upstream(&["https://a.test", "https://b.test"]), &first, &dialling());
         let route = second.find(&host).unwrap();
         assert!(Arc::ptr_eq(&route.in_order("app")[0], &kept));
-        kept.rest(crate::source::endpoint::REST_AFTER_OUTAGE);
+        kept.seems_down();
         assert_eq!(route.in_order("app")[0].name(), "https://b.test");
     }
 
@@ -257,7 +263,7 @@ mod tests {
         }
         assert!((200..300).contains(&first_a), "{first_a}");
         for endpoint in &route.in_order("app")[..2] {
-            endpoint.rest(crate::source::endpoint::REST_AFTER_OUTAGE);
+            endpoint.seems_down();
         }
         assert_eq!(route.in_order("app")[0].name(), "https://s.test");
     }

@@ -105,6 +105,8 @@ async fn start(
     };
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     (config.door.listen, config.transport.listen, config.admin.listen) = (any, any, any);
+    // What a registry is asked shall be what clients made the region ask.
+    config.source.probe_interval = Duration::from_secs(3600);
     adjust(&mut config);
     let peer = Peer::start(config).await.unwrap();
     let client = Client { door: peer.door_address().unwrap(), credential: None };
