@@ -179,6 +179,8 @@ const MAX_IN_GRANT: usize = 16_384;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn holder(repository: &str, secret: &'static str) -> Holder {
@@ -263,5 +265,15 @@ mod tests {
         assert_eq!(life(&bearer(r#"{"exp":5}"#), now), Duration::ZERO);
         assert_eq!(life(&Authorization::new("Bearer opaque"), now), OPAQUE_LIFE);
         assert_eq!(life(&Authorization::new("Basic dTpw"), now), BASIC_LIFE);
+    }
+
+    proptest! {
+        #[test]
+        fn no_credential_lives_longer_than_its_kind(header in "(Bearer|Basic|bearer|)[ -~]{0,40}", exp: f64) {
+            let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+            for credential in [Authorization::new(header), bearer(&format!("{{\"exp\":{exp}}}"))] {
+                prop_assert!(life(&credential, now) <= MAX_TOKEN_LIFE);
+            }
+        }
     }
 }
