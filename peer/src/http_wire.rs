@@ -62,6 +62,8 @@ pub(crate) struct BadHead;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn header(name: &str, value: &'static [u8]) -> Header {
@@ -116,6 +118,26 @@ mod tests {
         };
         for malformed in [forward("GET IT", "/"), forward("", "/"), forward("GET", "no path")] {
             assert!(request_from_wire(&malformed).is_err(), "{malformed:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_head_makes_the_reading_of_one_fail(
+            status: u32,
+            method in "\\PC{0,10}",
+            target in "\\PC{0,40}",
+            name in "\\PC{0,12}",
+            value in proptest::collection::vec(any::<u8>(), 0..20),
+        ) {
+            let headers = vec![Header { name, value: value.into() }];
+            if let Ok(head) = head_from_wire(Some(&HttpHead { status, headers: headers.clone() })) {
+                prop_assert_eq!(u32::from(head.status().as_u16()), status);
+            }
+            let forward = Forward { method, target, headers, ..Default::default() };
+            if let Ok(request) = request_from_wire(&forward) {
+                prop_assert_eq!(request.method().as_str(), forward.method);
+            }
         }
     }
 }

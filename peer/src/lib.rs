@@ -39,7 +39,7 @@ pub use config::{DoorConfig, Mtu, MtuError, PeerConfig, TransportConfig};
 pub use door::{HostPattern, HostPatternError};
 
 use crate::control::SchedulerLink;
-use crate::door::{Answerer, Authorities, Door, DoorListeners, Tunnels, Turns};
+use crate::door::{Answerer, Authorities, Door, DoorListeners, KeptTokens, Tunnels, Turns};
 use crate::egress::Egress;
 use crate::grant::{Confirmed, Grants, Manifests};
 use crate::metrics::PieceBytes;
@@ -144,6 +144,7 @@ impl Peer {
         let (settings, watch) = settings::watch(identity.clone(), &config.data_dir, address.clone())?;
         let source = Source::new(config.source.clone(), &mut metrics);
         let seed = (role == Role::Seed).then(|| Arc::new(Seed::new(source.clone())));
+        let watched = seed.is_some().then(|| source.clone().watch_endpoints());
         let egress = Arc::new(Egress::new(name.clone(), transport.clone(), settings.clone(), seed.clone()));
         let (swarm, events) = Swarm::new(store.clone());
         let piece_bytes = PieceBytes::register(&mut metrics);
@@ -165,9 +166,11 @@ impl Peer {
                 store,
                 swarm: swarm.clone(),
                 egress,
+                settings: settings.clone(),
                 grants: Grants::default(),
                 confirmed: Confirmed::new(),
                 manifests: Manifests::default(),
+                kept_tokens: KeptTokens::default(),
                 piece_bytes,
                 asking: Turns::default(),
             }),
@@ -202,6 +205,9 @@ impl Peer {
         readiness.missing(SEEDS, "no seed of this region is known yet");
         tasks.spawn_until_shutdown("settings", watch);
         tasks.spawn_until_shutdown("renewal", renew_loop(identity));
+        if let Some(watched) = watched {
+            tasks.spawn_until_shutdown("endpoints", watched);
+        }
         tasks.spawn_until_shutdown("registries", follow_settings(settings, source, door.clone(), readiness));
         tasks.spawn_until_shutdown("scheduler", link.run());
         tasks.spawn("driver", driver.run(events, evicted, shutdown.clone()));

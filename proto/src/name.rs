@@ -162,6 +162,8 @@ pub enum ParseNameError {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -198,6 +200,18 @@ mod tests {
         }
         for text in ["", "App", "a//b", "a..b", "a___b", "/a", "a/", "a/../b", "a b", &"a".repeat(256)] {
             assert_eq!(text.parse::<RepositoryName>(), Err(ParseNameError::Repository), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn names_read_back_as_they_print(text in "\\PC{0,40}|[a-z0-9.:/_\\[\\]-]{0,40}") {
+            if let Ok(host) = text.parse::<RegistryHost>() {
+                prop_assert_eq!(host.to_string().parse::<RegistryHost>().unwrap(), host);
+            }
+            if let Ok(name) = text.parse::<RepositoryName>() {
+                prop_assert!(name.as_str() == text && !text.contains("..") && !text.starts_with('/'));
+            }
         }
     }
 }

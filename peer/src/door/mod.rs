@@ -10,6 +10,8 @@ mod answer;
 mod blob;
 mod ca;
 mod error;
+mod manifest;
+mod offline;
 mod prefetch;
 mod proxy;
 mod range;
@@ -47,6 +49,7 @@ pub(crate) use allow::Tunnels;
 pub use allow::{HostPattern, HostPatternError};
 pub(crate) use answer::Answerer;
 pub(crate) use ca::Authorities;
+pub(crate) use offline::KeptTokens;
 pub(crate) use turns::Turns;
 
 /// The doors of a node.

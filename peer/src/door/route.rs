@@ -136,6 +136,8 @@ fn list(configured: &[RegistryHost]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn hosts(names: &[&str]) -> Vec<RegistryHost> {
@@ -204,5 +206,23 @@ mod tests {
         }
         assert!(routed("/v2/app/manifests/v1", &["a.test", "b.test"]).is_err());
         assert!(routed("/etc/passwd", &["a.test"]).is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn no_path_leads_to_a_registry_that_is_not_configured(
+            path in "/(v2/)?[a-z0-9A-Z./:%_-]{0,40}(\\?[a-z0-9=&.:%/]{0,40})?",
+            default in proptest::option::of(Just("a.test")),
+        ) {
+            let default: Option<RegistryHost> = default.map(|name| name.parse().unwrap());
+            let configured = hosts(&["a.test", "b.test:5000"]);
+            if let Ok(path) = path.parse::<PathAndQuery>()
+                && let Ok(target) = route(&path, &configured, default.as_ref())
+            {
+                prop_assert!(configured.contains(&target.upstream));
+                let names_one = |pair: &str| pair.starts_with("ns=");
+                prop_assert!(!target.path.query().unwrap_or_default().split('&').any(names_one));
+            }
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use flotilla_proto::Digest;
+use http::HeaderValue;
 use serde::Deserialize;
 
 /// The manifests that were served lately. Bounded by [`MAX_BYTES`]; at the limit the one that was
@@ -26,6 +27,8 @@ struct Kept {
 #[derive(Debug)]
 pub(crate) struct Manifest {
     pub(crate) digest: Digest,
+    /// As the registry has it.
+    pub(crate) media_type: Option<HeaderValue>,
     pub(crate) bytes: Bytes,
     /// What it grants: digests and sizes.
     pub(crate) blobs: Vec<(Digest, u64)>,
@@ -33,8 +36,9 @@ pub(crate) struct Manifest {
 
 impl Manifests {
     /// Keeps what a registry served, under the digest that it really has.
-    pub(crate) fn keep(&self, bytes: Bytes) -> Arc<Manifest> {
-        let manifest = Arc::new(Manifest { digest: Digest::of(&bytes), blobs: blobs(&bytes), bytes });
+    pub(crate) fn keep(&self, media_type: Option<HeaderValue>, bytes: Bytes) -> Arc<Manifest> {
+        let (digest, blobs) = (Digest::of(&bytes), blobs(&bytes));
+        let manifest = Arc::new(Manifest { digest, media_type, bytes, blobs });
         let mut kept = self.lock();
         kept.uses += 1;
         let entry = (manifest.clone(), kept.uses);
@@ -138,12 +142,12 @@ mod tests {
     #[test]
     fn a_manifest_is_found_by_its_digest_and_the_cache_is_bounded() {
         let manifests = Manifests::default();
-        let kept = manifests.keep(Bytes::from_static(b"{}"));
+        let kept = manifests.keep(None, Bytes::from_static(b"{}"));
         assert_eq!(kept.digest, Digest::of(b"{}"));
         assert!(manifests.find(Digest::of(b"[]")).is_none());
         for first in 0..40 {
             assert!(manifests.find(kept.digest).is_some(), "it was asked for all the time");
-            manifests.keep(vec![first; 1 << 20].into());
+            manifests.keep(None, vec![first; 1 << 20].into());
         }
         let held = manifests.lock();
         assert!(held.bytes <= MAX_BYTES && held.by_digest.len() < 20, "{} bytes", held.bytes);

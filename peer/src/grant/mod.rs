@@ -34,13 +34,28 @@ pub(crate) struct Grants {
 
 #[derive(Debug)]
 struct Grant {
-    size_by_digest: HashMap<Digest, u64>,
+    blobs: HashMap<Digest, Granted>,
+    /// The manifests that were served, by what they were asked for: a tag, or their digest.
+    manifests: HashMap<String, Served>,
+    /// When the last of it ends.
+    ends_at: Instant,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Granted {
+    size: u64,
+    ends_at: Instant,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Served {
+    digest: Digest,
     ends_at: Instant,
 }
 
 impl Grants {
-    /// The registry has served a manifest, or confirmed a blob, under this credential:
-    /// these blobs may be had with it for `life`.
+    /// The registry has served or confirmed a manifest, or a blob, under this credential: these blobs
+    /// may be had with it for `life`.
     pub(crate) fn record(
         &self,
         holder: Holder,
@@ -48,26 +63,72 @@ impl Grants {
         life: Duration,
         now: Instant,
     ) {
+        self.change(holder, now, now + life, |grant, ends_at| {
+            let granted = blobs.into_iter().map(|(digest, size)| (digest, Granted { size, ends_at }));
+            grant.blobs.extend(granted);
+        });
+    }
+
+    /// The registry has served this manifest to whoever asked for `reference`.
+    pub(crate) fn record_manifest(
+        &self,
+        holder: Holder,
+        reference: &str,
+        digest: Digest,
+        life: Duration,
+        now: Instant,
+    ) {
+        self.change(holder, now, now + life, |grant, ends_at| {
+            grant.manifests.insert(reference.to_owned(), Served { digest, ends_at });
+            grant.manifests.insert(digest.to_string(), Served { digest, ends_at });
+        });
+    }
+
+    fn change(&self, holder: Holder, now: Instant, ends_at: Instant, add: impl FnOnce(&mut Grant, Instant)) {
         let mut grants = self.lock();
         if grants.len() >= MAX_GRANTS && !grants.contains_key(&holder) {
             let ends_first = grants.iter().min_by_key(|(_, grant)| grant.ends_at);
             let ends_first = ends_first.map(|(holder, _)| holder.clone()).expect("not empty");
             grants.remove(&ends_first);
         }
-        let ends_at = now + life;
-        let grant = grants.entry(holder).or_insert_with(|| Grant { size_by_digest: HashMap::new(), ends_at });
-        if grant.ends_at <= now || grant.size_by_digest.len() >= MAX_BLOBS {
-            grant.size_by_digest.clear();
+        let fresh = || Grant { blobs: HashMap::new(), manifests: HashMap::new(), ends_at };
+        let grant = grants.entry(holder).or_insert_with(fresh);
+        if grant.blobs.len() + grant.manifests.len() >= MAX_IN_GRANT {
+            grant.blobs.retain(|_, granted| now < granted.ends_at);
+            grant.manifests.retain(|_, served| now < served.ends_at);
         }
-        grant.ends_at = ends_at;
-        grant.size_by_digest.extend(blobs);
+        if grant.blobs.len() + grant.manifests.len() >= MAX_IN_GRANT {
+            grant.blobs.clear();
+            grant.manifests.clear();
+        }
+        grant.ends_at = grant.ends_at.max(ends_at);
+        add(grant, ends_at);
     }
 
-    /// The blob's size, if the credential is granted it.
-    pub(crate) fn find(&self, holder: &Holder, digest: Digest, now: Instant) -> Option<u64> {
+    /// The blob's size, if the credential is granted it, or was until `longer` ago.
+    pub(crate) fn find(
+        &self,
+        holder: &Holder,
+        digest: Digest,
+        now: Instant,
+        longer: Duration,
+    ) -> Option<u64> {
         let grants = self.lock();
-        let grant = grants.get(holder).filter(|grant| now < grant.ends_at)?;
-        grant.size_by_digest.get(&digest).copied()
+        let granted = grants.get(holder)?.blobs.get(&digest)?;
+        (now < granted.ends_at + longer).then_some(granted.size)
+    }
+
+    /// The manifest that the credential was served for `reference`, its grant having ended no longer ago.
+    pub(crate) fn manifest(
+        &self,
+        holder: &Holder,
+        reference: &str,
+        now: Instant,
+        longer: Duration,
+    ) -> Option<Digest> {
+        let grants = self.lock();
+        let served = grants.get(holder)?.manifests.get(reference)?;
+        (now < served.ends_at + longer).then_some(served.digest)
     }
 
     /// The registry refused this credential: what it was granted there is void.
@@ -112,12 +173,14 @@ const BASIC_LIFE: Duration = Duration::from_secs(30);
 /// (upstream, repository, credential) triples.
 const MAX_GRANTS: usize = 16_384;
 
-/// Blobs of one of them, that many manifests may list within its life; at the limit they are
-/// granted anew, or probed.
-const MAX_BLOBS: usize = 16_384;
+/// Blobs and manifests of one of them; at the limit what has ended goes, else all of it, and its
+/// client is probed.
+const MAX_IN_GRANT: usize = 16_384;
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn holder(repository: &str, secret: &'static str) -> Holder {
@@ -137,12 +200,12 @@ mod tests {
         let (grants, now) = (Grants::default(), Instant::now());
         let (digest, other) = (Digest::of(b"a"), Digest::of(b"b"));
         grants.record(holder("priv/app", "Basic x"), [(digest, 7)], Duration::from_secs(30), now);
-        assert_eq!(grants.find(&holder("priv/app", "Basic x"), digest, now), Some(7));
-        assert_eq!(grants.find(&holder("priv/app", "Basic y"), digest, now), None);
-        assert_eq!(grants.find(&holder("priv/other", "Basic x"), digest, now), None);
-        assert_eq!(grants.find(&holder("priv/app", "Basic x"), other, now), None);
+        assert_eq!(grants.find(&holder("priv/app", "Basic x"), digest, now, Duration::ZERO), Some(7));
+        assert_eq!(grants.find(&holder("priv/app", "Basic y"), digest, now, Duration::ZERO), None);
+        assert_eq!(grants.find(&holder("priv/other", "Basic x"), digest, now, Duration::ZERO), None);
+        assert_eq!(grants.find(&holder("priv/app", "Basic x"), other, now, Duration::ZERO), None);
         let later = now + Duration::from_secs(30);
-        assert_eq!(grants.find(&holder("priv/app", "Basic x"), digest, later), None);
+        assert_eq!(grants.find(&holder("priv/app", "Basic x"), digest, later, Duration::ZERO), None);
     }
 
     #[test]
@@ -152,7 +215,38 @@ mod tests {
         grants.record(holder("app", "x"), [(digest, 1)], Duration::from_secs(1), now);
         let later = now + Duration::from_secs(2);
         grants.record(holder("app", "x"), [(other, 1)], Duration::from_secs(1), later);
-        assert_eq!(grants.find(&holder("app", "x"), digest, later), None);
+        assert_eq!(grants.find(&holder("app", "x"), digest, later, Duration::ZERO), None);
+    }
+
+    #[test]
+    fn a_grant_is_prolonged_for_whoever_says_so_and_by_no_more() {
+        let (grants, now, digest) = (Grants::default(), Instant::now(), Digest::of(b"a"));
+        let (life, hour) = (Duration::from_secs(30), Duration::from_secs(3600));
+        let holder = holder("app", "x");
+        grants.record(holder.clone(), [(digest, 7)], life, now);
+        grants.record_manifest(holder.clone(), "v1", Digest::of(b"{}"), life, now);
+        let later = now + Duration::from_secs(3600);
+        assert_eq!(grants.find(&holder, digest, later, Duration::ZERO), None);
+        assert_eq!(grants.find(&holder, digest, later, hour), Some(7));
+        for reference in ["v1", &Digest::of(b"{}").to_string()] {
+            assert_eq!(grants.manifest(&holder, reference, later, hour), Some(Digest::of(b"{}")));
+            assert_eq!(grants.manifest(&holder, reference, later, Duration::ZERO), None);
+        }
+        assert_eq!(grants.manifest(&holder, "v2", now, hour), None);
+        let end = now + life + hour;
+        assert_eq!(grants.find(&holder, digest, end, hour), None);
+        grants.revoke(&holder);
+        assert_eq!(grants.find(&holder, digest, now, hour), None);
+    }
+
+    #[test]
+    fn a_grant_holds_so_much_and_no_more() {
+        let (grants, now) = (Grants::default(), Instant::now());
+        for blob in 0..3 * MAX_IN_GRANT {
+            let digest = Digest::of(&blob.to_le_bytes());
+            grants.record(holder("app", "x"), [(digest, 1)], Duration::from_secs(9), now);
+        }
+        assert!(grants.lock()[&holder("app", "x")].blobs.len() <= MAX_IN_GRANT);
     }
 
     #[test]
@@ -160,7 +254,7 @@ mod tests {
         let (grants, now) = (Grants::default(), Instant::now());
         grants.record(holder("app", "x"), [(Digest::of(b"a"), 1)], Duration::from_secs(9), now);
         grants.revoke(&holder("app", "x"));
-        assert_eq!(grants.find(&holder("app", "x"), Digest::of(b"a"), now), None);
+        assert_eq!(grants.find(&holder("app", "x"), Digest::of(b"a"), now, Duration::ZERO), None);
     }
 
     #[test]
@@ -171,5 +265,15 @@ mod tests {
         assert_eq!(life(&bearer(r#"{"exp":5}"#), now), Duration::ZERO);
         assert_eq!(life(&Authorization::new("Bearer opaque"), now), OPAQUE_LIFE);
         assert_eq!(life(&Authorization::new("Basic dTpw"), now), BASIC_LIFE);
+    }
+
+    proptest! {
+        #[test]
+        fn no_credential_lives_longer_than_its_kind(header in "(Bearer|Basic|bearer|)[ -~]{0,40}", exp: f64) {
+            let now = UNIX_EPOCH + Duration::from_secs(1_000_000);
+            for credential in [Authorization::new(header), bearer(&format!("{{\"exp\":{exp}}}"))] {
+                prop_assert!(life(&credential, now) <= MAX_TOKEN_LIFE);
+            }
+        }
     }
 }

@@ -12,11 +12,11 @@ use tokio::time::Instant;
 
 use super::body;
 use super::credential::RegistryAnswer;
+use super::endpoint::{EndpointClient, Place, own_headers};
 use super::failure::EndpointFailure;
 use super::header as wire;
 use super::metrics::{Metrics, RequestKind};
 use super::token::{Token, TokenCache, TokenKey, token_uri};
-use super::upstream::{EndpointClient, Place, own_headers};
 use crate::challenge::BearerChallenge;
 
 /// What is asked of which endpoint.

@@ -24,6 +24,9 @@ pub struct SourceConfig {
     /// How long a blob's body may give no byte before the read is resumed elsewhere.
     #[serde(with = "humantime_serde")]
     pub stall_timeout: Duration,
+    /// How often each endpoint is asked whether it is well.
+    #[serde(with = "humantime_serde")]
+    pub probe_interval: Duration,
 }
 
 impl Default for SourceConfig {
@@ -33,6 +36,7 @@ impl Default for SourceConfig {
             connect_timeout: Duration::from_secs(5),
             header_timeout: Duration::from_secs(8),
             stall_timeout: Duration::from_secs(5),
+            probe_interval: Duration::from_secs(10),
         }
     }
 }

@@ -2,9 +2,11 @@
 
 use std::fmt::{self, Write as _};
 
+use flotilla_proto::RegistryHost;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 /// The counters of one [`Source`](super::Source).
@@ -14,6 +16,7 @@ pub(super) struct Metrics {
     probe_bytes: Counter,
     requests: Family<RequestLabel, Counter>,
     errors: Family<ErrorLabel, Counter>,
+    endpoints_up: Family<EndpointLabel, Gauge>,
 }
 
 impl Metrics {
@@ -39,6 +42,11 @@ impl Metrics {
             "Registry requests that failed",
             metrics.errors.clone(),
         );
+        registry.register(
+            "flotilla_peer_endpoint_up",
+            "Whether an endpoint answered when it was last asked: 1 or 0",
+            metrics.endpoints_up.clone(),
+        );
         metrics
     }
 
@@ -53,6 +61,11 @@ impl Metrics {
 
     pub(super) fn count_request(&self, kind: RequestKind) {
         self.requests.get_or_create(&RequestLabel { kind }).inc();
+    }
+
+    pub(super) fn set_endpoint_up(&self, upstream: &RegistryHost, endpoint: &str, is_up: bool) {
+        let label = EndpointLabel { upstream: upstream.to_string(), endpoint: endpoint.to_owned() };
+        self.endpoints_up.get_or_create(&label).set(is_up.into());
     }
 
     pub(super) fn count_error(&self, reason: FailureReason) {
@@ -92,6 +105,12 @@ pub(super) enum RequestKind {
     Pass,
     /// To ask whether a credential may read.
     Probe,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EndpointLabel {
+    upstream: String,
+    endpoint: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]

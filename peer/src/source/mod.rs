@@ -11,11 +11,13 @@
 mod attempts;
 mod blob_request;
 mod body;
+mod caps;
 mod config;
 mod connect;
 mod content;
 mod credential;
 mod cutter;
+mod endpoint;
 mod failure;
 mod forward;
 mod header;
@@ -25,6 +27,7 @@ mod roster;
 mod token;
 mod token_service;
 mod upstream;
+mod watch;
 
 #[cfg(test)]
 mod tests;
@@ -43,11 +46,12 @@ pub use body::{BodyStream, BoxError};
 pub use config::{Robot, SourceConfig};
 pub use connect::ParseCaError;
 pub use credential::{Credentials, Offer, ReadCredential, RegistryAnswer, Verdict};
+pub use endpoint::UnusableEndpoint;
 pub use failure::{Causes, EndpointFailure};
 pub use forward::{ForwardError, NO_TOKEN_SERVICE, Purpose};
 pub use read::{ReadError, ReadOrder, ReadSummary, SourcePiece};
 pub use roster::ReadBy;
-pub use upstream::{Endpoint, UnusableEndpoint, Upstream, UpstreamError};
+pub use upstream::{Endpoint, Upstream, UpstreamError};
 
 use forward::Forwarding;
 use metrics::Metrics;
@@ -85,6 +89,11 @@ impl Source {
     pub fn set_upstreams(&self, upstreams: Vec<Upstream>) {
         let previous = self.0.routes.load();
         self.0.routes.store(Arc::new(Routes::new(upstreams, &previous, &self.0.dialling)));
+    }
+
+    /// Asks every endpoint now and then whether it is well. Runs for ever.
+    pub async fn watch_endpoints(self) {
+        watch::watch(self.0).await;
     }
 
     /// Sends a request to a registry as the client made it, but for what concerns one connection only and

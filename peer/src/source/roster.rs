@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
-use std::time::Duration;
 
 use flotilla_proto::{Authorization, CredentialHash, RegistryHost, RepositoryName};
 
 use super::Shared;
 use super::credential::{Credentials, ReadCredential, RegistryAnswer, Verdict};
+use super::endpoint::EndpointClient;
 use super::read::ReadError;
 use super::upstream::{Route, UpstreamError};
 
@@ -26,7 +26,7 @@ pub(super) struct Candidate {
     pub(super) upstream: RegistryHost,
     pub(super) repository: RepositoryName,
     pub(super) authorization: Authorization,
-    pub(super) route: Arc<Route>,
+    route: Arc<Route>,
     is_robot: bool,
 }
 
@@ -42,6 +42,11 @@ pub struct ReadBy {
 }
 
 impl Candidate {
+    /// Its registry's endpoints in the order to be asked.
+    pub(super) fn endpoints(&self) -> Vec<Arc<EndpointClient>> {
+        self.route.in_order(self.repository.as_str())
+    }
+
     pub(super) fn read_by(&self) -> ReadBy {
         ReadBy {
             upstream: self.upstream.clone(),
@@ -138,12 +143,12 @@ impl<'a> Roster<'a> {
         self.last_refusal = Some(ReadError::Refused { upstream, repository, answer });
     }
 
-    /// The endpoints of these names are tried last for a while, by everyone.
-    pub(super) fn rest_endpoints(&self, names: &BTreeSet<String>, period: Duration) {
+    /// The endpoints of these names sent wrong bytes: they are tried last for a while, by everyone.
+    pub(super) fn blame(&self, names: &BTreeSet<String>) {
         for (upstream, _) in self.credentials.repositories() {
             let Ok(route) = self.route(&upstream) else { continue };
-            for endpoint in route.in_order().iter().filter(|endpoint| names.contains(endpoint.name())) {
-                endpoint.rest(period);
+            for endpoint in route.endpoints().iter().filter(|endpoint| names.contains(endpoint.name())) {
+                endpoint.sent_wrong_bytes();
             }
         }
     }

@@ -136,6 +136,8 @@ const LEEWAY: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn key(index: usize) -> TokenKey {
@@ -197,5 +199,20 @@ mod tests {
         };
         let uri = token_uri(&challenge, &"a/b".parse().unwrap()).unwrap();
         assert_eq!(uri, "https://auth.test/token?x=1&service=my%20registry%26co&scope=repository:a/b:pull");
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_of_a_token_service_makes_the_reading_of_it_fail(
+            bytes in proptest::collection::vec(any::<u8>(), 0..100),
+            token in "\\PC{0,20}",
+            life: i64,
+        ) {
+            Token::parse(&bytes, Instant::now());
+            let answer = serde_json::json!({ "token": token, "expires_in": life }).to_string();
+            if let Some(token) = Token::parse(answer.as_bytes(), Instant::now()) {
+                prop_assert!(token.header().is_sensitive());
+            }
+        }
     }
 }

@@ -13,10 +13,10 @@ use tokio::time::Instant;
 
 use super::body;
 use super::credential::RegistryAnswer;
+use super::endpoint::{EndpointClient, Place, own_headers};
 use super::failure::EndpointFailure;
 use super::metrics::{Metrics, RequestKind};
 use super::token;
-use super::upstream::{EndpointClient, Place, own_headers};
 use crate::challenge::BearerChallenge;
 
 /// Who issues an endpoint's tokens.
@@ -33,9 +33,9 @@ pub(super) enum TokenService {
 pub(super) struct Learned(Mutex<Option<(Instant, RegistryAnswer)>>);
 
 impl Learned {
-    fn get(&self) -> Option<RegistryAnswer> {
+    fn get(&self, not_older: Duration) -> Option<RegistryAnswer> {
         let learned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        learned.as_ref().filter(|(at, _)| at.elapsed() < KEPT).map(|(_, answer)| answer.clone())
+        learned.as_ref().filter(|(at, _)| at.elapsed() < not_older).map(|(_, answer)| answer.clone())
     }
 
     fn set(&self, answer: &RegistryAnswer) {
@@ -80,9 +80,21 @@ pub(super) async fn base_of(
     endpoint: &EndpointClient,
     metrics: &Metrics,
 ) -> Result<RegistryAnswer, EndpointFailure> {
-    if let Some(known) = endpoint.learned.get() {
+    if let Some(known) = endpoint.learned.get(KEPT) {
         return Ok(known);
     }
+    match learn(endpoint, metrics).await {
+        // What it said before leads to whom can say what is the matter, or to what it granted.
+        Err(failure) => endpoint.learned.get(KEPT_IN_AN_OUTAGE).ok_or(failure),
+        learned => learned,
+    }
+}
+
+/// Asks it of the endpoint, and keeps the answer.
+pub(super) async fn learn(
+    endpoint: &EndpointClient,
+    metrics: &Metrics,
+) -> Result<RegistryAnswer, EndpointFailure> {
     let mut request = Request::new(body::empty());
     *request.headers_mut() = own_headers();
     metrics.count_request(RequestKind::Base);
@@ -106,3 +118,6 @@ pub(super) const BASE: &str = "/v2/";
 
 /// A registry that moves its token service says so within this time.
 const KEPT: Duration = Duration::from_secs(300);
+
+/// As long as grants may be prolonged.
+const KEPT_IN_AN_OUTAGE: Duration = Duration::from_secs(24 * 3600);

@@ -9,6 +9,7 @@ mod client;
 mod cluster;
 mod faults;
 mod manifests;
+mod offline;
 mod picking;
 mod pieces;
 mod proxy;

@@ -7,7 +7,7 @@ use http::Method;
 
 use crate::cluster::within;
 use crate::region::{Region, blob_path, noise};
-use crate::registry::{HOST, MANIFEST};
+use crate::registry::{HOST, MANIFEST, Registry};
 
 const BASIC: &str = r#"Basic realm="registry.test""#;
 
@@ -66,4 +66,36 @@ async fn another_manifest_than_the_one_asked_for_goes_to_no_client() {
     region.registry.put(&path, MANIFEST, "{}".into());
     let answer = region.one.client.mirror(&path).await;
     assert_eq!((answer.status.as_u16(), answer.error().0.as_str()), (502, "MANIFEST_INVALID"));
+}
+
+#[tokio::test]
+async fn a_registry_whose_counters_need_not_see_it_sends_a_manifest_once() {
+    let region = Region::start().await;
+    let (uncounted, layer) = (Registry::start().await, noise(1, 3_000_000));
+    region.add("quiet.test", &uncounted, |upstream| upstream.uncounted_pulls = true).await;
+    for (host, registry, sent) in
+        [("quiet.test", &uncounted, [200, 304, 304]), (HOST, &region.registry, [200; 3])]
+    {
+        let manifest = registry.push("app", "v1", &[&layer]);
+        let by_digest = format!("/v2/app/manifests/{}", Digest::of(manifest.as_bytes()));
+        registry.put(&by_digest, MANIFEST, manifest.clone().into());
+        for path in ["/v2/app/manifests/v1", "/v2/app/manifests/v1", &by_digest] {
+            let answer = region.one.client.get(&format!("{path}?ns={host}")).await;
+            assert_eq!((answer.status.as_u16(), &answer.body[..]), (200, manifest.as_bytes()));
+            assert_eq!(answer.header("content-type"), MANIFEST);
+        }
+        let log = registry.log();
+        let asked = log.iter().filter(|asked| asked.path.starts_with("/v2/app/manifests/"));
+        let statuses: Vec<u16> = asked.map(|asked| asked.status.as_u16()).collect();
+        assert_eq!(statuses, sent, "{host}");
+    }
+    // The tag moved on.
+    let other = uncounted.push("app", "v1", &[]);
+    let answer = region.one.client.get("/v2/app/manifests/v1?ns=quiet.test").await;
+    assert_eq!(answer.body, other);
+    // Whoever asks by itself whether it changed is answered by the registry.
+    let tag = format!("\"{}\"", Digest::of(other.as_bytes()));
+    let path = "/v2/app/manifests/v1?ns=quiet.test";
+    let answer = region.one.client.ask(Method::GET, path, &[("if-none-match", &tag)]).await;
+    assert_eq!(answer.status, 304);
 }

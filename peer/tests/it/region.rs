@@ -35,8 +35,14 @@ pub(crate) struct Node {
 impl Region {
     /// Configures one more registry, and waits until every node knows it.
     pub(crate) async fn add_registry(&self, host: &str, registry: &Registry) {
+        self.add(host, registry, |_| {}).await;
+    }
+
+    /// As [`Self::add_registry`], with what `adjust` sets.
+    pub(crate) async fn add(&self, host: &str, registry: &Registry, adjust: impl FnOnce(&mut Upstream)) {
         let endpoint = Endpoint { url: format!("http://{}", registry.address), ..Default::default() };
-        let upstream = Upstream { host: host.into(), endpoints: vec![endpoint], ..Default::default() };
+        let mut upstream = Upstream { host: host.into(), endpoints: vec![endpoint], ..Default::default() };
+        adjust(&mut upstream);
         self.cluster.topology().set_registry(upstream).await.unwrap();
         let mut turn = tokio::time::interval(Duration::from_millis(20));
         for node in [&self.seed, &self.one, &self.two] {
@@ -99,6 +105,8 @@ async fn start(
     };
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     (config.door.listen, config.transport.listen, config.admin.listen) = (any, any, any);
+    // What a registry is asked shall be what clients made the region ask.
+    config.source.probe_interval = Duration::from_secs(3600);
     adjust(&mut config);
     let peer = Peer::start(config).await.unwrap();
     let client = Client { door: peer.door_address().unwrap(), credential: None };

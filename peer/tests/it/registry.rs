@@ -215,6 +215,10 @@ impl State {
             Some(answer) => answer,
             None => self.content(&path, range.as_deref(), fault.clone(), &sent),
         };
+        let digest = response.headers().get("docker-content-digest").map(|value| format!("{value:?}"));
+        if digest.is_some() && digest.as_deref() == header(header::IF_NONE_MATCH) {
+            response = Response::builder().status(304).body(text("")).unwrap();
+        }
         if request.method() == Method::HEAD {
             *response.body_mut() = text("");
         }
@@ -263,7 +267,10 @@ impl State {
             return None;
         }
         Some(match self.tokens.lock().unwrap().get(credential) {
-            Some(token) => Response::new(text(&format!(r#"{{"token":"{token}"}}"#))),
+            Some(token) => Response::builder()
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(text(&format!(r#"{{"token":"{token}"}}"#)))
+                .unwrap(),
             None => Response::builder().status(401).body(text(UNAUTHORIZED)).unwrap(),
         })
     }

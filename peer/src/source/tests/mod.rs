@@ -2,6 +2,7 @@
 
 mod authorising;
 mod debian;
+mod endpoints;
 mod fake;
 mod forwarding;
 mod reading;
@@ -33,8 +34,9 @@ impl Bench {
     }
 
     pub(super) fn with_config(urls: &[String], config: SourceConfig) -> Self {
-        let endpoints = urls.iter().map(Endpoint::new).collect();
-        Self::with_endpoints(endpoints, config)
+        // The first is asked first.
+        let endpoint = |(index, url)| Endpoint { standby: index > 0, ..Endpoint::new(url) };
+        Self::with_endpoints(urls.iter().enumerate().map(endpoint).collect(), config)
     }
 
     pub(super) fn with_endpoints(endpoints: Vec<Endpoint>, config: SourceConfig) -> Self {

@@ -1,0 +1,188 @@
+//! A manifest request: the registry decides about every one, and what it serves, it has granted.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use flotilla_daemon::settings::Offline;
+use flotilla_proto::{Digest, RepositoryName};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+
+use super::answer::{Answerer, holder};
+use super::error::{API_VERSION, refusal};
+use super::prefetch;
+use super::route::Target;
+use crate::body;
+use crate::grant::{MAX_MANIFEST, Manifest, life};
+use crate::http_wire::authorization;
+use crate::source::{BodyStream, ReadCredential};
+
+impl Answerer {
+    /// The registry decides about every manifest; what it serves, it has granted.
+    pub(super) async fn manifest(
+        self: &Arc<Self>,
+        target: &Target,
+        repository: RepositoryName,
+        mut request: Request<BodyStream>,
+    ) -> Response<BodyStream> {
+        let authorization = authorization(request.headers());
+        let credential = ReadCredential { upstream: target.upstream.clone(), repository, authorization };
+        let asked = request.method().clone();
+        let known = single_tag(request.headers());
+        let reference = target.path.path().rsplit('/').next().unwrap_or_default();
+        let kept = self.to_revalidate(&credential, reference, &request);
+        if let Some(kept) = &kept {
+            request.headers_mut().insert(header::IF_NONE_MATCH, etag(kept));
+        }
+        let answer = self.pass(target, request).await;
+        if let Some(kept) = kept.filter(|_| answer.status() == StatusCode::NOT_MODIFIED) {
+            self.grant(&credential, reference, &kept);
+            prefetch::begin(self, target, &credential, &kept);
+            return kept_answer(&kept, &Method::GET);
+        }
+        match answer.status() {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.grants.revoke(&holder(&credential)),
+            StatusCode::OK if asked == Method::GET => return self.served(target, &credential, answer).await,
+            StatusCode::OK => self.grant_known(&credential, reference, digest_of(answer.headers())),
+            StatusCode::NOT_MODIFIED => self.grant_known(&credential, reference, known),
+            status if status.is_server_error() => {
+                let kept = self.offline_manifest(&credential, reference, &asked);
+                return kept.unwrap_or(answer);
+            }
+            _ => {}
+        }
+        answer
+    }
+
+    /// The manifest that is sent from here if the registry says that it is still that one: where its pull
+    /// counters need not see a whole GET, and the client takes that type of it.
+    fn to_revalidate(
+        &self,
+        credential: &ReadCredential,
+        reference: &str,
+        request: &Request<BodyStream>,
+    ) -> Option<Arc<Manifest>> {
+        let is_counted = {
+            let settings = self.settings.borrow();
+            settings.upstream(&credential.upstream).is_none_or(|upstream| upstream.count_pulls)
+        };
+        let is_conditional = request.headers().contains_key(header::IF_NONE_MATCH);
+        if is_counted || is_conditional || request.method() != Method::GET {
+            return None;
+        }
+        let digest = reference.parse().ok();
+        let digest = digest.or_else(|| {
+            self.grants.manifest(&holder(credential), reference, Instant::now(), Offline::LONGEST)
+        })?;
+        self.manifests.find(digest).filter(|kept| accepts(request.headers(), kept))
+    }
+
+    /// A manifest on its way to the client, and what it grants.
+    async fn served(
+        self: &Arc<Self>,
+        target: &Target,
+        credential: &ReadCredential,
+        answer: Response<BodyStream>,
+    ) -> Response<BodyStream> {
+        let (head, body) = answer.into_parts();
+        let Some(bytes) = body::read_whole(body, MAX_MANIFEST).await else {
+            let message =
+                format!("{} sent a broken manifest, or one above {MAX_MANIFEST} bytes", target.upstream);
+            return refusal(StatusCode::BAD_GATEWAY, "MANIFEST_INVALID", &message);
+        };
+        let manifest = self.manifests.keep(head.headers.get(header::CONTENT_TYPE).cloned(), bytes);
+        let reference = target.path.path().rsplit('/').next().unwrap_or_default();
+        if reference.parse::<Digest>().is_ok_and(|asked| asked != manifest.digest) {
+            let message = format!("{} sent another manifest than {reference}", target.upstream);
+            return refusal(StatusCode::BAD_GATEWAY, "MANIFEST_INVALID", &message);
+        }
+        self.grant(credential, reference, &manifest);
+        prefetch::begin(self, target, credential, &manifest);
+        Response::from_parts(head, body::full(manifest.bytes.clone()))
+    }
+
+    /// An answer without a body says which manifest the credential may have.
+    fn grant_known(&self, credential: &ReadCredential, reference: &str, digest: Option<Digest>) {
+        if let Some(manifest) = digest.and_then(|digest| self.manifests.find(digest)) {
+            self.grant(credential, reference, &manifest);
+        }
+    }
+
+    fn grant(&self, credential: &ReadCredential, reference: &str, manifest: &Manifest) {
+        let (now, life) = (Instant::now(), life(&credential.authorization, SystemTime::now()));
+        self.grants.record(holder(credential), manifest.blobs.iter().copied(), life, now);
+        self.grants.record_manifest(holder(credential), reference, manifest.digest, life, now);
+    }
+}
+
+/// A manifest that is here, as its registry would send it.
+pub(super) fn kept_answer(manifest: &Manifest, asked: &Method) -> Response<BodyStream> {
+    let mut response = Response::new(match *asked {
+        Method::HEAD => body::empty(),
+        _ => body::full(manifest.bytes.clone()),
+    });
+    let headers = response.headers_mut();
+    if let Some(media_type) = &manifest.media_type {
+        headers.insert(header::CONTENT_TYPE, media_type.clone());
+    }
+    headers.insert(header::CONTENT_LENGTH, HeaderValue::from(manifest.bytes.len()));
+    headers.insert(header::ETAG, etag(manifest));
+    let digest = HeaderValue::try_from(manifest.digest.to_string());
+    headers.insert("docker-content-digest", digest.expect("a digest is visible characters"));
+    headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+    response
+}
+
+fn etag(manifest: &Manifest) -> HeaderValue {
+    HeaderValue::try_from(format!("\"{}\"", manifest.digest)).expect("a digest is visible characters")
+}
+
+/// Whether a client names this manifest's very type: a registry that answers 304 may not have looked.
+fn accepts(headers: &HeaderMap, manifest: &Manifest) -> bool {
+    let Some(media_type) = manifest.media_type.as_ref().and_then(|value| value.to_str().ok()) else {
+        return false;
+    };
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let mut types = accepted.flat_map(|value| value.split(',')).filter_map(|range| range.split(';').next());
+    types.any(|accepted| accepted.trim() == media_type)
+}
+
+/// The digest that an answer names itself by; Harbor's proxy-cache sends the header empty at first.
+fn digest_of(headers: &HeaderMap) -> Option<Digest> {
+    headers.get("docker-content-digest")?.to_str().ok()?.parse().ok()
+}
+
+/// The one digest that a client says it has, quoted or bare: of several, a 304 means any.
+fn single_tag(headers: &HeaderMap) -> Option<Digest> {
+    let tag = headers.get(header::IF_NONE_MATCH)?.to_str().ok()?.trim();
+    tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).unwrap_or(tag).parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_says_which_one_manifest_it_has() {
+        let digest = Digest::of(b"{}");
+        let tag = |value: String| {
+            single_tag(&[(header::IF_NONE_MATCH, value.parse().unwrap())].into_iter().collect())
+        };
+        assert_eq!(tag(format!("\"{digest}\"")), Some(digest));
+        assert_eq!(tag(format!(" {digest}")), Some(digest));
+        for several in [format!("\"{digest}\", \"{digest}\""), format!("W/\"{digest}\""), "*".to_owned()] {
+            assert_eq!(tag(several.clone()), None, "{several}");
+        }
+        assert_eq!(single_tag(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn an_empty_digest_is_none() {
+        let headers = |value: &'static str| {
+            [(header::HeaderName::from_static("docker-content-digest"), HeaderValue::from_static(value))]
+                .into_iter()
+                .collect()
+        };
+        assert_eq!(digest_of(&headers("")), None);
+        assert_eq!(digest_of(&headers(" ")), None);
+    }
+}
