@@ -149,7 +149,7 @@ impl Harbor {
             Certificate::OtherName => self.authority.leaf("other.test")?,
             Certificate::UnknownAuthority => Authority::new("authority of nobody")?.leaf(name)?,
         };
-        self.shared.tls_configs().insert(host, serve::tls_config(&leaf)?);
+        self.shared.tls_configs().insert(host, leaf.server_config()?);
         Ok(())
     }
 
