@@ -266,6 +266,11 @@ impl Harbor {
         self.shared.registry().content.put_blob(repository, content.to_vec().into())
     }
 
+    /// Publishes a blob under a digest that is not SHA-256, as it is written.
+    pub fn publish_blob_as(&self, repository: &str, digest: &str, content: &[u8]) {
+        self.shared.registry().content.put_other_blob(repository, digest, content.to_vec().into());
+    }
+
     /// Removes a manifest with its tags, or a blob, from a repository.
     pub fn remove(&self, repository: &str, digest: Digest) {
         self.shared.registry().content.repository_mut(repository).remove(digest);
