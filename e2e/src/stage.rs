@@ -14,7 +14,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
@@ -144,14 +144,14 @@ impl Stage {
     /// Listens on the origin's side, in this process: the socket stays in the namespace
     /// where it was made.
     pub fn listen_at_origin(&self, address: IpAddr, port: u16) -> Result<TcpListener> {
-        let listen = move || {
-            let netns = File::open(ORIGIN_NETNS).context("open the origin's network")?;
-            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
-                .context("enter the origin's network")?;
+        at_origin(move || {
             TcpListener::bind((address, port)).with_context(|| format!("listen on {address}:{port}"))
-        };
-        // A thread of its own, as it cannot come back.
-        thread::spawn(listen).join().map_err(|_| anyhow!("a thread panicked in the origin's network"))?
+        })
+    }
+
+    /// Connects from the origin's side, where nothing keeps root from the registry.
+    pub fn connect_at_origin(&self, address: SocketAddr) -> Result<TcpStream> {
+        at_origin(move || TcpStream::connect(address).with_context(|| format!("connect to {address}")))
     }
 
     /// Fails unless the kernel refuses this process, root like the clients, the registry
@@ -194,6 +194,19 @@ impl Stage {
         fs::write(&cover, text)?;
         mount_bind(&cover, target).with_context(|| format!("mount {target}"))
     }
+}
+
+/// Opens a socket in the origin's network.
+fn at_origin<T: Send + 'static>(open: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let enter_and_open = || {
+        let netns = File::open(ORIGIN_NETNS).context("open the origin's network")?;
+        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
+            .context("enter the origin's network")?;
+        open()
+    };
+    // A thread of its own, as it cannot come back.
+    let opened = thread::spawn(enter_and_open).join();
+    opened.map_err(|_| anyhow!("a thread panicked in the origin's network"))?
 }
 
 fn lay_network() -> Result<()> {
