@@ -13,7 +13,7 @@
 //! daemon finds the address to advertise, ends in the origin's namespace.
 
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -107,6 +107,12 @@ impl Stage {
     /// Where programs log.
     pub fn logs(&self) -> PathBuf {
         self.path("logs")
+    }
+
+    /// Adds to what the story has to show beside its end.
+    pub fn report(&self, text: &str) -> Result<()> {
+        let mut file = File::options().create(true).append(true).open(self.path(REPORT)).context("report")?;
+        file.write_all(text.as_bytes()).context("report")
     }
 
     /// A command of `side` with a clean environment.
@@ -237,6 +243,8 @@ fn ip(arguments: &str) -> Result<()> {
     Ok(())
 }
 
+/// In the story's directory, what it has to show.
+pub(crate) const REPORT: &str = "report.txt";
 const ROOT: &str = "/run/story";
 const FLOTILLA: &str = "/run/flotilla";
 /// The origin's network namespace.
