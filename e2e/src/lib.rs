@@ -24,6 +24,7 @@ pub mod harbor;
 pub mod http;
 pub mod image;
 pub mod lab;
+pub mod object_store;
 pub mod origin;
 pub mod process;
 pub mod region;
