@@ -19,6 +19,7 @@ pub mod access_log;
 pub mod base;
 pub mod certificates;
 pub mod client;
+mod conformance;
 pub mod exchange;
 pub mod harbor;
 pub mod http;

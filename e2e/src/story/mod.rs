@@ -16,6 +16,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::client::{Client, FrontDoor};
+use crate::conformance;
+use crate::origin::Setup;
 use crate::stage::Stage;
 
 /// One story.
@@ -52,6 +54,11 @@ pub const ALL: &[Story] = &[
     Story::new("pull_podman_mirror", |stage| pull::once(stage, Client::Podman, FrontDoor::Mirror)),
     Story::new("small_layers_come_whole", pull::small_layers_come_whole),
     Story::new("harbor_private_pull", harbor::private_pull),
+    Story::new("conformance_harbor", conformance::of_harbor),
+    Story::new("conformance_docker_registry", |stage| conformance::of_docker_registry(stage, Setup::Plain)),
+    Story::new("conformance_htpasswd", |stage| conformance::of_docker_registry(stage, Setup::Htpasswd)),
+    Story::new("conformance_s3", |stage| conformance::of_docker_registry(stage, Setup::S3)),
+    Story::new("security_on_a_warm_cache", conformance::on_a_warm_cache),
     Story::new("peer_killed_mid_pull_keeps_what_it_announced", resume::killed_peer_keeps_what_it_announced),
     Story::new("demo_reads_the_registry_once", demo::reads_the_registry_once),
     Story::new("demo_of_tiny_layers_reads_the_registry_once", demo::of_tiny_layers_reads_the_registry_once),
