@@ -84,10 +84,13 @@ fn a_demo_that_makes_no_sense_says_so_before_anything_starts() {
         (&["--peers", "0"], "0 is not in 1..=64"),
         (&["--image", "app"], "with the registry's host in front"),
         (&["--image", "reg.test/app", "--size", "1 MiB"], "cannot be used with"),
-        (&["--image", "reg.test/app", "--registry", "reg.test=ftp://x"], "is no registry's URL"),
+        (
+            &["--image", "reg.test/app", "--registry", "reg.test=ftp://x"],
+            "endpoint `ftp://x`: a URL here reads",
+        ),
         (
             &["--image", "reg.test/app", "--registry", "reg.test=http://x,ca=/no/such/ca.pem"],
-            "error: read CA file /no/such/ca.pem: ",
+            "error: read /no/such/ca.pem: ",
         ),
     ] {
         let output = flotilla(&[&["demo"], arguments].concat());

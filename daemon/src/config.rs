@@ -6,13 +6,13 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
-use bytesize::ByteSize;
 use flotilla_proto::{JoinTokenText, ParseJoinTokenError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+pub use crate::bandwidth::{Bandwidth, BandwidthError, ParseBandwidthError};
 
 /// Reads the configuration at `path`; without a path, the defaults.
 ///
@@ -70,42 +70,6 @@ impl ManagerConfig {
         text.parse().map(Some).map_err(|source| JoinTokenError::Parse { from, source })
     }
 }
-
-/// Bytes a second, written as a size: `"50 MB"`. At least [`Self::MIN`]: with less, pieces that
-/// share it would be given up as stalled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "ByteSize", into = "String")]
-pub struct Bandwidth(NonZeroU64);
-
-impl Bandwidth {
-    /// 1 MB a second.
-    pub const MIN: Self = Self(NonZeroU64::new(1_000_000).expect("not zero"));
-
-    /// In bytes.
-    pub const fn bytes_per_s(self) -> NonZeroU64 {
-        self.0
-    }
-}
-
-impl TryFrom<ByteSize> for Bandwidth {
-    type Error = BandwidthError;
-
-    fn try_from(size: ByteSize) -> Result<Self, BandwidthError> {
-        let bytes = NonZeroU64::new(size.as_u64()).filter(|bytes| *bytes >= Self::MIN.0);
-        bytes.map(Self).ok_or(BandwidthError(size))
-    }
-}
-
-impl From<Bandwidth> for String {
-    fn from(bandwidth: Bandwidth) -> Self {
-        ByteSize(bandwidth.0.get()).display().si().to_string()
-    }
-}
-
-/// Less than a piece needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a bandwidth is at least 1 MB a second, not {}", .0.display().si())]
-pub struct BandwidthError(ByteSize);
 
 /// Where health, status and metrics are served; people and probes of this machine only.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -214,18 +178,20 @@ impl UnknownKey {
         let rest = message.strip_prefix("unknown field `")?;
         let (key, rest) = rest.split_once('`')?;
         let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
-        let nearest = known
-            .iter()
-            .map(|known| (strsim::damerau_levenshtein(key, known), known))
-            .min()
-            .filter(|(distance, known)| *distance <= known.len().max(key.len()) / 2);
-        let hint = match nearest {
-            Some((_, nearest)) => format!("did you mean `{nearest}`?"),
+        let hint = match nearest_key(key, &known) {
+            Some(nearest) => format!("did you mean `{nearest}`?"),
             None if known.is_empty() => "there is no key to set here".to_owned(),
             None => format!("the keys here are {}", known.join(", ")),
         };
         Some(Self { key: key.to_owned(), hint })
     }
+}
+
+/// The known key that `key` is most likely a slip of, if one is near enough.
+pub fn nearest_key<'a>(key: &str, known: &[&'a str]) -> Option<&'a str> {
+    let by_distance = known.iter().map(|known| (strsim::damerau_levenshtein(key, known), *known));
+    let (distance, nearest) = by_distance.min()?;
+    (distance <= nearest.len().max(key.len()) / 2).then_some(nearest)
 }
 
 /// The variable that may hold the join token, for containers.
@@ -321,7 +287,7 @@ mod tests {
     fn a_bandwidth_is_a_size_and_no_less_than_a_piece_needs() {
         let sample = load_text("bandwidth = \"50 MB\"\n").unwrap();
         assert_eq!(sample.bandwidth.unwrap().bytes_per_s().get(), 50_000_000);
-        assert!(effective(&sample).contains("bandwidth = \"50.0 MB\""), "{}", effective(&sample));
+        assert!(effective(&sample).contains("bandwidth = \"50 MB\""), "{}", effective(&sample));
         let error = load_text("bandwidth = \"500 kB\"\n").unwrap_err().to_string();
         assert!(
             error.ends_with("peer.toml:1: a bandwidth is at least 1 MB a second, not 500.0 kB"),

@@ -5,6 +5,7 @@
 //! state ([`telemetry`]) and ends in order ([`shutdown`]). What it does between is its own.
 
 mod authority;
+mod bandwidth;
 pub mod bind;
 pub mod config;
 pub mod files;

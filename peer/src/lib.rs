@@ -165,6 +165,7 @@ impl Peer {
                 store,
                 swarm: swarm.clone(),
                 egress,
+                settings: settings.clone(),
                 grants: Grants::default(),
                 confirmed: Confirmed::new(),
                 manifests: Manifests::default(),
@@ -239,10 +240,18 @@ fn upstreams(settings: &RegionSettings) -> Vec<source::Upstream> {
         url: endpoint.url.to_string(),
         ca_pem: endpoint.ca_pem.clone(),
         address: endpoint.address,
+        weight: endpoint.weight,
+        standby: endpoint.standby,
+        proxy: endpoint.proxy.clone(),
+        caps: endpoint.caps.clone(),
     };
     let upstream = |upstream: &settings::Upstream| source::Upstream {
         host: upstream.host.clone(),
         endpoints: upstream.endpoints.iter().map(endpoint).collect(),
+        releases_verified: upstream.releases_verified(),
+        proxy_cache: upstream.proxy_cache,
+        count_pulls: upstream.count_pulls,
+        offline: upstream.offline,
     };
     settings.registries.iter().map(upstream).collect()
 }

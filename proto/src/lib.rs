@@ -28,7 +28,7 @@ pub use name::{ParseNameError, RegistryHost, RepositoryName};
 pub use piece::{Layout, PieceHash, PieceLen, Run};
 pub use piece_set::PieceSet;
 pub use rarity::{Rarity, Reader};
-pub use rendezvous::rendezvous_order;
+pub use rendezvous::{rendezvous_order, weighted_score};
 pub use token_bucket::TokenBucket;
 
 /// Version of every wire protocol between daemons of one cluster. A daemon talks to the

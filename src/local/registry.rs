@@ -1,12 +1,14 @@
-//! `--registry HOST=URL[,ca=FILE][,user=U,password-file=F]`, parsed and then loaded.
+//! `--registry HOST=URL[,KEY=VALUE]…`, parsed and then loaded. The keys are an endpoint's and a
+//! registry's, as `flotilla registry set` has them, and those of an account.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use anyhow::Context as _;
+use flotilla_daemon::settings::{self, EndpointUrl};
+use flotilla_manager::cli::{EndpointSpec, Key, KeyError, RegistryOptions};
 use flotilla_proto::{ParseNameError, RegistryHost};
-use hyper::Uri;
 use serde::Serialize;
 
 /// A registry as the command line names it; its files are not read yet.
@@ -14,8 +16,8 @@ use serde::Serialize;
 pub(crate) struct RegistryArgument {
     /// The host that image names carry.
     pub(crate) host: RegistryHost,
-    url: String,
-    ca: Option<PathBuf>,
+    endpoint: EndpointSpec,
+    options: RegistryOptions,
     account: Option<Account>,
 }
 
@@ -31,28 +33,28 @@ pub(crate) struct Account {
 /// One registry, ready to be given to a region.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Upstream {
-    /// The host that image names carry.
-    pub(crate) host: RegistryHost,
-    /// Where it is reached: `http(s)://host[:port]`.
-    pub(crate) url: String,
-    /// Certificates that its own must chain to, beside the system's.
-    pub(crate) ca_pem: Option<String>,
+    /// As the manager is to know it; it has one endpoint.
+    pub(crate) settings: settings::Upstream,
     /// Who reads there.
     pub(crate) account: Option<Account>,
 }
 
 impl RegistryArgument {
     /// The registry that image names alone point to: `https://HOST`, anonymous.
-    pub(crate) fn public(host: RegistryHost) -> Self {
-        let url = format!("https://{host}");
-        Self { host, url, ca: None, account: None }
+    ///
+    /// # Errors
+    ///
+    /// If the host does not stand in a URL.
+    pub(crate) fn public(host: RegistryHost) -> Result<Self, ParseRegistryError> {
+        let endpoint = EndpointSpec::new(parse_url(&format!("https://{host}"))?);
+        Ok(Self { host, endpoint, options: RegistryOptions::default(), account: None })
     }
 
     /// Reads the CA file, and makes the password file's path hold in any directory.
     pub(crate) fn load(&self) -> anyhow::Result<Upstream> {
-        let ca_pem = self.ca.as_deref().map(read_ca).transpose()?;
+        let upstream = settings::Upstream::new(self.host.clone(), vec![self.endpoint.load()?])?;
         let account = self.account.as_ref().map(Account::located).transpose()?;
-        Ok(Upstream { host: self.host.clone(), url: self.url.clone(), ca_pem, account })
+        Ok(Upstream { settings: self.options.apply(upstream)?, account })
     }
 }
 
@@ -73,10 +75,6 @@ impl Account {
     }
 }
 
-fn read_ca(path: &Path) -> anyhow::Result<String> {
-    fs::read_to_string(path).with_context(|| format!("read CA file {}", path.display()))
-}
-
 impl FromStr for RegistryArgument {
     type Err = ParseRegistryError;
 
@@ -84,59 +82,78 @@ impl FromStr for RegistryArgument {
         let (host, rest) = text.split_once('=').ok_or(ParseRegistryError::Form)?;
         let host = host.parse()?;
         let mut parts = rest.split(',');
-        let url = parse_url(parts.next().unwrap_or_default())?;
-        let (mut ca, mut user, mut password_file) = (None, None, None);
-        for part in parts {
-            match part.split_once('=') {
-                Some(("ca", file)) => ca = Some(file.into()),
-                Some(("user", name)) => user = Some(name.to_owned()),
-                Some(("password-file", file)) => password_file = Some(file.into()),
-                _ => return Err(ParseRegistryError::Option(part.to_owned())),
+        let mut endpoint = EndpointSpec::new(parse_url(parts.next().unwrap_or_default())?);
+        let mut options = RegistryOptions::default();
+        let mut account = AccountKeys::default();
+        for key in parts.map(Key::of) {
+            if !account.take(key)? && !endpoint.take(key)? && !options.take(key)? {
+                return Err(unknown(key).into());
             }
         }
-        let account = match (user, password_file) {
-            (Some(user), Some(password_file)) => Some(Account { user, password_file }),
-            (None, None) => None,
-            _ => return Err(ParseRegistryError::HalfAnAccount),
-        };
-        Ok(Self { host, url, ca, account })
+        Ok(Self { host, endpoint, options, account: account.both()? })
     }
 }
 
-/// `http(s)://host[:port]` and nothing behind: the `/v2/` of every request is absolute.
-fn parse_url(text: &str) -> Result<String, ParseRegistryError> {
-    let malformed = || ParseRegistryError::Url(text.to_owned());
-    let uri: Uri = text.parse().map_err(|_| malformed())?;
-    let authority = uri.authority().ok_or_else(malformed)?;
-    let scheme =
-        uri.scheme_str().filter(|scheme| ["http", "https"].contains(scheme)).ok_or_else(malformed)?;
-    if authority.as_str().contains('@') {
+/// An account, half of which may be said yet.
+#[derive(Default)]
+struct AccountKeys {
+    user: Option<String>,
+    password_file: Option<PathBuf>,
+}
+
+impl AccountKeys {
+    const KEYS: [&'static str; 2] = ["user", "password-file"];
+
+    /// Takes a key; whether it is one of an account's.
+    fn take(&mut self, key: Key<'_>) -> Result<bool, KeyError> {
+        match key.name() {
+            "user" => key.set(&mut self.user)?,
+            "password-file" => key.set(&mut self.password_file)?,
+            _ => return Ok(false),
+        }
+        Ok(true)
+    }
+
+    fn both(self) -> Result<Option<Account>, ParseRegistryError> {
+        match (self.user, self.password_file) {
+            (Some(user), Some(password_file)) => Ok(Some(Account { user, password_file })),
+            (None, None) => Ok(None),
+            (Some(_), None) | (None, Some(_)) => Err(ParseRegistryError::HalfAnAccount),
+        }
+    }
+}
+
+fn unknown(key: Key<'_>) -> KeyError {
+    let known = [&AccountKeys::KEYS[..], &EndpointSpec::KEYS, &RegistryOptions::KEYS].concat();
+    key.unknown(&known)
+}
+
+fn parse_url(text: &str) -> Result<EndpointUrl, ParseRegistryError> {
+    // Before anything else, for what does not parse is shown.
+    if text.contains('@') {
         return Err(ParseRegistryError::PasswordInUrl);
     }
-    if uri.path() != "/" || uri.query().is_some() {
-        return Err(malformed());
-    }
-    Ok(format!("{scheme}://{authority}"))
+    Ok(text.parse()?)
 }
 
 /// Why a text is no registry argument.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum ParseRegistryError {
     /// No `=`.
-    #[error("a registry reads HOST=URL[,ca=FILE][,user=U,password-file=F]")]
+    #[error("a registry reads HOST=URL, and behind it KEY=VALUE between commas")]
     Form,
     /// The host.
     #[error(transparent)]
     Host(#[from] ParseNameError),
     /// The URL.
-    #[error("`{0}` is no registry's URL: it reads https://host[:port] or http://host[:port], without a path")]
-    Url(String),
+    #[error(transparent)]
+    Url(#[from] settings::ParseRegistryError),
     /// Credentials would show in process lists.
     #[error("a registry's URL holds no credentials: use user=U,password-file=F")]
     PasswordInUrl,
-    /// A name that none of the options has.
-    #[error("`{0}` is no option of a registry: there are ca=FILE, user=U and password-file=F")]
-    Option(String),
+    /// One of the keys.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// One of the two.
     #[error("a registry's account needs both user=U and password-file=F")]
     HalfAnAccount,
@@ -148,26 +165,57 @@ mod tests {
 
     #[test]
     fn a_registry_has_a_host_an_address_and_options() {
-        let text = "Reg.test=https://10.0.0.1:5000/,ca=/ca.pem,user=robot$ci,password-file=/secret";
-        let registry: RegistryArgument = text.parse().unwrap();
-        assert_eq!(registry.host.as_str(), "reg.test");
-        assert_eq!(registry.url, "https://10.0.0.1:5000");
-        assert_eq!(registry.ca, Some("/ca.pem".into()));
-        let account = Account { user: "robot$ci".into(), password_file: "/secret".into() };
-        assert_eq!(registry.account, Some(account));
+        let directory = tempfile::tempdir().unwrap();
+        let [ca, password_file] = ["ca.pem", "password"].map(|name| directory.path().join(name));
+        fs::write(&ca, "PEM").unwrap();
+        fs::write(&password_file, "secret").unwrap();
+        let text = format!(
+            "Reg.test=https://10.0.0.1:5000/,ca={},user=robot$ci,password-file={},weight=3,limit=50MB,proxy-cache",
+            ca.display(),
+            password_file.display()
+        );
+        let upstream = text.parse::<RegistryArgument>().unwrap().load().unwrap();
+        let settings::Upstream { host, endpoints, proxy_cache, .. } = upstream.settings;
+        assert_eq!((host.as_str(), proxy_cache), ("reg.test", true));
+        let expected = settings::Endpoint {
+            ca_pem: Some("PEM".into()),
+            weight: 3_u32.try_into().unwrap(),
+            caps: vec!["50 MB".parse().unwrap()],
+            ..settings::Endpoint::new("https://10.0.0.1:5000".parse().unwrap())
+        };
+        assert_eq!(endpoints, [expected]);
+        let password_file = password_file.canonicalize().unwrap();
+        assert_eq!(upstream.account, Some(Account { user: "robot$ci".into(), password_file }));
     }
 
     #[test]
     fn what_is_no_registry_says_why() {
-        let parse = |text: &str| text.parse::<RegistryArgument>().unwrap_err();
-        assert_eq!(parse("reg.test"), ParseRegistryError::Form);
-        assert_eq!(parse("a/b=http://x"), ParseRegistryError::Host(ParseNameError::Registry));
+        let error = |text: &str| text.parse::<RegistryArgument>().unwrap_err().to_string();
+        assert!(error("reg.test").starts_with("a registry reads HOST=URL"));
+        assert_eq!(error("a/b=http://x"), ParseNameError::Registry.to_string());
         for url in ["", "ftp://x", "x:5000", "http://x/path", "http://x?q"] {
-            assert_eq!(parse(&format!("reg.test={url}")), ParseRegistryError::Url(url.into()));
+            assert!(
+                error(&format!("reg.test={url}")).starts_with(&format!("endpoint `{url}`: a URL here reads"))
+            );
         }
-        assert_eq!(parse("reg.test=http://u:p@x"), ParseRegistryError::PasswordInUrl);
-        assert_eq!(parse("reg.test=http://x,cert=f"), ParseRegistryError::Option("cert=f".into()));
-        assert_eq!(parse("reg.test=http://x,user=u"), ParseRegistryError::HalfAnAccount);
+        for url in ["http://u:s3cret@x", "u:s3cret@x"] {
+            let error = error(&format!("reg.test={url}"));
+            assert!(error.contains("user=U,password-file=F") && !error.contains("s3cret"), "{error}");
+        }
+        assert_eq!(
+            error("reg.test=http://x,certificate=f"),
+            "unknown key `certificate`; the keys here are user, password-file, ca, address, weight, standby, \
+            proxy, limit, release, proxy-cache, count-pulls, offline, offline-for"
+        );
+        assert!(error("reg.test=http://x,users=u").contains("did you mean `user`?"));
+        assert!(error("reg.test=http://x,user=u").contains("needs both"));
+    }
+
+    #[test]
+    fn the_only_endpoint_is_no_standby() {
+        let registry: RegistryArgument = "reg.test=http://x,standby".parse().unwrap();
+        let error = registry.load().unwrap_err().to_string();
+        assert_eq!(error, "a registry needs at least one endpoint that is no standby");
     }
 
     #[test]

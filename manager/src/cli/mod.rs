@@ -15,13 +15,16 @@ use std::path::PathBuf;
 
 use flotilla_daemon::identity::{ManagerUrl, NodeIdentity, OpenIdentityError, manager_id};
 use flotilla_daemon::rpc::{self, TopologyClient};
+use flotilla_daemon::settings::ParseRegistryError;
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
 pub use output::{OutputFormat, RenderError};
 pub use peer::PeerCommand;
 pub use region::RegionCommand;
-pub use registry::RegistryCommand;
+pub use registry::{
+    EndpointArgs, EndpointSpec, Key, KeyError, ParseEndpointError, RegistryCommand, RegistryOptions,
+};
 pub use token::TokenCommand;
 pub use topology::TopologyCommand;
 
@@ -127,6 +130,15 @@ pub enum CliError {
         file: PathBuf,
         /// The system's reason.
         source: std::io::Error,
+    },
+    /// What was said of a registry makes none.
+    #[error(transparent)]
+    Registry(#[from] ParseRegistryError),
+    /// The manager has a registry that this version cannot show.
+    #[error("read the manager's answer: {source}")]
+    Answer {
+        /// What of it.
+        source: ParseRegistryError,
     },
     /// The options do not fit each other.
     #[error("{0}")]

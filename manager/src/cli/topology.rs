@@ -6,7 +6,7 @@ use serde::Serialize;
 use super::output::or_dash;
 use super::peer::DaemonView;
 use super::region::RegionView;
-use super::registry::RegistryView;
+use super::registry::{RegistryView, views};
 use super::{CliError, ManagerArgs, request};
 
 /// The whole topology
@@ -34,7 +34,7 @@ impl TopologyCommand {
         let answer = TopologyView::new(
             regions.into_inner().regions.into_iter().map(RegionView::from),
             daemons,
-            registries.into_inner().registries.into_iter().map(RegistryView::from).collect(),
+            views(&registries.into_inner())?,
         );
         Ok(args.output.render(&answer, TopologyView::tree)?)
     }
@@ -84,15 +84,22 @@ impl TopologyView {
         }
         lines.push("registries".to_owned());
         for (registry_branch, registry) in branches(&self.registries) {
-            lines.push(format!("{}{}", registry_branch.twig(), registry.host));
+            let RegistryView { host, .. } = registry;
+            lines.push(format!("{}{host}{}", registry_branch.twig(), behind("", &registry.options())));
             for (branch, endpoint) in branches(&registry.endpoints) {
-                let address = endpoint.address.as_ref().map(|address| format!("  at {address}"));
-                let address = address.unwrap_or_default();
-                lines.push(format!("{}{}{}{address}", registry_branch.trunk(), branch.twig(), endpoint.url));
+                let address = behind("at ", endpoint.address.as_deref().unwrap_or_default());
+                let (trunk, twig) = (registry_branch.trunk(), branch.twig());
+                let options = behind("", &endpoint.options());
+                lines.push(format!("{trunk}{twig}{}{address}{options}", endpoint.url));
             }
         }
         lines.join("\n")
     }
+}
+
+/// What comes behind an item's name, if there is something to say.
+fn behind(word: &str, text: &str) -> String {
+    if text.is_empty() { String::new() } else { format!("  {word}{text}") }
 }
 
 /// Where an item stands among its siblings.

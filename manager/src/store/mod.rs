@@ -54,7 +54,7 @@ impl Store {
             .connect_with(options)
             .await
             .map_err(open)?;
-        migrator().run(&pool).await?;
+        Migrator::with_migrations(migrations()).run(&pool).await?;
         let store = Self { pool };
         let held = store.claim(cluster).await.map_err(open)?;
         if held != cluster.as_str() {
@@ -85,16 +85,16 @@ impl Store {
     }
 }
 
-/// The migrations, embedded without sqlx's macros: those would compile SQLite twice.
-fn migrator() -> Migrator {
-    let topology = include_str!("../../migrations/sqlite/0001_topology.sql").into_sql_str();
-    Migrator::with_migrations(vec![Migration::new(
-        1,
-        "topology".into(),
-        MigrationType::Simple,
-        topology,
-        false,
-    )])
+/// Embedded without sqlx's macros: those would compile SQLite twice.
+fn migrations() -> Vec<Migration> {
+    let files = [
+        ("topology", include_str!("../../migrations/sqlite/0001_topology.sql")),
+        ("upstream options", include_str!("../../migrations/sqlite/0002_upstream_options.sql")),
+    ];
+    let migration = |(version, (name, text)): (i64, (&'static str, &'static str))| {
+        Migration::new(version, name.into(), MigrationType::Simple, text.into_sql_str(), false)
+    };
+    (1..).zip(files).map(migration).collect()
 }
 
 async fn raise_revision(transaction: &mut Transaction<'static, Sqlite>) -> Result<(), sqlx::Error> {

@@ -44,6 +44,23 @@ async fn every_refusal_names_the_thing() {
             "endpoint `https://reg.test`: the CA file",
         ),
         ("registry set reg.test --url http://reg.test --address nowhere".to_owned(), "'nowhere'"),
+        (
+            "registry set reg.test --url https://a --endpoint https://b".to_owned(),
+            "'--url <URL>' cannot be used with '--endpoint",
+        ),
+        ("registry set reg.test --ca ca.pem".to_owned(), "--url <URL>"),
+        ("registry set reg.test --endpoint https://a,wieght=2".to_owned(), "did you mean `weight`?"),
+        ("registry set reg.test --endpoint https://a,standby".to_owned(), "one endpoint that is no standby"),
+        (
+            "registry set reg.test --endpoint https://a,proxy=http://u:p@b".to_owned(),
+            "proxy: a proxy's URL holds no credentials",
+        ),
+        ("registry set reg.test --url https://a --release fast".to_owned(), "neither `streaming` nor"),
+        ("registry set reg.test --url https://a --offline-for 1h".to_owned(), "goes with offline granted"),
+        (
+            "registry set reg.test --url https://a --offline granted --offline-for 25h".to_owned(),
+            "offline-for is at most 24h, not 1day 1h",
+        ),
         ("registry remove reg.test".to_owned(), "there is no registry `reg.test`"),
         ("peer remove node-2".to_owned(), "there is no daemon `node-2`"),
     ] {
@@ -68,6 +85,80 @@ async fn a_registry_is_listed_as_it_was_set() {
     assert!(listed[0]["endpoints"][0]["ca_pem"].as_str().unwrap().contains("BEGIN CERTIFICATE"));
     assert!(listed[0]["endpoints"][1]["ca_pem"].is_null());
     assert!(cluster.run("registry list").await.unwrap().contains("https://a.test"));
+}
+
+#[tokio::test]
+async fn what_differs_from_the_defaults_is_shown_as_it_is_written() {
+    let cluster = Cluster::start().await;
+    cluster.run("registry set a.test --url https://a.test").await.unwrap();
+    cluster
+        .run(
+            "registry set b.test --proxy-cache --count-pulls false --offline granted --offline-for 90m \
+            --endpoint https://b.test,weight=2,proxy=http://proxy.test:3128,limit=50MB@08:00-18:00 \
+            --endpoint https://c.test,standby",
+        )
+        .await
+        .unwrap();
+    let options = "proxy-cache,count-pulls=false,offline=granted,offline-for=1h 30m";
+    let first = "weight=2,proxy=http://proxy.test:3128,limit=50 MB@08:00-18:00";
+
+    let table = cluster.run("registry list").await.unwrap();
+    let cells: Vec<Vec<&str>> = table
+        .lines()
+        .map(|line| line.split("  ").map(str::trim).filter(|cell| !cell.is_empty()).collect())
+        .collect();
+    assert_eq!(cells[1], ["a.test", "https://a.test", "system", "-", "-", "-"]);
+    assert_eq!(cells[2], ["b.test", "https://b.test", "system", "-", first, options]);
+    assert_eq!(cells[3], ["b.test", "https://c.test", "system", "-", "standby", options]);
+
+    let tree = cluster.run("topology show").await.unwrap();
+    let expected = format!(
+        "├─ a.test\n\
+         │  └─ https://a.test\n\
+         └─ b.test  {options}\n   \
+            ├─ https://b.test  {first}\n   \
+            └─ https://c.test  standby\n"
+    );
+    assert!(tree.ends_with(&expected), "{tree}");
+
+    let listed = cluster.run("registry list --output json").await.unwrap();
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    let expected = serde_json::json!([
+        {
+            "host": "a.test",
+            "release": "streaming",
+            "proxy_cache": false,
+            "count_pulls": true,
+            "offline": "refuse",
+            "offline_for": null,
+            "endpoints": [{
+                "url": "https://a.test", "ca_pem": null, "address": null,
+                "weight": 1, "standby": false, "proxy": null, "limits": [],
+            }],
+        },
+        {
+            "host": "b.test",
+            "release": "streaming",
+            "proxy_cache": true,
+            "count_pulls": false,
+            "offline": "granted",
+            "offline_for": "1h 30m",
+            "endpoints": [
+                {
+                    "url": "https://b.test", "ca_pem": null, "address": null,
+                    "weight": 2, "standby": false, "proxy": "http://proxy.test:3128",
+                    "limits": ["50 MB@08:00-18:00"],
+                },
+                {
+                    "url": "https://c.test", "ca_pem": null, "address": null,
+                    "weight": 1, "standby": true, "proxy": null, "limits": [],
+                },
+            ],
+        },
+    ]);
+    assert_eq!(listed, expected);
+    let yaml = cluster.run("topology show --output yaml").await.unwrap();
+    assert!(yaml.contains("standby: true") && yaml.contains("50 MB@08:00-18:00"), "{yaml}");
 }
 
 #[tokio::test]

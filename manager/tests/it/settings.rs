@@ -1,10 +1,13 @@
 //! What daemons are told, and when.
 
 use flotilla_daemon::rpc::{self, SettingsClient};
+use flotilla_daemon::settings::{Endpoint, Offline, Release, Upstream, Weight};
+use flotilla_proto::RegistryHost;
 use flotilla_proto::wire::manager::WatchRequest;
 use tonic::Code;
 
 use crate::harness::{Cluster, settled, within};
+use crate::tls::to_pem;
 
 #[tokio::test]
 async fn a_registry_that_is_set_reaches_a_daemon_that_watches() {
@@ -26,6 +29,60 @@ async fn a_registry_that_is_set_reaches_a_daemon_that_watches() {
 
     cluster.run("registry remove reg.test").await.unwrap();
     settled(&mut settings, |settings| settings.registries.is_empty()).await;
+}
+
+#[tokio::test]
+async fn all_that_is_said_of_a_registry_reaches_a_daemon_that_watches() {
+    let mut cluster = Cluster::start().await;
+    cluster.run("region add eu").await.unwrap();
+    let peer = cluster.enrol("node-1", "eu", "peer").await;
+    let mut settings = cluster.watch(&peer, "10.0.0.1:4006");
+    let ca_pem = to_pem(cluster.admin().ca());
+    let ca_file = cluster.dir.path().join("ca.pem");
+    std::fs::write(&ca_file, &ca_pem).unwrap();
+
+    let first = format!(
+        "https://a.test,weight=100,ca={},address=10.0.0.9:443,proxy=http://proxy.test:3128,\
+        limit=50MB@22:00-06:00,limit=10MB",
+        ca_file.display()
+    );
+    let line = format!(
+        "registry set reg.test --endpoint {first} --endpoint http://b.test,standby --release verified \
+        --proxy-cache --count-pulls false --offline granted --offline-for 24h"
+    );
+    cluster.run(&line).await.unwrap();
+    let told = settled(&mut settings, |settings| !settings.registries.is_empty()).await;
+    let first = Endpoint {
+        ca_pem: Some(ca_pem),
+        address: Some("10.0.0.9:443".parse().unwrap()),
+        weight: Weight::MAX,
+        proxy: Some("http://proxy.test:3128".parse().unwrap()),
+        caps: vec!["50 MB@22:00-06:00".parse().unwrap(), "10 MB".parse().unwrap()],
+        ..Endpoint::new("https://a.test".parse().unwrap())
+    };
+    let second = Endpoint { standby: true, ..Endpoint::new("http://b.test".parse().unwrap()) };
+    let host: RegistryHost = "reg.test".parse().unwrap();
+    let expected = Upstream {
+        release: Release::Verified,
+        proxy_cache: true,
+        count_pulls: false,
+        offline: Offline::Granted { longer: Offline::LONGEST },
+        ..Upstream::new(host.clone(), vec![first, second.clone()]).unwrap()
+    };
+    assert_eq!(told.registries, [expected]);
+
+    // Kept on the daemon's disk as it was told.
+    cluster.stop_watching().await;
+    cluster.stop_manager().await;
+    let mut settings = cluster.watch(&peer, "10.0.0.1:4006");
+    assert_eq!(settings.borrow().registries, told.registries);
+
+    // What is not said again is forgotten.
+    cluster.start_manager().await;
+    cluster.run("registry set reg.test --url http://b.test").await.unwrap();
+    let told = settled(&mut settings, |settings| settings.registries[0].count_pulls).await;
+    let endpoint = Endpoint { standby: false, ..second };
+    assert_eq!(told.registries, [Upstream::new(host, vec![endpoint]).unwrap()]);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use flotilla_daemon::settings::Receiver;
 use flotilla_proto::{Digest, RepositoryName};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 
@@ -26,6 +27,8 @@ pub(crate) struct Answerer {
     pub(crate) store: Store,
     pub(crate) swarm: Swarm,
     pub(crate) egress: Arc<Egress>,
+    /// What is settled of the registries.
+    pub(crate) settings: Receiver,
     pub(crate) grants: Grants,
     /// Blobs that a registry is known to hold in a repository.
     pub(crate) confirmed: Confirmed,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
+use flotilla_daemon::settings::Upstream;
 use flotilla_peer_core::Failure;
 use flotilla_proto::{Digest, Layout, ParseDigestError, RepositoryName};
 use http::request::Parts;
@@ -192,9 +193,9 @@ impl BlobRequest<'_> {
             .map_err(|error| refusal(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", &error.to_string()))?;
         self.door.piece_bytes.add(PieceSource::Store, live.claim_found());
         let reading = self.door.swarm.read_from(live, pieces.start).await;
-        if let Ok(Err(failure)) =
-            timeout_at(self.deadline.into(), reading.live().released(pieces.start)).await
-        {
+        let first = if self.waits_for_all() { layout.last_piece() } else { Some(pieces.start) };
+        let first = first.expect("an empty blob has no body");
+        if let Ok(Err(failure)) = timeout_at(self.deadline.into(), reading.live().released(first)).await {
             return Err(failed(&failure));
         }
         let body = BlobBody {
@@ -204,8 +205,15 @@ impl BlobRequest<'_> {
             file,
             reading,
             bytes,
+            first,
         };
         Ok(body::from_task(|sender| body.send(sender)))
+    }
+
+    /// Whether no byte goes out before all are right: the last piece is released only then.
+    fn waits_for_all(&self) -> bool {
+        let settings = self.door.settings.borrow();
+        settings.upstream(&self.credential.upstream).is_some_and(Upstream::releases_verified)
     }
 
     async fn want(&self, layout: Layout) -> Result<Arc<Live>, Response<BodyStream>> {
@@ -266,12 +274,19 @@ struct BlobBody {
     file: Arc<BlobFile>,
     reading: Reading,
     bytes: std::ops::Range<u64>,
+    /// The piece that is waited for before any goes out.
+    first: u32,
 }
 
 impl BlobBody {
     /// Sends piece after piece, each read from disk and verified just before. A body that
     /// cannot go on ends with an error, so that the client sees a cut and not an end.
     async fn send(mut self, sender: mpsc::Sender<Result<Bytes, BoxError>>) {
+        if let Err(failure) = self.reading.live().released(self.first).await {
+            // A client that is gone needs no reason.
+            let _ = sender.send(Err(failure.message.into())).await;
+            return;
+        }
         let layout = self.reading.live().layout();
         for piece in layout.pieces_of(&self.bytes) {
             let whole = layout.piece_range(piece);

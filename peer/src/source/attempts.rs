@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use super::endpoint::{EndpointClient, REST_AFTER_OUTAGE};
 use super::failure::EndpointFailure;
-use super::upstream::{EndpointClient, REST_AFTER_OUTAGE, Route};
+use super::roster::Candidate;
 
 /// The state of one reading's trying.
 pub(super) struct Attempts {
@@ -38,10 +39,10 @@ impl Attempts {
     }
 
     /// The endpoint to ask next. Where all are struck out it is one of them, for a last word.
-    pub(super) fn endpoint(&self, route: &Route) -> Arc<EndpointClient> {
-        let mut usable = self.usable(route);
+    pub(super) fn endpoint(&self, candidate: &Candidate) -> Arc<EndpointClient> {
+        let mut usable = self.usable(candidate);
         if usable.is_empty() {
-            usable = route.in_order();
+            usable = candidate.endpoints();
         }
         if usable.iter().any(|endpoint| !endpoint.is_resting()) {
             usable.retain(|endpoint| !endpoint.is_resting());
@@ -49,15 +50,15 @@ impl Attempts {
         usable.swap_remove(self.rotation % usable.len())
     }
 
-    fn usable(&self, route: &Route) -> Vec<Arc<EndpointClient>> {
-        let mut endpoints = route.in_order();
+    fn usable(&self, candidate: &Candidate) -> Vec<Arc<EndpointClient>> {
+        let mut endpoints = candidate.endpoints();
         endpoints.retain(|endpoint| !self.struck.contains(endpoint.name()));
         endpoints
     }
 
     /// How long the next answer may take: an even share of the time left for each endpoint not tried yet.
-    pub(super) fn share(&self, route: &Route, limit: Duration) -> Duration {
-        let endpoints = u32::try_from(self.usable(route).len()).unwrap_or(u32::MAX);
+    pub(super) fn share(&self, candidate: &Candidate, limit: Duration) -> Duration {
+        let endpoints = u32::try_from(self.usable(candidate).len()).unwrap_or(u32::MAX);
         let untried = endpoints.saturating_sub(self.failures).max(1);
         limit.min(self.time_left() / untried)
     }
@@ -85,7 +86,7 @@ impl Attempts {
     /// untried, then longer each round. `Err` when it is enough.
     pub(super) async fn failed(
         &mut self,
-        route: &Route,
+        candidate: &Candidate,
         endpoint: &EndpointClient,
         failure: EndpointFailure,
     ) -> Result<(), EndpointFailure> {
@@ -96,7 +97,7 @@ impl Attempts {
             self.struck.insert(endpoint.name().to_owned());
         }
         self.count_failure();
-        let usable = u32::try_from(self.usable(route).len()).unwrap_or(u32::MAX);
+        let usable = u32::try_from(self.usable(candidate).len()).unwrap_or(u32::MAX);
         if usable == 0 || self.failures >= MAX_FAILURES {
             return Err(failure);
         }

@@ -12,11 +12,11 @@ use tokio::time::Instant;
 
 use super::body;
 use super::credential::RegistryAnswer;
+use super::endpoint::{EndpointClient, Place, own_headers};
 use super::failure::EndpointFailure;
 use super::header as wire;
 use super::metrics::{Metrics, RequestKind};
 use super::token::{Token, TokenCache, TokenKey, token_uri};
-use super::upstream::{EndpointClient, Place, own_headers};
 use crate::challenge::BearerChallenge;
 
 /// What is asked of which endpoint.
@@ -183,24 +183,14 @@ async fn judge(response: Response<Incoming>, is_registry: bool) -> Result<Answer
         StatusCode::TOO_MANY_REQUESTS => Ok(Answer::RateLimited(wire::retry_after(response.headers()))),
         // Its body is never read: some registries announce a length that they do not send.
         StatusCode::RANGE_NOT_SATISFIABLE => Err(EndpointFailure::WrongRange),
-        status if status.is_client_error() && is_registry => Ok(Answer::Refused(refusal(response).await)),
+        status if status.is_client_error() && is_registry => {
+            Ok(Answer::Refused(RegistryAnswer::read(response).await))
+        }
         status => Err(EndpointFailure::Status(status)),
     }
 }
 
-async fn refusal(response: Response<Incoming>) -> RegistryAnswer {
-    let (mut parts, body) = response.into_parts();
-    wire::strip_hop_by_hop(&mut parts.headers);
-    parts.headers.remove(header::CONTENT_LENGTH);
-    let body = body::read_prefix(body, RegistryAnswer::MAX_BODY);
-    // The verdict is in the status: words that do not come are no reason to wait for them.
-    let body = tokio::time::timeout(REFUSAL_BODY_PATIENCE, body).await.unwrap_or_default();
-    RegistryAnswer { status: parts.status, headers: parts.headers, body }
-}
-
 /// Redirects followed for one request.
 pub(super) const MAX_REDIRECTS: u32 = 5;
-/// For the body of a refusal.
-const REFUSAL_BODY_PATIENCE: Duration = Duration::from_secs(1);
 /// A token service's answer beyond this is cut, and then does not parse.
 const MAX_TOKEN_ANSWER: usize = 64 << 10;

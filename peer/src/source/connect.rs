@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use flotilla_daemon::settings::ProxyUrl;
 use http::Uri;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
@@ -31,6 +33,8 @@ pub(super) struct Reach<'a> {
     pub(super) ca_pem: Option<&'a str>,
     /// What to dial in place of a name.
     pub(super) detour: Option<Detour>,
+    /// What to dial through: it is asked for a tunnel to each place, names left to it to resolve.
+    pub(super) proxy: Option<&'a ProxyUrl>,
     /// For the connection to stand, TLS included.
     pub(super) connect_timeout: Duration,
 }
@@ -55,11 +59,10 @@ impl Reach<'_> {
         tcp.set_keepalive(Some(KEEPALIVE));
         tcp.set_connect_timeout(Some(self.connect_timeout));
         tcp.set_recv_buffer_size(Some(RECEIVE_BUFFER));
-        let https = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(Dial { tcp, detour: self.detour });
+        let https =
+            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(
+                Dial { proxy: self.proxy.map(|url| tunnel(url, &tcp)), tcp, detour: self.detour },
+            );
         let connector = Connector { https, limit: self.connect_timeout };
         Ok(Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
@@ -67,6 +70,11 @@ impl Reach<'_> {
             .pool_max_idle_per_host(POOL_MAX_IDLE)
             .build(connector))
     }
+}
+
+fn tunnel(proxy: &ProxyUrl, tcp: &HttpConnector) -> Tunnel<HttpConnector> {
+    let uri = format!("http://{}:{}", proxy.host(), proxy.port()).parse().expect("a host and a port");
+    Tunnel::new(uri, tcp.clone())
 }
 
 fn add_ca(roots: &mut RootCertStore, pem: &str) -> Result<(), ParseCaError> {
@@ -112,21 +120,32 @@ pub(super) fn port_of(uri: &Uri) -> u16 {
 #[derive(Debug, Clone)]
 struct Dial {
     tcp: HttpConnector,
+    proxy: Option<Tunnel<HttpConnector>>,
     detour: Option<Detour>,
 }
 
 impl Service<Uri> for Dial {
     type Response = TokioIo<TcpStream>;
-    type Error = <HttpConnector as Service<Uri>>::Error;
-    type Future = <HttpConnector as Service<Uri>>::Future;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<TokioIo<TcpStream>, BoxError>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.tcp.poll_ready(cx)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.tcp.poll_ready(cx).map_err(Into::into)
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let detour = self.detour.as_ref().and_then(|detour| detour.apply(&uri));
-        self.tcp.call(detour.unwrap_or(uri))
+        let place = detour.unwrap_or(uri);
+        match &mut self.proxy {
+            Some(proxy) => {
+                let connecting = proxy.call(place);
+                Box::pin(async move { Ok(connecting.await?) })
+            }
+            None => {
+                let connecting = self.tcp.call(place);
+                Box::pin(async move { Ok(connecting.await?) })
+            }
+        }
     }
 }
 

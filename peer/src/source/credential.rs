@@ -4,11 +4,16 @@
 use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_proto::{Authorization, CredentialHash, RegistryHost, RepositoryName};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, Response, StatusCode, header};
+use hyper::body::Incoming;
 use tokio::sync::watch;
+
+use super::body;
+use super::header as wire;
 
 /// A credential and the repository it is to be used for.
 #[derive(Debug, Clone)]
@@ -61,7 +66,21 @@ pub struct RegistryAnswer {
 impl RegistryAnswer {
     /// How much of a refusal's body is kept, in bytes.
     pub const MAX_BODY: usize = 64 << 10;
+
+    /// Takes an answer in. Its status is what counts: words that do not come within a second are
+    /// no reason to wait for them.
+    pub(super) async fn read(response: Response<Incoming>) -> Self {
+        let (mut parts, body) = response.into_parts();
+        wire::strip_hop_by_hop(&mut parts.headers);
+        parts.headers.remove(header::CONTENT_LENGTH);
+        let body = body::read_prefix(body, Self::MAX_BODY);
+        let body = tokio::time::timeout(BODY_PATIENCE, body).await.unwrap_or_default();
+        Self { status: parts.status, headers: parts.headers, body }
+    }
 }
+
+/// For the body of an answer whose status is what counts.
+const BODY_PATIENCE: Duration = Duration::from_secs(1);
 
 impl fmt::Debug for RegistryAnswer {
     /// Without headers and body: they may hold a session.

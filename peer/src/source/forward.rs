@@ -1,5 +1,6 @@
 //! Passing a client's request to the registry, byte for byte, and asking whether a credential may read.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_proto::RegistryHost;
@@ -13,11 +14,12 @@ use tokio::time::Instant;
 use super::Shared;
 use super::blob_request::{MAX_REDIRECTS, is_redirect};
 use super::body::{self, BodyStream, Outgoing, Relayed};
+use super::endpoint::{EndpointClient, Place, REST_AFTER_OUTAGE, VIA};
 use super::failure::EndpointFailure;
 use super::header as wire;
 use super::metrics::{FailureReason, Reader, RequestKind};
 use super::token_service;
-use super::upstream::{EndpointClient, Place, REST_AFTER_OUTAGE, UpstreamError, VIA};
+use super::upstream::UpstreamError;
 use crate::resource::{Resource, is_prompt};
 
 /// Why a request is forwarded.
@@ -71,8 +73,11 @@ impl<'a> Forwarding<'a> {
     /// Tries the endpoints in order: the next one where nothing was sent yet, and for a GET or HEAD
     /// also after a lost connection or a 5xx.
     pub(super) async fn run(self) -> Result<Response<BodyStream>, ForwardError> {
-        let endpoints = self.shared.routes.load().find(&self.upstream)?.in_order();
+        let endpoints = self.shared.routes.load().find(&self.upstream)?.in_order(&self.key());
         let deadline = Instant::now() + self.shared.config.header_timeout;
+        if let Some(known) = self.base(&endpoints).await {
+            return Ok(known);
+        }
         let mut untried = u32::try_from(endpoints.len()).unwrap_or(u32::MAX);
         let mut endpoints = endpoints.iter().peekable();
         loop {
@@ -92,6 +97,33 @@ impl<'a> Forwarding<'a> {
                 }
             };
         }
+    }
+
+    /// What stays at one endpoint: all of a repository, its tokens too.
+    fn key(&self) -> String {
+        let named = match Resource::of(self.path.path()) {
+            Resource::Manifest(repository) | Resource::Blob(repository, _) => Some(repository.to_string()),
+            Resource::Other if self.purpose == Purpose::Token => self.path.query().and_then(scoped),
+            Resource::Other => None,
+        };
+        named.unwrap_or_default()
+    }
+
+    /// What anybody is told who asks for `/v2/` without a credential.
+    async fn base(&self, endpoints: &[Arc<EndpointClient>]) -> Option<Response<BodyStream>> {
+        let is_anonymous = !self.headers.contains_key(header::AUTHORIZATION);
+        let is_base = self.path.as_str() == token_service::BASE && self.method == Method::GET;
+        if !is_base || !is_anonymous || self.purpose != Purpose::Pass {
+            return None;
+        }
+        // Where it cannot be learned, the way of every request says why.
+        let share = self.shared.config.header_timeout / 2;
+        let learned = token_service::base_of(endpoints.first()?, &self.shared.metrics);
+        let answer = tokio::time::timeout(share, learned).await.ok()?.ok()?;
+        let mut response = Response::new(crate::body::full(answer.body));
+        *response.status_mut() = answer.status;
+        *response.headers_mut() = answer.headers;
+        Some(response)
     }
 
     /// Whether asking twice asks for the same (RFC 9110 §9.2.1).
@@ -259,6 +291,13 @@ impl<'a> Forwarding<'a> {
         let announced = wire::content_length(headers).unwrap_or(at_most);
         self.shared.metrics.count_probe_bytes(announced.min(at_most));
     }
+}
+
+/// The first repository that a token's scope names.
+fn scoped(query: &str) -> Option<String> {
+    let (_, scope) = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "scope")?;
+    let (name, _actions) = scope.strip_prefix("repository:")?.rsplit_once(':')?;
+    Some(name.to_owned())
 }
 
 /// How an attempt went, as far as the next one cares.

@@ -86,6 +86,8 @@ pub(super) enum RequestKind {
     Blob,
     /// To trade a credential for a token.
     Token,
+    /// To learn what `/v2/` says without a credential.
+    Base,
     /// For a client, passed through.
     Pass,
     /// To ask whether a credential may read.
@@ -140,9 +142,8 @@ macro_rules! label_values {
         }
     };
 }
-
+label_values!(RequestKind { Blob => "blob", Token => "token", Base => "base", Pass => "pass", Probe => "probe" });
 label_values!(Reader { Region => "region", Client => "client" });
-label_values!(RequestKind { Blob => "blob", Token => "token", Pass => "pass", Probe => "probe" });
 label_values!(FailureReason {
     Connect => "connect",
     Tls => "tls",

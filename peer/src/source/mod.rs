@@ -11,11 +11,13 @@
 mod attempts;
 mod blob_request;
 mod body;
+mod caps;
 mod config;
 mod connect;
 mod content;
 mod credential;
 mod cutter;
+mod endpoint;
 mod failure;
 mod forward;
 mod header;
@@ -43,11 +45,12 @@ pub use body::{BodyStream, BoxError};
 pub use config::{Robot, SourceConfig};
 pub use connect::ParseCaError;
 pub use credential::{Credentials, Offer, ReadCredential, RegistryAnswer, Verdict};
+pub use endpoint::UnusableEndpoint;
 pub use failure::{Causes, EndpointFailure};
 pub use forward::{ForwardError, NO_TOKEN_SERVICE, Purpose};
 pub use read::{ReadError, ReadOrder, ReadSummary, SourcePiece};
 pub use roster::ReadBy;
-pub use upstream::{Endpoint, UnusableEndpoint, Upstream, UpstreamError};
+pub use upstream::{Endpoint, Upstream, UpstreamError};
 
 use forward::Forwarding;
 use metrics::Metrics;

@@ -21,10 +21,11 @@ use super::blob_request::{Answer, BlobRequest};
 use super::content::Content;
 use super::credential::{Credentials, RegistryAnswer};
 use super::cutter::{Cutter, Finished, Hasher};
+use super::endpoint::{EndpointClient, REST_AFTER_WRONG_BYTES};
 use super::failure::EndpointFailure;
 use super::metrics::{FailureReason, Reader as ByteReader};
 use super::roster::{Candidate, Roster};
-use super::upstream::{EndpointClient, REST_AFTER_WRONG_BYTES, UpstreamError};
+use super::upstream::UpstreamError;
 use super::{ReadBy, Shared};
 
 /// What to read, and with whose credentials.
@@ -106,13 +107,13 @@ impl<'a> Reading<'a> {
         while let Some(needed) = self.cutter.needed() {
             self.until_allowed().await?;
             let candidate = self.roster.current().await?;
-            let endpoint = self.attempts.endpoint(&candidate.route);
+            let endpoint = self.attempts.endpoint(&candidate);
             match self.ask(&candidate, &endpoint, &needed).await {
                 Ok(Answer::Content(response)) => {
                     self.roster.accepted(&candidate);
                     self.read_by = Some(candidate.read_by());
                     self.contributors.insert(endpoint.name().to_owned());
-                    match self.consume(response, needed).await {
+                    match self.consume(response, needed, &endpoint).await {
                         Ok(()) => {}
                         Err(Interruption::Endpoint(failure)) => {
                             self.flush().await?;
@@ -148,7 +149,7 @@ impl<'a> Reading<'a> {
             authorization: &candidate.authorization,
             range: (!is_whole_blob).then(|| needed.clone()),
         };
-        let after = self.attempts.share(&candidate.route, self.shared.config.header_timeout);
+        let after = self.attempts.share(candidate, self.shared.config.header_timeout);
         let answer = tokio::time::timeout(after, request.send()).await;
         answer.unwrap_or(Err(EndpointFailure::NoHeader { after }))
     }
@@ -163,7 +164,7 @@ impl<'a> Reading<'a> {
         let (blob, name) = (self.digest.short(), endpoint.name());
         tracing::debug!(%blob, upstream = %candidate.upstream, endpoint = name, %failure, "source read interrupted");
         let outcome = match self.cutter.needed() {
-            Some(_) => self.attempts.failed(&candidate.route, endpoint, failure).await,
+            Some(_) => self.attempts.failed(candidate, endpoint, failure).await,
             // Everything came, and then something else: there is nothing to ask another endpoint for.
             None => Err(failure),
         };
@@ -191,6 +192,7 @@ impl<'a> Reading<'a> {
         &mut self,
         response: Response<Incoming>,
         needed: Range<u64>,
+        endpoint: &EndpointClient,
     ) -> Result<(), Interruption> {
         let mut body = Content::open(response, needed, &self.layout)?;
         loop {
@@ -206,8 +208,11 @@ impl<'a> Reading<'a> {
                 }
                 frame = body.next(self.shared.config.stall_timeout.min(self.attempts.time_left())) => {
                     let Some(bytes) = frame? else { return Ok(()) };
-                    self.received.count(bytes.len() as u64);
+                    let len = bytes.len();
+                    self.received.count(len as u64);
                     self.cut(body.offset, bytes).await?;
+                    endpoint.caps.pass(len).await;
+                    self.attempts.resumed();
                 }
             }
         }

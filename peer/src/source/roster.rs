@@ -8,6 +8,7 @@ use flotilla_proto::{Authorization, CredentialHash, RegistryHost, RepositoryName
 
 use super::Shared;
 use super::credential::{Credentials, ReadCredential, RegistryAnswer, Verdict};
+use super::endpoint::EndpointClient;
 use super::read::ReadError;
 use super::upstream::{Route, UpstreamError};
 
@@ -26,7 +27,7 @@ pub(super) struct Candidate {
     pub(super) upstream: RegistryHost,
     pub(super) repository: RepositoryName,
     pub(super) authorization: Authorization,
-    pub(super) route: Arc<Route>,
+    route: Arc<Route>,
     is_robot: bool,
 }
 
@@ -42,6 +43,11 @@ pub struct ReadBy {
 }
 
 impl Candidate {
+    /// Its registry's endpoints in the order to be asked.
+    pub(super) fn endpoints(&self) -> Vec<Arc<EndpointClient>> {
+        self.route.in_order(self.repository.as_str())
+    }
+
     pub(super) fn read_by(&self) -> ReadBy {
         ReadBy {
             upstream: self.upstream.clone(),
@@ -142,7 +148,7 @@ impl<'a> Roster<'a> {
     pub(super) fn rest_endpoints(&self, names: &BTreeSet<String>, period: Duration) {
         for (upstream, _) in self.credentials.repositories() {
             let Ok(route) = self.route(&upstream) else { continue };
-            for endpoint in route.in_order().iter().filter(|endpoint| names.contains(endpoint.name())) {
+            for endpoint in route.endpoints().iter().filter(|endpoint| names.contains(endpoint.name())) {
                 endpoint.rest(period);
             }
         }

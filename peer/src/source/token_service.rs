@@ -8,18 +8,18 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use http::uri::PathAndQuery;
-use http::{Request, StatusCode};
+use http::{Request, StatusCode, header};
 use tokio::time::Instant;
 
 use super::body;
+use super::credential::RegistryAnswer;
+use super::endpoint::{EndpointClient, Place, own_headers};
 use super::failure::EndpointFailure;
 use super::metrics::{Metrics, RequestKind};
 use super::token;
-use super::upstream::{EndpointClient, Place, own_headers};
 use crate::challenge::BearerChallenge;
 
 /// Who issues an endpoint's tokens.
-#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum TokenService {
     /// This service.
     At(BearerChallenge),
@@ -27,18 +27,19 @@ pub(super) enum TokenService {
     None,
 }
 
-/// What was learned of one endpoint, and when. The lock is held for a load or a store.
+/// What an endpoint says to somebody without a credential who asks for `/v2/`, and when it was asked.
+/// The lock is held for a load or a store.
 #[derive(Default)]
-pub(super) struct Learned(Mutex<Option<(Instant, TokenService)>>);
+pub(super) struct Learned(Mutex<Option<(Instant, RegistryAnswer)>>);
 
 impl Learned {
-    fn get(&self) -> Option<TokenService> {
+    fn get(&self) -> Option<RegistryAnswer> {
         let learned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        learned.as_ref().filter(|(at, _)| at.elapsed() < KEPT).map(|(_, service)| service.clone())
+        learned.as_ref().filter(|(at, _)| at.elapsed() < KEPT).map(|(_, answer)| answer.clone())
     }
 
-    fn set(&self, service: &TokenService) {
-        let learned = Some((Instant::now(), service.clone()));
+    fn set(&self, answer: &RegistryAnswer) {
+        let learned = Some((Instant::now(), answer.clone()));
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = learned;
     }
 }
@@ -67,30 +68,41 @@ pub(super) fn is_base(place: &Place) -> bool {
 }
 
 async fn service_of(endpoint: &EndpointClient, metrics: &Metrics) -> Result<TokenService, EndpointFailure> {
+    let answer = base_of(endpoint, metrics).await?;
+    let challenge =
+        BearerChallenge::find(&answer.headers).filter(|_| answer.status == StatusCode::UNAUTHORIZED);
+    Ok(challenge.map_or(TokenService::None, TokenService::At))
+}
+
+/// What `/v2/` says without a credential. Every pull begins with that question, and the answer
+/// is the same for all: it is kept for [`KEPT`], without what belongs to one session.
+pub(super) async fn base_of(
+    endpoint: &EndpointClient,
+    metrics: &Metrics,
+) -> Result<RegistryAnswer, EndpointFailure> {
     if let Some(known) = endpoint.learned.get() {
         return Ok(known);
     }
     let mut request = Request::new(body::empty());
     *request.headers_mut() = own_headers();
-    metrics.count_request(RequestKind::Token);
+    metrics.count_request(RequestKind::Base);
     let place = Place { uri: endpoint.uri(base()), is_home: true };
     let answer = endpoint.send(place, request).await?;
-    let service = match answer.status() {
-        StatusCode::UNAUTHORIZED => {
-            BearerChallenge::find(answer.headers()).map_or(TokenService::None, TokenService::At)
-        }
-        status if status.is_success() => TokenService::None,
-        status => return Err(EndpointFailure::Status(status)),
-    };
-    endpoint.learned.set(&service);
-    Ok(service)
+    if answer.status() != StatusCode::UNAUTHORIZED && !answer.status().is_success() {
+        return Err(EndpointFailure::Status(answer.status()));
+    }
+    let mut answer = RegistryAnswer::read(answer).await;
+    answer.headers.remove(header::SET_COOKIE);
+    answer.headers.remove(header::DATE);
+    endpoint.learned.set(&answer);
+    Ok(answer)
 }
 
 fn base() -> PathAndQuery {
     PathAndQuery::from_static(BASE)
 }
 
-const BASE: &str = "/v2/";
+pub(super) const BASE: &str = "/v2/";
 
 /// A registry that moves its token service says so within this time.
 const KEPT: Duration = Duration::from_secs(300);

@@ -6,30 +6,44 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use flotilla_daemon::settings::{Cap, Offline, ProxyUrl, Weight};
 use flotilla_proto::RegistryHost;
-use http::header::{HOST, HeaderMap};
-use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderValue, Request, Response, Uri};
-use hyper::body::Incoming;
 use rustls::RootCertStore;
-use tokio::time::Instant;
 
-use super::body::BodyStream;
-use super::connect::{Detour, HttpClient, ParseCaError, Reach, port_of};
-use super::failure::EndpointFailure;
-use super::header as wire;
-use super::token_service::Learned;
+use super::endpoint::{EndpointClient, UnusableEndpoint};
 
 /// One registry as configured: its public host and the endpoints that serve it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upstream {
     /// The name in image references, sent as `Host`.
     pub host: RegistryHost,
-    /// In the order they are tried.
+    /// Those of equal weight share the load; standbys take over.
     pub endpoints: Vec<Endpoint>,
+    /// Whether no byte of a blob goes out before its SHA-256 is right.
+    pub releases_verified: bool,
+    /// Whether it fills itself from another registry.
+    pub proxy_cache: bool,
+    /// Whether every full GET of a manifest is forwarded.
+    pub count_pulls: bool,
+    /// What is served while it is unreachable.
+    pub offline: Offline,
+}
+
+impl Upstream {
+    /// A registry about which nothing but its endpoints is said.
+    pub fn new(host: RegistryHost, endpoints: Vec<Endpoint>) -> Self {
+        Self {
+            host,
+            endpoints,
+            releases_verified: false,
+            proxy_cache: false,
+            count_pulls: true,
+            offline: Offline::default(),
+        }
+    }
 }
 
 /// One address that serves an upstream.
@@ -41,6 +55,29 @@ pub struct Endpoint {
     pub ca_pem: Option<String>,
     /// Dialled in place of the URL's host.
     pub address: Option<SocketAddr>,
+    /// Its share of the load.
+    pub weight: Weight,
+    /// Whether it is asked only while the others fail.
+    pub standby: bool,
+    /// What it is reached through.
+    pub proxy: Option<ProxyUrl>,
+    /// What is read from it at most; which holds when, [`Cap::in_force`] says.
+    pub caps: Vec<Cap>,
+}
+
+impl Endpoint {
+    /// An endpoint about which nothing but its URL is said.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            ca_pem: None,
+            address: None,
+            weight: Weight::default(),
+            standby: false,
+            proxy: None,
+            caps: Vec::new(),
+        }
+    }
 }
 
 /// Every upstream with its clients; replaced as a whole.
@@ -103,176 +140,20 @@ impl Route {
         if endpoints.is_empty() { Err(unusable) } else { Ok(Self { endpoints }) }
     }
 
-    /// In configured order, those that seem down last.
-    pub(super) fn in_order(&self) -> Vec<Arc<EndpointClient>> {
+    /// All of them.
+    pub(super) fn endpoints(&self) -> &[Arc<EndpointClient>] {
+        &self.endpoints
+    }
+
+    /// In the order to be asked for `key`: those that seem down last, standbys behind the others, and
+    /// these by weighted rendezvous, so that they share the load and each key stays where its tokens
+    /// are good: two installations of one registry do not know each other's.
+    pub(super) fn in_order(&self, key: &str) -> Vec<Arc<EndpointClient>> {
         let mut endpoints = self.endpoints.clone();
-        endpoints.sort_by_cached_key(|endpoint| endpoint.is_resting());
+        endpoints.sort_by_cached_key(|endpoint| endpoint.rank(key));
         endpoints
     }
 }
-
-/// One endpoint and its warm connections.
-pub(super) struct EndpointClient {
-    settings: Endpoint,
-    public: RegistryHost,
-    scheme: Scheme,
-    authority: Authority,
-    port: u16,
-    host_header: HeaderValue,
-    http: HttpClient,
-    /// Who issues its tokens.
-    pub(super) learned: Learned,
-    /// Until when others are tried first. The lock is held for a load or a store.
-    resting_until: Mutex<Option<Instant>>,
-}
-
-impl EndpointClient {
-    fn new(
-        settings: &Endpoint,
-        public: &RegistryHost,
-        dialling: &Dialling,
-    ) -> Result<Self, UnusableEndpoint> {
-        let url: Uri = settings.url.parse().map_err(|_| UnusableEndpoint::Url)?;
-        let parts = url.clone().into_parts();
-        let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else {
-            return Err(UnusableEndpoint::Url);
-        };
-        let is_http = scheme == Scheme::HTTP || scheme == Scheme::HTTPS;
-        let is_root = matches!(url.path(), "" | "/") && url.query().is_none();
-        if !is_http || !is_root || authority.as_str().contains('@') {
-            return Err(UnusableEndpoint::Url);
-        }
-        let port = port_of(&url);
-        let detour =
-            settings.address.map(|address| Detour { host: authority.host().to_owned(), port, address });
-        let reach = Reach {
-            roots: &dialling.roots,
-            ca_pem: settings.ca_pem.as_deref(),
-            detour,
-            connect_timeout: dialling.connect_timeout,
-        };
-        Ok(Self {
-            settings: settings.clone(),
-            public: public.clone(),
-            scheme,
-            authority,
-            port,
-            host_header: HeaderValue::try_from(public.as_str()).expect("a host name is a legal header"),
-            http: reach.client()?,
-            learned: Learned::default(),
-            resting_until: Mutex::new(None),
-        })
-    }
-
-    /// Its URL, as people know it.
-    pub(super) fn name(&self) -> &str {
-        &self.settings.url
-    }
-
-    /// A path at this endpoint.
-    pub(super) fn uri(&self, path: PathAndQuery) -> Uri {
-        let mut parts = http::uri::Parts::default();
-        parts.scheme = Some(self.scheme.clone());
-        parts.authority = Some(self.authority.clone());
-        parts.path_and_query = Some(path);
-        Uri::from_parts(parts).expect("all three parts are there")
-    }
-
-    /// Where to send a request for `uri`, and whether that is this registry itself.
-    pub(super) fn place(&self, uri: Uri) -> Place {
-        if !self.is_own(&uri) && !self.is_public(&uri) {
-            return Place { uri, is_home: false };
-        }
-        let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        Place { uri: self.uri(path), is_home: true }
-    }
-
-    /// Whether a Basic credential may go to a token service at `realm`: this registry's own machine,
-    /// or anyone the registry names and TLS proves.
-    pub(super) fn may_see_password(&self, realm: &Place) -> bool {
-        let is_own_host =
-            realm.uri.host().is_some_and(|host| host.eq_ignore_ascii_case(self.authority.host()));
-        let is_clear_anyway = is_own_host && self.scheme == Scheme::HTTP;
-        realm.is_home || is_clear_anyway || realm.uri.scheme() == Some(&Scheme::HTTPS)
-    }
-
-    /// Whether following `from` to `to` would leave TLS.
-    fn is_downgrade(from: &Uri, to: &Uri) -> bool {
-        from.scheme() == Some(&Scheme::HTTPS) && to.scheme() != Some(&Scheme::HTTPS)
-    }
-
-    /// Where a redirect from `from` leads.
-    pub(super) fn follow(&self, from: &Uri, headers: &HeaderMap) -> Result<Place, EndpointFailure> {
-        let target = wire::location(headers, from).ok_or(EndpointFailure::BadRedirect)?;
-        let place = self.place(target);
-        if Self::is_downgrade(from, &place.uri) {
-            return Err(EndpointFailure::Downgrade);
-        }
-        Ok(place)
-    }
-
-    fn is_own(&self, uri: &Uri) -> bool {
-        uri.host().is_some_and(|host| host.eq_ignore_ascii_case(self.authority.host()))
-            && uri.scheme() == Some(&self.scheme)
-            && port_of(uri) == self.port
-    }
-
-    /// The scheme does not matter: behind a TLS load balancer registries name themselves `http://`.
-    fn is_public(&self, uri: &Uri) -> bool {
-        let host = uri.authority().and_then(|authority| authority.as_str().parse::<RegistryHost>().ok());
-        host.is_some_and(|host| host == self.public)
-    }
-
-    /// Sends to `place`; no limit of time beyond connecting.
-    pub(super) async fn send(
-        &self,
-        place: Place,
-        mut request: Request<BodyStream>,
-    ) -> Result<Response<Incoming>, EndpointFailure> {
-        if place.is_home {
-            request.headers_mut().insert(HOST, self.host_header.clone());
-        } else {
-            request.headers_mut().remove(HOST);
-        }
-        *request.uri_mut() = place.uri;
-        self.http.request(request).await.map_err(EndpointFailure::of_exchange)
-    }
-
-    /// Others are tried first for a while.
-    pub(super) fn rest(&self, period: Duration) {
-        *self.resting_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + period);
-    }
-
-    pub(super) fn is_resting(&self) -> bool {
-        let until = self.resting_until.lock().unwrap_or_else(PoisonError::into_inner);
-        until.is_some_and(|until| Instant::now() < until)
-    }
-}
-
-/// Where a request goes.
-#[derive(Debug, Clone)]
-pub(super) struct Place {
-    pub(super) uri: Uri,
-    /// The registry itself, rather than a stranger it named.
-    pub(super) is_home: bool,
-}
-
-/// The headers of a request that this daemon makes in its own name.
-pub(super) fn own_headers() -> HeaderMap {
-    let agent = HeaderValue::from_static(concat!("flotilla/", env!("CARGO_PKG_VERSION")));
-    let accept = HeaderValue::from_static("*/*");
-    [(http::header::USER_AGENT, agent), (http::header::ACCEPT, accept), (http::header::VIA, VIA)]
-        .into_iter()
-        .collect()
-}
-
-/// What every request to a registry carries.
-pub(super) const VIA: HeaderValue = HeaderValue::from_static("1.1 flotilla");
-
-/// After an outage others are tried first this long.
-pub(super) const REST_AFTER_OUTAGE: Duration = Duration::from_secs(10);
-/// After wrong bytes others are tried first this long.
-pub(super) const REST_AFTER_WRONG_BYTES: Duration = Duration::from_secs(300);
 
 /// Why there is no way to an upstream.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -293,20 +174,6 @@ pub enum UpstreamError {
     },
 }
 
-/// Why an endpoint cannot be used at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum UnusableEndpoint {
-    /// There is none.
-    #[error("it has no endpoint")]
-    NoEndpoint,
-    /// The URL is not a registry's.
-    #[error("its URL does not read http(s)://host[:port]")]
-    Url,
-    /// The CA does not parse.
-    #[error(transparent)]
-    Ca(#[from] ParseCaError),
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -315,90 +182,83 @@ mod tests {
         Dialling { roots: RootCertStore::empty(), connect_timeout: Duration::from_secs(1) }
     }
 
-    fn client(url: &str, public: &str) -> Result<EndpointClient, UnusableEndpoint> {
-        let settings = Endpoint { url: url.into(), ca_pem: None, address: None };
-        EndpointClient::new(&settings, &public.parse().unwrap(), &dialling())
-    }
-
-    #[test]
-    fn both_names_of_a_registry_are_home_and_reached_at_the_endpoint() {
-        let endpoint = client("https://10.0.0.7:8443", "reg.test").unwrap();
-        for uri in [
-            "https://reg.test/t?a=1",
-            "http://reg.test/t?a=1",
-            "https://REG.test:443/t?a=1",
-            "https://10.0.0.7:8443/t?a=1",
-        ] {
-            let place = endpoint.place(uri.parse().unwrap());
-            assert!(place.is_home, "{uri}");
-            assert_eq!(place.uri, "https://10.0.0.7:8443/t?a=1");
-        }
-        for uri in [
-            "https://s3.test/b",
-            "https://10.0.0.7/b",
-            "http://10.0.0.7:8443/b",
-            "https://reg.test:444/b",
-            "https://reg.test@s3.test/b",
-        ] {
-            let place = endpoint.place(uri.parse().unwrap());
-            assert!(!place.is_home, "{uri}");
-            assert_eq!(place.uri, uri);
-        }
-    }
-
-    #[test]
-    fn a_password_never_goes_to_a_stranger_in_clear() {
-        let endpoint = client("http://10.0.0.7:5000", "reg.test:5000").unwrap();
-        let may = |uri: &str| endpoint.may_see_password(&endpoint.place(uri.parse().unwrap()));
-        assert!(may("http://reg.test:5000/token") && may("http://10.0.0.7:5001/token"));
-        assert!(may("https://auth.test/token"));
-        assert!(!may("http://auth.test/token"));
-        let endpoint = client("https://10.0.0.7", "reg.test").unwrap();
-        assert!(!endpoint.may_see_password(&endpoint.place("http://10.0.0.7/token".parse().unwrap())));
-    }
-
-    #[test]
-    fn an_endpoint_is_a_root_of_http() {
-        for url in [
-            "ftp://reg.test",
-            "reg.test",
-            "https://reg.test/harbor",
-            "https://u:p@reg.test",
-            "https://",
-            "https://a?b",
-        ] {
-            assert_eq!(client(url, "reg.test").err(), Some(UnusableEndpoint::Url), "{url}");
-        }
-    }
-
     #[tokio::test]
     async fn one_endpoint_that_cannot_be_used_leaves_the_others() {
-        let bad = Endpoint { url: "https://a.test".into(), ca_pem: Some("rubbish".into()), address: None };
-        let good = Endpoint { url: "https://b.test".into(), ca_pem: None, address: None };
+        let bad = Endpoint { ca_pem: Some("rubbish".into()), ..Endpoint::new("https://a.test") };
+        let good = Endpoint::new("https://b.test");
         let host: RegistryHost = "reg.test".parse().unwrap();
         let routes = |endpoints| {
-            let upstream = Upstream { host: host.clone(), endpoints };
+            let upstream = Upstream::new(host.clone(), endpoints);
             Routes::new(vec![upstream], &Routes::default(), &dialling())
         };
         let both = routes(vec![bad.clone(), good]).find(&host).unwrap();
-        assert_eq!(both.in_order().iter().map(|it| it.name()).collect::<Vec<_>>(), ["https://b.test"]);
+        assert_eq!(both.in_order("app").iter().map(|it| it.name()).collect::<Vec<_>>(), ["https://b.test"]);
         let refused = routes(vec![bad]).find(&host).err().unwrap();
         assert_eq!(refused.to_string(), "reg.test cannot be used: its CA holds no certificate");
     }
 
     #[tokio::test]
     async fn an_unchanged_endpoint_keeps_its_connections_and_a_resting_one_comes_last() {
-        let endpoint = |url: &str| Endpoint { url: url.into(), ca_pem: None, address: None };
         let host: RegistryHost = "reg.test".parse().unwrap();
-        let upstream = |urls: &[&str]| {
-            vec![Upstream { host: host.clone(), endpoints: urls.iter().map(|url| endpoint(url)).collect() }]
-        };
+        let endpoint = |url: &&str| Endpoint { standby: *url != "https://a.test", ..Endpoint::new(*url) };
+        let upstream = |urls: &[&str]| vec![Upstream::new(host.clone(), urls.iter().map(endpoint).collect())];
         let first = Routes::new(upstream(&["https://a.test"]), &Routes::default(), &dialling());
-        let kept = first.find(&host).unwrap().in_order().remove(0);
+        let kept = first.find(&host).unwrap().in_order("app").remove(0);
         let second = Routes::new(upstream(&["https://a.test", "https://b.test"]), &first, &dialling());
         let route = second.find(&host).unwrap();
-        assert!(Arc::ptr_eq(&route.in_order()[0], &kept));
-        kept.rest(REST_AFTER_OUTAGE);
-        assert_eq!(route.in_order()[0].name(), "https://b.test");
+        assert!(Arc::ptr_eq(&route.in_order("app")[0], &kept));
+        kept.rest(crate::source::endpoint::REST_AFTER_OUTAGE);
+        assert_eq!(route.in_order("app")[0].name(), "https://b.test");
+    }
+
+    #[tokio::test]
+    async fn an_endpoint_of_which_anything_changed_gets_another_client() {
+        let host: RegistryHost = "reg.test".parse().unwrap();
+        let plain = Endpoint::new("https://a.test");
+        let route = |endpoint: &Endpoint, previous: &Routes| {
+            Routes::new(vec![Upstream::new(host.clone(), vec![endpoint.clone()])], previous, &dialling())
+        };
+        let first = |routes: &Routes| routes.find(&host).unwrap().in_order("app").remove(0);
+        for changed in [
+            Endpoint { weight: Weight::MAX, ..plain.clone() },
+            Endpoint { standby: true, ..plain.clone() },
+            Endpoint { proxy: Some("http://proxy.test".parse().unwrap()), ..plain.clone() },
+            Endpoint { caps: vec!["50 MB".parse().unwrap()], ..plain.clone() },
+        ] {
+            let before = route(&plain, &Routes::default());
+            let after = route(&changed, &before);
+            assert!(!Arc::ptr_eq(&first(&before), &first(&after)), "{changed:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn endpoints_share_the_load_by_weight_and_standbys_wait() {
+        let endpoint = |url: &str, weight: u32, standby| Endpoint {
+            weight: weight.try_into().unwrap(),
+            standby,
+            ..Endpoint::new(url)
+        };
+        let host: RegistryHost = "reg.test".parse().unwrap();
+        let endpoints = vec![
+            endpoint("https://s.test", 100, true),
+            endpoint("https://a.test", 1, false),
+            endpoint("https://b.test", 3, false),
+            endpoint("https://t.test", 1, true),
+        ];
+        let routes =
+            Routes::new(vec![Upstream::new(host.clone(), endpoints)], &Routes::default(), &dialling());
+        let route = routes.find(&host).unwrap();
+        let mut first_a = 0;
+        for key in 0..1000 {
+            let order = route.in_order(&format!("app/{key}"));
+            let names: Vec<&str> = order.iter().map(|endpoint| endpoint.name()).collect();
+            assert_eq!(names[2..], ["https://s.test", "https://t.test"]);
+            first_a += usize::from(names[0] == "https://a.test");
+        }
+        assert!((200..300).contains(&first_a), "{first_a}");
+        for endpoint in &route.in_order("app")[..2] {
+            endpoint.rest(crate::source::endpoint::REST_AFTER_OUTAGE);
+        }
+        assert_eq!(route.in_order("app")[0].name(), "https://s.test");
     }
 }

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use bytesize::ByteSize;
 use flotilla_proto::Digest;
+use flotilla_proto::wire::manager::Release;
 
 use crate::region::{Region, blob_path, noise};
-use crate::registry::{Fault, HOST};
+use crate::registry::{Fault, HOST, Registry};
 
 #[tokio::test]
 async fn wrong_bytes_reach_no_client_whole_and_are_forgotten_everywhere() {
@@ -120,5 +121,28 @@ async fn a_manifest_that_lies_about_a_size_spoils_the_blob_for_nobody_else() {
         node.client.mirror("/v2/app/manifests/v1").await;
         let answer = node.client.mirror(&blob_path("app", &blob)).await;
         assert!(answer.status == 200 && answer.body == blob, "{}: {:?}", node.name, answer.body);
+    }
+}
+
+#[tokio::test]
+async fn where_release_is_verified_no_byte_of_a_wrong_blob_goes_out() {
+    let region = Region::start().await;
+    let strict = Registry::start().await;
+    region.add("strict.test", &strict, |upstream| upstream.set_release(Release::Verified)).await;
+    let (wrong, right) = (noise(1, 3_000_000), noise(2, 3_000_000));
+    for (host, registry) in [(HOST, &region.registry), ("strict.test", &strict)] {
+        registry.push("app", "v1", &[&wrong, &right]);
+        registry.break_blob(&wrong, Fault::WrongBytes);
+        for node in [&region.one, &region.two] {
+            let get = |path: String| async move { node.client.get(&format!("{path}?ns={host}")).await };
+            assert_eq!(get("/v2/app/manifests/v1".to_owned()).await.status, 200);
+            let answer = get(blob_path("app", &wrong)).await;
+            assert!(!answer.is_complete || !answer.status.is_success(), "no complete wrong body");
+            if host == "strict.test" {
+                assert_eq!(answer.status, 502, "{answer:?}");
+            }
+            let answer = get(blob_path("app", &right)).await;
+            assert!(answer.status == 200 && answer.body == right);
+        }
     }
 }

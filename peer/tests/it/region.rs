@@ -35,8 +35,14 @@ pub(crate) struct Node {
 impl Region {
     /// Configures one more registry, and waits until every node knows it.
     pub(crate) async fn add_registry(&self, host: &str, registry: &Registry) {
+        self.add(host, registry, |_| {}).await;
+    }
+
+    /// As [`Self::add_registry`], with what `adjust` sets.
+    pub(crate) async fn add(&self, host: &str, registry: &Registry, adjust: impl FnOnce(&mut Upstream)) {
         let endpoint = Endpoint { url: format!("http://{}", registry.address), ..Default::default() };
-        let upstream = Upstream { host: host.into(), endpoints: vec![endpoint] };
+        let mut upstream = Upstream { host: host.into(), endpoints: vec![endpoint], ..Default::default() };
+        adjust(&mut upstream);
         self.cluster.topology().set_registry(upstream).await.unwrap();
         let mut turn = tokio::time::interval(Duration::from_millis(20));
         for node in [&self.seed, &self.one, &self.two] {
@@ -79,7 +85,7 @@ async fn found() -> (Cluster, Registry) {
     let registry = Registry::start().await;
     let cluster = Cluster::start().await;
     let endpoint = Endpoint { url: format!("http://{}", registry.address), ..Default::default() };
-    let upstream = Upstream { host: HOST.into(), endpoints: vec![endpoint] };
+    let upstream = Upstream { host: HOST.into(), endpoints: vec![endpoint], ..Default::default() };
     cluster.topology().set_registry(upstream).await.unwrap();
     (cluster, registry)
 }

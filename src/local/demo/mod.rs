@@ -55,8 +55,9 @@ pub(crate) struct DemoArgs {
     image: Option<ImageReference>,
 
     /// Where the image's registry is reached (default: https://HOST), its CA, the account
-    /// that its clients use
-    #[arg(long, value_name = "HOST=URL[,ca=FILE][,user=U,password-file=F]", requires = "image")]
+    /// that its clients use: HOST=URL[,ca=FILE][,user=U,password-file=F], and the keys of
+    /// `flotilla up --registry`
+    #[arg(long, value_name = "HOST=URL[,KEY=VALUE]...", requires = "image")]
     registry: Vec<RegistryArgument>,
 
     /// Print the outcome as one JSON object
@@ -95,7 +96,10 @@ async fn open_origin(args: &DemoArgs, home: &Path, display: &Display) -> anyhow:
     let origin = match &args.image {
         Some(image) => {
             let named = args.registry.iter().find(|registry| registry.host == image.host).cloned();
-            let registry = named.unwrap_or_else(|| RegistryArgument::public(image.host.clone()));
+            let registry = match named {
+                Some(registry) => registry,
+                None => RegistryArgument::public(image.host.clone())?,
+            };
             Origin::existing(image.clone(), registry.load()?).await?
         }
         None => Origin::generated(args.size, args.layers, home).await?,

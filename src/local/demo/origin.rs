@@ -3,8 +3,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use bytesize::ByteSize;
+use flotilla_daemon::settings::{self, Endpoint};
 use flotilla_proto::Digest;
 
 use super::generate::{GeneratedImage, generate};
@@ -26,6 +27,8 @@ pub(crate) struct Origin {
     pub(crate) http: HttpClient,
     /// In front of the registry.
     pub(crate) hop: Hop,
+    /// The registry as the region is to know it: behind the hop.
+    settings: settings::Upstream,
     /// The image's registry where it is the demo's own.
     registry: Option<Registry>,
 }
@@ -58,7 +61,9 @@ impl Origin {
         };
         let manifest = Digest::of(&generated.manifest);
         let expected = Some(PulledImage { manifest, blobs: generated.blobs.clone() });
-        Ok(Self { image, expected, credentials: None, http, hop, registry: Some(registry) })
+        let settings = settings::Upstream::new(image.host.clone(), vec![endpoint_at(&hop)]);
+        let settings = settings.expect("its endpoint is no standby");
+        Ok(Self { image, expected, credentials: None, http, hop, settings, registry: Some(registry) })
     }
 
     /// An image in a registry that exists.
@@ -67,16 +72,23 @@ impl Origin {
             Some(account) => Some(ClientCredentials::new(&account.user, &account.password()?)),
             None => None,
         };
-        let http = HttpClient::verifying(upstream.ca_pem.as_deref())
-            .with_context(|| format!("trust the CA of {}", upstream.host))?;
-        let hop = Hop::start(upstream.url, http.clone()).await?;
-        Ok(Self { image, expected: None, credentials, http, hop, registry: None })
+        let endpoint = &upstream.settings.endpoints[0];
+        ensure!(
+            endpoint.address.is_none() && endpoint.proxy.is_none(),
+            "the demo counts what its registry sends: it takes neither address= nor proxy="
+        );
+        let http = HttpClient::verifying(endpoint.ca_pem.as_deref())
+            .with_context(|| format!("trust the CA of {}", upstream.settings.host))?;
+        let hop = Hop::start(endpoint.url.to_string(), http.clone()).await?;
+        let behind_hop = Endpoint { caps: endpoint.caps.clone(), ..endpoint_at(&hop) };
+        let settings = settings::Upstream { endpoints: vec![behind_hop], ..upstream.settings };
+        Ok(Self { image, expected: None, credentials, http, hop, settings, registry: None })
     }
 
     /// The registry as the region is to know it: behind the hop. The clients bring their own
     /// credentials, so the seed needs none.
     pub(crate) fn upstream(&self) -> Upstream {
-        Upstream { host: self.image.host.clone(), url: self.hop.url(), ca_pem: None, account: None }
+        Upstream { settings: self.settings.clone(), account: None }
     }
 
     /// Where the image is, for people.
@@ -91,6 +103,10 @@ impl Origin {
             registry.stop().await;
         }
     }
+}
+
+fn endpoint_at(hop: &Hop) -> Endpoint {
+    Endpoint::new(hop.url().parse().expect("a server's own URL is well formed"))
 }
 
 /// `.test` is reserved (RFC 6761 §6.2): no such registry exists.

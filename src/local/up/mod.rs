@@ -26,9 +26,14 @@ use crate::output;
 /// What `flotilla up` takes.
 #[derive(Debug, clap::Args)]
 pub(crate) struct UpArgs {
-    /// A registry to serve: the host in image names, where to reach it, its CA, the account
-    /// that reads there; may be given several times
-    #[arg(long, required = true, value_name = "HOST=URL[,ca=FILE][,user=U,password-file=F]")]
+    /// A registry to serve: the host in image names, where to reach it, and what else is to be
+    /// said of it; may be given several times
+    ///
+    /// Behind the URL, between commas: user=U,password-file=F is the account that reads there;
+    /// ca=FILE, address=IP:PORT, weight=N, proxy=URL, limit=50MB@08:00-18:00 are those of
+    /// `flotilla registry set --endpoint`; release=verified, proxy-cache, count-pulls=false,
+    /// offline=granted, offline-for=8h are the options of `flotilla registry set`.
+    #[arg(long, required = true, value_name = "HOST=URL[,KEY=VALUE]...")]
     registry: Vec<RegistryArgument>,
 
     /// Peers beside the seed
@@ -48,7 +53,7 @@ pub(crate) struct UpArgs {
 pub(crate) async fn up(args: UpArgs) -> anyhow::Result<()> {
     let interrupted = interrupted().context("listen for signals")?;
     let upstreams = args.registry.iter().map(RegistryArgument::load).collect::<anyhow::Result<Vec<_>>>()?;
-    let hosts: Vec<_> = upstreams.iter().map(|upstream| upstream.host.clone()).collect();
+    let hosts: Vec<_> = upstreams.iter().map(|upstream| upstream.settings.host.clone()).collect();
     let home = Home::open(args.dir.as_deref())?;
     let mut region = Region::lay_out(RegionPlan {
         executable: std::env::current_exe().context("find this executable")?,

@@ -11,7 +11,7 @@ use anyhow::{Context as _, anyhow};
 use flotilla_daemon::identity::NodeIdentity;
 use flotilla_daemon::rpc::{TopologyClient, manager_channel, reason};
 use flotilla_proto::Role;
-use flotilla_proto::wire::manager::{CreateTokenRequest, Endpoint, Region, Registry};
+use flotilla_proto::wire::manager::{CreateTokenRequest, Region};
 use tonic::{Code, Status};
 
 use super::daemon::Daemon;
@@ -40,8 +40,9 @@ pub(crate) async fn provision(provision: &Provision<'_>) -> anyhow::Result<()> {
         _ => {}
     }
     for upstream in provision.upstreams {
-        let set = topology.set_registry(registry(upstream)).await;
-        set.map_err(|status| refusal(&format!("set registry {}", upstream.host), &status))?;
+        let Upstream { settings, .. } = upstream;
+        let set = topology.set_registry(settings.to_wire()).await;
+        set.map_err(|status| refusal(&format!("set registry {}", settings.host), &status))?;
     }
     for daemon in provision.daemons {
         let reply = topology.create_token(token_request(provision.region, daemon.role)).await;
@@ -58,15 +59,6 @@ fn refusal(what: &str, status: &Status) -> anyhow::Error {
 
 fn region(name: &str) -> Region {
     Region { name: name.to_owned(), description: "all on one machine".to_owned() }
-}
-
-fn registry(upstream: &Upstream) -> Registry {
-    let endpoint = Endpoint {
-        url: upstream.url.clone(),
-        ca_pem: upstream.ca_pem.clone().unwrap_or_default(),
-        address: String::new(),
-    };
-    Registry { host: upstream.host.to_string(), endpoints: vec![endpoint] }
 }
 
 fn token_request(region: &str, role: Role) -> CreateTokenRequest {
@@ -92,19 +84,6 @@ mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
-
-    #[test]
-    fn a_registry_keeps_its_host_its_url_and_its_ca() {
-        let upstream = Upstream {
-            host: "reg.test".parse().unwrap(),
-            url: "https://10.0.0.1".to_owned(),
-            ca_pem: Some("PEM".to_owned()),
-            account: None,
-        };
-        let Registry { host, endpoints } = registry(&upstream);
-        assert_eq!(host, "reg.test");
-        assert_eq!((&*endpoints[0].url, &*endpoints[0].ca_pem), ("https://10.0.0.1", "PEM"));
-    }
 
     #[test]
     fn only_its_owner_reads_a_secret() {

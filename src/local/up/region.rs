@@ -58,7 +58,8 @@ impl Region {
         }
         ports.save(&ports_file).with_context(|| format!("write {}", ports_file.display()))?;
 
-        let robots = upstreams.iter().filter_map(|u| Some((u.host.clone(), u.account.clone()?))).collect();
+        let robots =
+            upstreams.iter().filter_map(|u| Some((u.settings.host.clone(), u.account.clone()?))).collect();
         let settings = Settings { quota, robots };
         for daemon in [&manager, &scheduler].into_iter().chain(&all_peers) {
             daemon

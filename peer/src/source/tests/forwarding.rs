@@ -63,6 +63,34 @@ async fn a_redirect_is_passed_on_and_not_followed() {
 }
 
 #[tokio::test]
+async fn what_the_base_says_to_anybody_is_asked_once() {
+    let registry = FakeRegistry::start(|seen| {
+        if seen.authorization() == "Bearer t" {
+            return status(200);
+        }
+        let answer = with(text(401, "who are you?"), header::SET_COOKIE, "sid=1");
+        with(answer, header::WWW_AUTHENTICATE, "Bearer realm=\"https://registry.test/t\"")
+    })
+    .await;
+    let bench = Bench::new(&[registry.url()]);
+    let anonymous = || Request::get("/v2/").body(empty()).unwrap();
+    for _ in 0..3 {
+        let answer = bench.source.forward(&host(), anonymous(), Purpose::Pass).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+        assert_eq!(answer.headers()[header::WWW_AUTHENTICATE], "Bearer realm=\"https://registry.test/t\"");
+        assert!(!answer.headers().contains_key(header::SET_COOKIE), "one client's session is not another's");
+        assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "who are you?");
+    }
+    assert_eq!(registry.seen().len(), 1);
+    // Whoever shows a credential is judged each time.
+    for _ in 0..2 {
+        let answer = bench.source.forward(&host(), get("/v2/"), Purpose::Pass).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::OK);
+    }
+    assert_eq!(registry.seen().len(), 3);
+}
+
+#[tokio::test]
 async fn a_blobs_redirect_is_followed_without_the_credential() {
     let content = blob(70_000);
     let storage = FakeRegistry::start({

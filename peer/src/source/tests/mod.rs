@@ -2,6 +2,7 @@
 
 mod authorising;
 mod debian;
+mod endpoints;
 mod fake;
 mod forwarding;
 mod reading;
@@ -33,15 +34,15 @@ impl Bench {
     }
 
     pub(super) fn with_config(urls: &[String], config: SourceConfig) -> Self {
-        let endpoints =
-            urls.iter().map(|url| Endpoint { url: url.clone(), ca_pem: None, address: None }).collect();
-        Self::with_endpoints(endpoints, config)
+        // The first is asked first.
+        let endpoint = |(index, url)| Endpoint { standby: index > 0, ..Endpoint::new(url) };
+        Self::with_endpoints(urls.iter().enumerate().map(endpoint).collect(), config)
     }
 
     pub(super) fn with_endpoints(endpoints: Vec<Endpoint>, config: SourceConfig) -> Self {
         let mut registry = Registry::default();
         let source = Source::new(config, &mut registry);
-        source.set_upstreams(vec![Upstream { host: host(), endpoints }]);
+        source.set_upstreams(vec![Upstream::new(host(), endpoints)]);
         Self { source, registry }
     }
 

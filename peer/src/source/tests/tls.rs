@@ -50,7 +50,11 @@ impl Ca {
 }
 
 fn endpoint(registry: &FakeRegistry, ca: Option<&Ca>) -> Endpoint {
-    Endpoint { url: format!("https://{NAME}"), ca_pem: ca.map(Ca::pem), address: Some(registry.address) }
+    Endpoint {
+        ca_pem: ca.map(Ca::pem),
+        address: Some(registry.address),
+        ..Endpoint::new(format!("https://{NAME}"))
+    }
 }
 
 #[tokio::test]
@@ -102,11 +106,8 @@ async fn a_redirect_that_leaves_tls_is_not_followed() {
 #[tokio::test]
 async fn a_server_that_accepts_and_never_speaks_tls_is_no_connection() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mute = Endpoint {
-        url: format!("https://{NAME}"),
-        ca_pem: None,
-        address: Some(listener.local_addr().unwrap()),
-    };
+    let address = Some(listener.local_addr().unwrap());
+    let mute = Endpoint { address, ..Endpoint::new(format!("https://{NAME}")) };
     let config = crate::source::SourceConfig {
         connect_timeout: std::time::Duration::from_millis(100),
         ..quick_config()

@@ -1,0 +1,98 @@
+//! `flotilla registry`.
+
+mod endpoint;
+mod keys;
+mod options;
+mod view;
+
+use flotilla_daemon::settings::Upstream;
+use flotilla_proto::RegistryHost;
+use flotilla_proto::wire::manager as wire;
+
+use super::output::table;
+use super::{CliError, ManagerArgs, request};
+
+pub use endpoint::{EndpointArgs, EndpointSpec, ParseEndpointError};
+pub use keys::{Key, KeyError};
+pub use options::RegistryOptions;
+pub(super) use view::RegistryView;
+
+/// Registries whose images the fleet carries
+#[derive(Debug, Clone, clap::Subcommand)]
+pub enum RegistryCommand {
+    /// List the registries and their endpoints
+    #[command(after_help = "Example:\n  flotilla registry list")]
+    List,
+    /// Add a registry, or replace all that was said of one
+    ///
+    /// What is not said is as by default, whatever it was before: the whole registry is replaced.
+    #[command(after_help = "Examples:\n  \
+        flotilla registry set harbor.example.com --url https://harbor.example.com\n  \
+        flotilla registry set harbor.example.com --url https://harbor-a.internal --url https://harbor-b.internal --ca ca.pem\n  \
+        flotilla registry set harbor.example.com --endpoint https://harbor-a.internal,weight=2,ca=ca.pem \
+        --endpoint https://harbor-b.internal,standby,ca=ca.pem\n  \
+        flotilla registry set harbor.example.com --endpoint https://harbor.example.com,proxy=http://proxy.internal:3128,limit=50MB@08:00-18:00\n  \
+        flotilla registry set harbor.example.com --url https://harbor.example.com --offline granted --offline-for 8h\n  \
+        flotilla registry set cache.example.com --url https://cache.example.com --proxy-cache --count-pulls false")]
+    Set {
+        /// The host that image names carry
+        host: RegistryHost,
+        /// What serves it
+        #[command(flatten)]
+        endpoints: EndpointArgs,
+        /// What it wants kept
+        #[command(flatten)]
+        options: RegistryOptions,
+    },
+    /// Remove a registry; what is held of it stays until evicted
+    #[command(after_help = "Example:\n  flotilla registry remove harbor.example.com")]
+    Remove {
+        /// The host that image names carry
+        host: RegistryHost,
+    },
+}
+
+impl RegistryCommand {
+    /// Does it, and returns what to print.
+    ///
+    /// # Errors
+    ///
+    /// If the options do not fit, a CA file cannot be read, or the manager cannot be reached
+    /// or refuses.
+    pub async fn execute(self, args: &ManagerArgs) -> Result<String, CliError> {
+        match self {
+            Self::List => list(args).await,
+            Self::Set { host, endpoints, options } => {
+                let upstream = Upstream::new(host, endpoints.load()?)?;
+                set(args, &options.apply(upstream)?).await
+            }
+            Self::Remove { host } => {
+                let named = wire::Name { name: host.to_string() };
+                let reply = args.connect()?.remove_registry(request(named)).await;
+                reply.map_err(|status| args.refused(&status))?;
+                Ok(args.output.done(format!("registry {host} removed"))?)
+            }
+        }
+    }
+}
+
+async fn list(args: &ManagerArgs) -> Result<String, CliError> {
+    let reply = args.connect()?.list_registries(request(wire::Empty {})).await;
+    let registries = views(&reply.map_err(|status| args.refused(&status))?.into_inner())?;
+    Ok(args.output.render(&registries, |registries| {
+        table(RegistryView::HEADINGS, registries.iter().flat_map(RegistryView::rows))
+    })?)
+}
+
+/// Registries as the manager gives them, to be shown.
+pub(super) fn views(registries: &wire::Registries) -> Result<Vec<RegistryView>, CliError> {
+    let upstreams = registries.registries.iter().map(Upstream::from_wire);
+    let views = upstreams.map(|upstream| upstream.map(RegistryView::from)).collect::<Result<_, _>>();
+    views.map_err(|source| CliError::Answer { source })
+}
+
+async fn set(args: &ManagerArgs, upstream: &Upstream) -> Result<String, CliError> {
+    let reply = args.connect()?.set_registry(request(upstream.to_wire())).await;
+    reply.map_err(|status| args.refused(&status))?;
+    Ok(args.output.done(format!("registry {} set", upstream.host))?)
+}

@@ -1,0 +1,288 @@
+//! One endpoint of a registry: what is sent to it, what it costs, and whether it seems well.
+
+use std::cmp::Reverse;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use flotilla_proto::RegistryHost;
+use http::header::{HOST, HeaderMap};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Request, Response, Uri};
+use hyper::body::Incoming;
+use tokio::time::Instant;
+
+use super::body::BodyStream;
+use super::caps::Caps;
+use super::connect::{Detour, HttpClient, ParseCaError, Reach, port_of};
+use super::failure::EndpointFailure;
+use super::header as wire;
+use super::token_service::Learned;
+use super::upstream::{Dialling, Endpoint};
+
+/// One endpoint and its warm connections.
+pub(super) struct EndpointClient {
+    pub(super) settings: Endpoint,
+    /// What is read from it at most.
+    pub(super) caps: Caps,
+    public: RegistryHost,
+    scheme: Scheme,
+    authority: Authority,
+    port: u16,
+    host_header: HeaderValue,
+    http: HttpClient,
+    /// Who issues its tokens.
+    pub(super) learned: Learned,
+    /// Until when others are tried first. The lock is held for a load or a store.
+    resting_until: Mutex<Option<Instant>>,
+}
+
+impl EndpointClient {
+    pub(super) fn new(
+        settings: &Endpoint,
+        public: &RegistryHost,
+        dialling: &Dialling,
+    ) -> Result<Self, UnusableEndpoint> {
+        let url: Uri = settings.url.parse().map_err(|_| UnusableEndpoint::Url)?;
+        let parts = url.clone().into_parts();
+        let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else {
+            return Err(UnusableEndpoint::Url);
+        };
+        let is_http = scheme == Scheme::HTTP || scheme == Scheme::HTTPS;
+        let is_root = matches!(url.path(), "" | "/") && url.query().is_none();
+        if !is_http || !is_root || authority.as_str().contains('@') {
+            return Err(UnusableEndpoint::Url);
+        }
+        let port = port_of(&url);
+        let detour =
+            settings.address.map(|address| Detour { host: authority.host().to_owned(), port, address });
+        let reach = Reach {
+            roots: &dialling.roots,
+            ca_pem: settings.ca_pem.as_deref(),
+            detour,
+            proxy: settings.proxy.as_ref(),
+            connect_timeout: dialling.connect_timeout,
+        };
+        Ok(Self {
+            settings: settings.clone(),
+            caps: Caps::new(settings.caps.clone()),
+            public: public.clone(),
+            scheme,
+            authority,
+            port,
+            host_header: HeaderValue::try_from(public.as_str()).expect("a host name is a legal header"),
+            http: reach.client()?,
+            learned: Learned::default(),
+            resting_until: Mutex::new(None),
+        })
+    }
+
+    /// Its URL, as people know it.
+    pub(super) fn name(&self) -> &str {
+        &self.settings.url
+    }
+
+    /// What [`Route::in_order`](super::upstream::Route::in_order) sorts by.
+    pub(super) fn rank(&self, key: &str) -> Rank {
+        let weight = u32::from(self.settings.weight);
+        let score = flotilla_proto::weighted_score(key.as_bytes(), self.name(), weight);
+        Rank {
+            is_resting: self.is_resting(),
+            is_standby: self.settings.standby,
+            // The highest score first; standbys have an order of their own.
+            score: Reverse(if self.settings.standby { 0 } else { score }),
+        }
+    }
+
+    /// A path at this endpoint.
+    pub(super) fn uri(&self, path: PathAndQuery) -> Uri {
+        let mut parts = http::uri::Parts::default();
+        parts.scheme = Some(self.scheme.clone());
+        parts.authority = Some(self.authority.clone());
+        parts.path_and_query = Some(path);
+        Uri::from_parts(parts).expect("all three parts are there")
+    }
+
+    /// Where to send a request for `uri`, and whether that is this registry itself.
+    pub(super) fn place(&self, uri: Uri) -> Place {
+        if !self.is_own(&uri) && !self.is_public(&uri) {
+            return Place { uri, is_home: false };
+        }
+        let path = uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        Place { uri: self.uri(path), is_home: true }
+    }
+
+    /// Whether a Basic credential may go to a token service at `realm`: this registry's own machine,
+    /// or anyone the registry names and TLS proves.
+    pub(super) fn may_see_password(&self, realm: &Place) -> bool {
+        let is_own_host =
+            realm.uri.host().is_some_and(|host| host.eq_ignore_ascii_case(self.authority.host()));
+        let is_clear_anyway = is_own_host && self.scheme == Scheme::HTTP;
+        realm.is_home || is_clear_anyway || realm.uri.scheme() == Some(&Scheme::HTTPS)
+    }
+
+    /// Whether following `from` to `to` would leave TLS.
+    fn is_downgrade(from: &Uri, to: &Uri) -> bool {
+        from.scheme() == Some(&Scheme::HTTPS) && to.scheme() != Some(&Scheme::HTTPS)
+    }
+
+    /// Where a redirect from `from` leads.
+    pub(super) fn follow(&self, from: &Uri, headers: &HeaderMap) -> Result<Place, EndpointFailure> {
+        let target = wire::location(headers, from).ok_or(EndpointFailure::BadRedirect)?;
+        let place = self.place(target);
+        if Self::is_downgrade(from, &place.uri) {
+            return Err(EndpointFailure::Downgrade);
+        }
+        Ok(place)
+    }
+
+    fn is_own(&self, uri: &Uri) -> bool {
+        uri.host().is_some_and(|host| host.eq_ignore_ascii_case(self.authority.host()))
+            && uri.scheme() == Some(&self.scheme)
+            && port_of(uri) == self.port
+    }
+
+    /// The scheme does not matter: behind a TLS load balancer registries name themselves `http://`.
+    fn is_public(&self, uri: &Uri) -> bool {
+        let host = uri.authority().and_then(|authority| authority.as_str().parse::<RegistryHost>().ok());
+        host.is_some_and(|host| host == self.public)
+    }
+
+    /// Sends to `place`; no limit of time beyond connecting.
+    pub(super) async fn send(
+        &self,
+        place: Place,
+        mut request: Request<BodyStream>,
+    ) -> Result<Response<Incoming>, EndpointFailure> {
+        if place.is_home {
+            request.headers_mut().insert(HOST, self.host_header.clone());
+        } else {
+            request.headers_mut().remove(HOST);
+        }
+        *request.uri_mut() = place.uri;
+        self.http.request(request).await.map_err(EndpointFailure::of_exchange)
+    }
+
+    /// Others are tried first for a while.
+    pub(super) fn rest(&self, period: Duration) {
+        *self.resting_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + period);
+    }
+
+    pub(super) fn is_resting(&self) -> bool {
+        let until = self.resting_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.is_some_and(|until| Instant::now() < until)
+    }
+}
+
+/// The order of endpoints: the least is asked first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    is_resting: bool,
+    is_standby: bool,
+    score: Reverse<u64>,
+}
+
+/// Where a request goes.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) uri: Uri,
+    /// The registry itself, rather than a stranger it named.
+    pub(super) is_home: bool,
+}
+
+/// The headers of a request that this daemon makes in its own name.
+pub(super) fn own_headers() -> HeaderMap {
+    let agent = HeaderValue::from_static(concat!("flotilla/", env!("CARGO_PKG_VERSION")));
+    let accept = HeaderValue::from_static("*/*");
+    [(http::header::USER_AGENT, agent), (http::header::ACCEPT, accept), (http::header::VIA, VIA)]
+        .into_iter()
+        .collect()
+}
+
+/// What every request to a registry carries.
+pub(super) const VIA: HeaderValue = HeaderValue::from_static("1.1 flotilla");
+
+/// After an outage others are tried first this long.
+pub(super) const REST_AFTER_OUTAGE: Duration = Duration::from_secs(10);
+/// After wrong bytes others are tried first this long.
+pub(super) const REST_AFTER_WRONG_BYTES: Duration = Duration::from_secs(300);
+
+/// Why an endpoint cannot be used at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum UnusableEndpoint {
+    /// There is none.
+    #[error("it has no endpoint")]
+    NoEndpoint,
+    /// The URL is not a registry's.
+    #[error("its URL does not read http(s)://host[:port]")]
+    Url,
+    /// The CA does not parse.
+    #[error(transparent)]
+    Ca(#[from] ParseCaError),
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::RootCertStore;
+
+    use super::*;
+
+    fn dialling() -> Dialling {
+        Dialling { roots: RootCertStore::empty(), connect_timeout: Duration::from_secs(1) }
+    }
+
+    fn client(url: &str, public: &str) -> Result<EndpointClient, UnusableEndpoint> {
+        let settings = Endpoint::new(url);
+        EndpointClient::new(&settings, &public.parse().unwrap(), &dialling())
+    }
+
+    #[test]
+    fn both_names_of_a_registry_are_home_and_reached_at_the_endpoint() {
+        let endpoint = client("https://10.0.0.7:8443", "reg.test").unwrap();
+        for uri in [
+            "https://reg.test/t?a=1",
+            "http://reg.test/t?a=1",
+            "https://REG.test:443/t?a=1",
+            "https://10.0.0.7:8443/t?a=1",
+        ] {
+            let place = endpoint.place(uri.parse().unwrap());
+            assert!(place.is_home, "{uri}");
+            assert_eq!(place.uri, "https://10.0.0.7:8443/t?a=1");
+        }
+        for uri in [
+            "https://s3.test/b",
+            "https://10.0.0.7/b",
+            "http://10.0.0.7:8443/b",
+            "https://reg.test:444/b",
+            "https://reg.test@s3.test/b",
+        ] {
+            let place = endpoint.place(uri.parse().unwrap());
+            assert!(!place.is_home, "{uri}");
+            assert_eq!(place.uri, uri);
+        }
+    }
+
+    #[test]
+    fn a_password_never_goes_to_a_stranger_in_clear() {
+        let endpoint = client("http://10.0.0.7:5000", "reg.test:5000").unwrap();
+        let may = |uri: &str| endpoint.may_see_password(&endpoint.place(uri.parse().unwrap()));
+        assert!(may("http://reg.test:5000/token") && may("http://10.0.0.7:5001/token"));
+        assert!(may("https://auth.test/token"));
+        assert!(!may("http://auth.test/token"));
+        let endpoint = client("https://10.0.0.7", "reg.test").unwrap();
+        assert!(!endpoint.may_see_password(&endpoint.place("http://10.0.0.7/token".parse().unwrap())));
+    }
+
+    #[test]
+    fn an_endpoint_is_a_root_of_http() {
+        for url in [
+            "ftp://reg.test",
+            "reg.test",
+            "https://reg.test/harbor",
+            "https://u:p@reg.test",
+            "https://",
+            "https://a?b",
+        ] {
+            assert_eq!(client(url, "reg.test").err(), Some(UnusableEndpoint::Url), "{url}");
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! What is set of one endpoint: a proxy in front of it, and what is read from it at most.
+
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+
+use super::fake::{FakeRegistry, serve};
+use super::{Bench, anonymous, blob, quick_config};
+use crate::source::Endpoint;
+
+/// An HTTP proxy that tunnels, and tells where to.
+async fn proxy() -> (String, mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (tell, asked) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let tell = tell.clone();
+            tokio::spawn(async move {
+                let mut client = BufReader::new(stream);
+                let mut head = String::new();
+                while !head.ends_with("\r\n\r\n") {
+                    client.read_line(&mut head).await.unwrap();
+                }
+                let place = head.strip_prefix("CONNECT ").unwrap().split(' ').next().unwrap().to_owned();
+                let mut server = TcpStream::connect(&place).await.unwrap();
+                tell.send(place).unwrap();
+                client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+                // Either side may end the tunnel.
+                let _ = copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    (url, asked)
+}
+
+#[tokio::test]
+async fn an_endpoint_behind_a_proxy_is_reached_through_it() {
+    let content = blob(300_000);
+    let registry = FakeRegistry::start({
+        let content = content.clone();
+        move |seen| serve(&content, seen)
+    })
+    .await;
+    let (url, mut asked) = proxy().await;
+    let proxied = Endpoint {
+        proxy: Some(url.parse().unwrap()),
+        address: Some(registry.address),
+        ..Endpoint::new("http://harbor.internal.test")
+    };
+    let bench = Bench::with_endpoints(vec![proxied], quick_config());
+    bench.read(&content, &anonymous()).await.assert_whole(&content);
+    assert_eq!(asked.recv().await.unwrap(), registry.address.to_string());
+
+    let dead = Endpoint {
+        proxy: Some(super::fake::dead_url().await.parse().unwrap()),
+        ..Endpoint::new(registry.url())
+    };
+    let error = Bench::with_endpoints(vec![dead], quick_config()).read(&content, &anonymous()).await.error();
+    assert!(error.to_string().contains("cannot connect"), "{error}");
+}
+
+#[tokio::test]
+async fn a_cap_holds_back_the_reading_of_a_blob() {
+    let content = blob(1_500_000);
+    let registry = FakeRegistry::start({
+        let content = content.clone();
+        move |seen| serve(&content, seen)
+    })
+    .await;
+    let capped = Endpoint { caps: vec!["1 MB".parse().unwrap()], ..Endpoint::new(registry.url()) };
+    let bench = Bench::with_endpoints(vec![capped], quick_config());
+    let began_at = Instant::now();
+    bench.read(&content, &anonymous()).await.assert_whole(&content);
+    // 1.5 MB less the burst of 100 ms, and a frame that is waited for behind the last byte.
+    assert!(began_at.elapsed() > Duration::from_millis(1_250), "{:?}", began_at.elapsed());
+    assert_eq!(registry.seen().len(), 1, "a pause of ours is no stall of the registry's");
+}
