@@ -129,3 +129,90 @@ const SAME_HEADERS: &[&str] = &[
     "oci-filters-applied",
     "x-total-count",
 ];
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use hyper::HeaderMap;
+    use hyper::header::{HeaderName, HeaderValue};
+
+    use super::*;
+
+    #[test]
+    fn a_right_reply_has_no_fault() {
+        assert_eq!(faults(&row(), &good(), &good()), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_no_door_may_say_is_a_fault_even_if_the_registry_says_it() {
+        for (name, value) in [
+            ("content-encoding", "gzip"),
+            ("set-cookie", "sid=1"),
+            ("strict-transport-security", "max-age=1"),
+            ("flotilla-refused-by", "peer"),
+            ("content-length", "5"),
+            ("www-authenticate", "Bearer realm=\"https://harbor.test/service/token\""),
+        ] {
+            let bad = with(good(), name, value);
+            assert_eq!(faults(&row(), &bad, &bad).len(), 1, "{name}");
+        }
+        let cut = Reply { end: End::Cut, ..good() };
+        assert_eq!(faults(&row(), &cut, &cut).len(), 1);
+        let redirect = Reply { status: 307, ..good() };
+        assert_eq!(faults(&row().status(&[307]), &redirect, &redirect).len(), 1);
+    }
+
+    #[test]
+    fn a_refusal_says_whose_it_is_in_json_or_in_the_registrys_words() {
+        let row = || Row::new("row", "why", "where").status(&[404]);
+        let refusal = |by, body: &'static str| {
+            let reply = Reply { status: 404, headers: HeaderMap::new(), ..good() };
+            Reply { body: Bytes::from_static(body.as_bytes()), ..with(reply, "flotilla-refused-by", by) }
+        };
+        let json = r#"{"errors":[{"code":"BLOB_UNKNOWN","message":"none"}]}"#;
+        assert!(faults(&row(), &refusal("registry", json), &refusal("", json)).is_empty());
+        assert!(faults(&row(), &refusal("registry", "404"), &refusal("", "404")).is_empty());
+        assert_eq!(faults(&row(), &refusal("peer", "404"), &refusal("", "404")).len(), 1);
+        assert_eq!(faults(&row(), &refusal("nobody", json), &refusal("", json)).len(), 1);
+        assert_eq!(faults(&row(), &refusal("registry", json), &refusal("", "404")).len(), 1);
+    }
+
+    #[test]
+    fn a_reply_that_is_not_the_registrys_is_a_fault() {
+        let direct = Reply { status: 206, ..with(good(), "etag", "\"a\"") };
+        let direct = with(direct, "docker-content-digest", "sha256:0");
+        assert_eq!(faults(&row(), &good(), &direct).len(), 3, "status, tag and digest");
+        let other = Reply { body: Bytes::from_static(b"LAYER!"), ..good() };
+        assert_eq!(faults(&row(), &good(), &other).len(), 1);
+    }
+
+    #[test]
+    fn a_registry_that_has_learned_is_told_from_one_that_fails() {
+        let row = row().docker_registry_fails("it gives other bytes");
+        let judged = |reply: &Reply| {
+            let registry = Registry::DockerRegistry;
+            Case { row: &row, registry, host: "door", reply, direct: Some(reply) }.faults()
+        };
+        assert_eq!(judged(&good()).len(), 1);
+        assert!(judged(&Reply { body: Bytes::from_static(b"LAYER!"), ..good() }).is_empty());
+    }
+
+    fn row() -> Row {
+        Row::new("row", "why", "where").body(b"layer!")
+    }
+
+    fn good() -> Reply {
+        let body = Bytes::from_static(b"layer!");
+        let reply = Reply { status: 200, headers: HeaderMap::new(), body, end: End::Whole };
+        with(reply, "content-length", "6")
+    }
+
+    fn with(mut reply: Reply, name: &'static str, value: &'static str) -> Reply {
+        reply.headers.insert(HeaderName::from_static(name), HeaderValue::from_static(value));
+        reply
+    }
+
+    fn faults(row: &Row, reply: &Reply, direct: &Reply) -> Vec<String> {
+        Case { row, registry: Registry::Harbor, host: "door", reply, direct: Some(direct) }.faults()
+    }
+}

@@ -26,7 +26,7 @@ use crate::exchange::Server;
 use crate::harbor::{Access, Harbor};
 use crate::origin::{Origin, Setup, USER};
 use crate::region::Region;
-use crate::stage::{REGISTRY_HOST, REGISTRY_IP, Stage};
+use crate::stage::{REGION_IP, REGISTRY_HOST, REGISTRY_IP, Stage};
 
 /// Plays the table in front of the fake Harbor, whose projects are private.
 pub(crate) fn of_harbor(stage: &Stage) -> Result<()> {
@@ -46,6 +46,11 @@ pub(crate) fn of_harbor(stage: &Stage) -> Result<()> {
     let log = harbor.log();
     let pushes = log.filter(|request| !matches!(&request.method[..], "GET" | "HEAD"));
     ensure!(pushes.requests.is_empty(), "Harbor was asked for more than reads:\n{pushes}");
+    // Had the manifest granted it, nobody would have asked for leave.
+    let foreign = content.foreign.digest().to_string();
+    let asked = log.from(REGION_IP).filter(|request| request.path.contains(&foreign));
+    let for_leave = asked.filter(|request| request.range.as_deref() == Some("bytes=0-0"));
+    ensure!(!asked.requests.is_empty() && asked == for_leave, "a layer with urls was granted:\n{asked}");
     Ok(())
 }
 
