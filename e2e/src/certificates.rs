@@ -1,10 +1,15 @@
 //! Certificates for the servers of a story.
 
-use anyhow::Result;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::PrivateKeyDer;
 
 /// A certificate authority that nobody trusts yet.
 #[derive(Debug)]
@@ -49,5 +54,20 @@ impl Authority {
         let key = KeyPair::generate()?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(Leaf { certificate, key })
+    }
+}
+
+impl Leaf {
+    /// What a server needs to show the certificate. Only HTTP/1.1 is spoken, as by Harbor.
+    pub fn server_config(&self) -> Result<Arc<ServerConfig>> {
+        let certificate = self.certificate.der().clone();
+        let key = PrivateKeyDer::try_from(self.key.serialize_der()).map_err(anyhow::Error::msg)?;
+        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()?
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate], key)
+            .context("use certificate")?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Arc::new(config))
     }
 }

@@ -107,7 +107,8 @@ impl Image {
 }
 
 impl Blob {
-    fn of(content: Vec<u8>) -> Self {
+    /// Those bytes.
+    pub fn of(content: Vec<u8>) -> Self {
         Self { digest: Digest::of(&content), content }
     }
 
@@ -126,7 +127,7 @@ impl Blob {
         &self.content
     }
 
-    fn descriptor(&self, media_type: &str) -> Value {
+    pub(crate) fn descriptor(&self, media_type: &str) -> Value {
         json!({ "mediaType": media_type, "size": self.size(), "digest": self.digest.to_string() })
     }
 }

@@ -13,17 +13,33 @@ use crate::access_log::AccessLog;
 use crate::certificates::Authority;
 use crate::http;
 use crate::image::Image;
+use crate::object_store::{ACCESS_KEY, ObjectStore, SECRET_KEY};
 use crate::process::{self, Process};
-use crate::stage::{ORIGIN_BACKSTAGE_IP, REGION_IP, REGISTRY_HOST, REGISTRY_IP, Side, Stage};
+use crate::stage::{
+    ORIGIN_BACKSTAGE_IP, REGION_IP, REGISTRY_HOST, REGISTRY_IP, STORAGE_HOST, STORAGE_IP, Side, Stage,
+};
 use crate::wait;
 
 /// A running registry.
 #[derive(Debug)]
 pub struct Origin<'a> {
     stage: &'a Stage,
+    authority: Authority,
     registry: Option<Process>,
+    object_store: Option<ObjectStore>,
     /// Lines of the access log that an earlier look has taken.
     lines_seen: usize,
+}
+
+/// How a registry lets people in, and where it stores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setup {
+    /// Everybody; in files.
+    Plain,
+    /// Those in its htpasswd file, [`USER`]; in files.
+    Htpasswd,
+    /// Everybody; in the same files, but behind an S3 that readers of blobs are sent to.
+    S3,
 }
 
 impl<'a> Origin<'a> {
@@ -31,17 +47,33 @@ impl<'a> Origin<'a> {
     pub fn start(stage: &'a Stage) -> Result<Self> {
         let dir = stage.dir("origin")?;
         stage.dir("origin/certs")?;
-        write_certificates(&dir)?;
-        fs::write(dir.join("registry.yml"), configuration())?;
-        let mut origin = Self { stage, registry: None, lines_seen: 0 };
-        origin.resume()?;
+        let authority = Authority::new("authority of the origin")?;
+        write_certificates(&dir, &authority)?;
+        let mut origin = Self { stage, authority, registry: None, object_store: None, lines_seen: 0 };
+        origin.set_up(Setup::Plain)?;
         Ok(origin)
+    }
+
+    /// Starts the registry again over what it holds, in another way.
+    pub fn set_up(&mut self, setup: Setup) -> Result<()> {
+        self.stop();
+        self.object_store = None;
+        if setup == Setup::S3 {
+            let listener = self.stage.listen_at_origin(STORAGE_IP, 443)?;
+            let leaf = self.authority.leaf(STORAGE_HOST)?;
+            self.object_store = Some(ObjectStore::start(&self.stage.path("origin"), &leaf, listener)?);
+        }
+        let dir = self.stage.dir("origin")?;
+        fs::write(dir.join("htpasswd"), HTPASSWD)?;
+        fs::write(dir.join("registry.yml"), configuration(setup))?;
+        self.resume()
     }
 
     /// Starts the registry again over what it holds, with an empty access log.
     pub fn resume(&mut self) -> Result<()> {
         let mut command = self.stage.command(Side::Origin, "docker-registry");
         command.args(["serve", "/run/story/origin/registry.yml"]);
+        command.env("SSL_CERT_FILE", self.ca());
         let mut registry = Process::start(&self.stage.logs(), "registry", command)?;
         wait::until("registry ready", START_TIMEOUT, || {
             registry.check_running()?;
@@ -151,11 +183,26 @@ fn metrics_url() -> String {
     format!("http://{ORIGIN_BACKSTAGE_IP}:5001/metrics")
 }
 
-fn configuration() -> String {
+fn configuration(setup: Setup) -> String {
+    let storage = match setup {
+        Setup::Plain | Setup::Htpasswd => {
+            format!("filesystem: {{rootdirectory: /run/story/origin/{BUCKET}}}")
+        }
+        Setup::S3 => format!(
+            "s3: {{accesskey: {ACCESS_KEY}, secretkey: {SECRET_KEY}, region: us-east-1, \
+             regionendpoint: 'https://{STORAGE_HOST}', bucket: {BUCKET}}}"
+        ),
+    };
+    let auth = match setup {
+        Setup::Plain | Setup::S3 => "",
+        Setup::Htpasswd => "auth: {htpasswd: {realm: origin, path: /run/story/origin/htpasswd}}\n",
+    };
     format!(
         "version: 0.1\n\
          log: {{level: error, accesslog: {{disabled: false}}}}\n\
-         storage: {{filesystem: {{rootdirectory: /run/story/origin/storage}}}}\n\
+         storage: {{{storage}}}\n\
+         {auth}\
+         validation: {{manifests: {{urls: {{allow: ['.']}}}}}}\n\
          http:\n\
          \x20 addr: {REGISTRY_IP}:443\n\
          \x20 secret: one for all uploads\n\
@@ -164,8 +211,7 @@ fn configuration() -> String {
     )
 }
 
-fn write_certificates(dir: &Path) -> Result<()> {
-    let authority = Authority::new("authority of the origin")?;
+fn write_certificates(dir: &Path, authority: &Authority) -> Result<()> {
     let leaf = authority.leaf(REGISTRY_HOST)?;
     fs::write(dir.join("certs/ca.crt"), authority.pem())?;
     fs::write(dir.join("leaf.pem"), leaf.certificate.pem())?;
@@ -173,6 +219,12 @@ fn write_certificates(dir: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Name and password that [`Setup::Htpasswd`] knows.
+pub const USER: (&str, &str) = ("alice", "secret");
+/// The same, hashed at bcrypt's cost 5: it is judged with each request.
+const HTPASSWD: &str = "alice:$2b$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
+/// Where the registry stores, and what S3 calls that directory.
+const BUCKET: &str = "storage";
 const START_TIMEOUT: Duration = Duration::from_secs(20);
 const PUSH_TIMEOUT: Duration = Duration::from_secs(60);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(20);

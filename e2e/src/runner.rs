@@ -15,7 +15,7 @@ use libtest_mimic::{Arguments, Trial};
 
 use crate::process;
 use crate::region::log_files;
-use crate::stage::Stage;
+use crate::stage::{REPORT, Stage};
 use crate::story::{ALL, Story};
 use crate::wait;
 
@@ -152,6 +152,9 @@ impl House {
         drop(lifeline);
         let status = child.wait()?;
         let words = fs::read_to_string(&words).unwrap_or_default();
+        if let Ok(report) = fs::read_to_string(store.join(REPORT)) {
+            print!("{report}");
+        }
         ended.with_context(|| words.clone())?;
         if !status.success() {
             bail!("{words}\nits files are in {}", store.display());

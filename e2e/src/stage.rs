@@ -13,8 +13,8 @@
 //! daemon finds the address to advertise, ends in the origin's namespace.
 
 use std::fs::{self, File};
-use std::io;
-use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
+use std::io::{self, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::{PermissionsExt as _, chown};
 use std::os::unix::process::CommandExt as _;
@@ -109,6 +109,12 @@ impl Stage {
         self.path("logs")
     }
 
+    /// Adds to what the story has to show beside its end.
+    pub fn report(&self, text: &str) -> Result<()> {
+        let mut file = File::options().create(true).append(true).open(self.path(REPORT)).context("report")?;
+        file.write_all(text.as_bytes()).context("report")
+    }
+
     /// A command of `side` with a clean environment.
     pub fn command(&self, side: Side, program: &str) -> Command {
         let mut command = match side {
@@ -144,14 +150,14 @@ impl Stage {
     /// Listens on the origin's side, in this process: the socket stays in the namespace
     /// where it was made.
     pub fn listen_at_origin(&self, address: IpAddr, port: u16) -> Result<TcpListener> {
-        let listen = move || {
-            let netns = File::open(ORIGIN_NETNS).context("open the origin's network")?;
-            move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
-                .context("enter the origin's network")?;
+        at_origin(move || {
             TcpListener::bind((address, port)).with_context(|| format!("listen on {address}:{port}"))
-        };
-        // A thread of its own, as it cannot come back.
-        thread::spawn(listen).join().map_err(|_| anyhow!("a thread panicked in the origin's network"))?
+        })
+    }
+
+    /// Connects from the origin's side, where nothing keeps root from the registry.
+    pub fn connect_at_origin(&self, address: SocketAddr) -> Result<TcpStream> {
+        at_origin(move || TcpStream::connect(address).with_context(|| format!("connect to {address}")))
     }
 
     /// Fails unless the kernel refuses this process, root like the clients, the registry
@@ -201,6 +207,19 @@ impl Stage {
     }
 }
 
+/// Opens a socket in the origin's network.
+fn at_origin<T: Send + 'static>(open: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    let enter_and_open = || {
+        let netns = File::open(ORIGIN_NETNS).context("open the origin's network")?;
+        move_into_link_name_space(netns.as_fd(), Some(LinkNameSpaceType::Network))
+            .context("enter the origin's network")?;
+        open()
+    };
+    // A thread of its own, as it cannot come back.
+    let opened = thread::spawn(enter_and_open).join();
+    opened.map_err(|_| anyhow!("a thread panicked in the origin's network"))?
+}
+
 fn lay_network() -> Result<()> {
     ip("link set lo up")?;
     ip("netns add origin")?;
@@ -229,6 +248,8 @@ fn ip(arguments: &str) -> Result<()> {
     Ok(())
 }
 
+/// In the story's directory, what it has to show.
+pub(crate) const REPORT: &str = "report.txt";
 const ROOT: &str = "/run/story";
 const FLOTILLA: &str = "/run/flotilla";
 /// The origin's network namespace.

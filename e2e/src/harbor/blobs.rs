@@ -49,6 +49,16 @@ impl Read<'_> {
     }
 }
 
+/// Answers about a blob whose digest is not SHA-256.
+pub(super) fn of_other_digest(call: &Call, digest: &str, content: Option<&Bytes>) -> Answer {
+    let Some(content) = content else {
+        return Answer::not_found("BLOB_UNKNOWN", &format!("blob unknown to registry: {digest}"));
+    };
+    let etag = format!("\"{digest}\"");
+    let answer = ranges::serve(call, call.header("range"), content, &etag);
+    answer.with("docker-content-digest", digest).with("etag", &etag)
+}
+
 /// As Harbor up to 2.15 passes on what it reads from upstream (§2.3).
 pub(super) fn without_length(mut answer: Answer) -> Answer {
     answer.headers.remove(ETAG);

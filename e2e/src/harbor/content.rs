@@ -12,6 +12,8 @@ use super::proxy_cache::Cache;
 #[derive(Debug, Default)]
 pub(super) struct Content {
     blob_by_digest: BTreeMap<Digest, Bytes>,
+    /// Blobs by repository and a digest of another algorithm, as it is written.
+    other_blob_by_name: BTreeMap<(String, String), Bytes>,
     repository_by_name: BTreeMap<String, Repository>,
 }
 
@@ -53,6 +55,15 @@ impl Content {
     pub(super) fn blob(&self, repository: &str, digest: Digest) -> Option<&Bytes> {
         let held = self.repository(repository)?.blobs.contains(&digest);
         if held { self.blob_by_digest.get(&digest) } else { None }
+    }
+
+    /// The blob whose digest is not SHA-256.
+    pub(super) fn other_blob(&self, repository: &str, digest: &str) -> Option<&Bytes> {
+        self.other_blob_by_name.get(&(repository.to_owned(), digest.to_owned()))
+    }
+
+    pub(super) fn put_other_blob(&mut self, repository: &str, digest: &str, content: Bytes) {
+        self.other_blob_by_name.insert((repository.to_owned(), digest.to_owned()), content);
     }
 
     /// The blob, whoever holds it: the object store knows no repositories.

@@ -149,7 +149,7 @@ impl Harbor {
             Certificate::OtherName => self.authority.leaf("other.test")?,
             Certificate::UnknownAuthority => Authority::new("authority of nobody")?.leaf(name)?,
         };
-        self.shared.tls_configs().insert(host, serve::tls_config(&leaf)?);
+        self.shared.tls_configs().insert(host, leaf.server_config()?);
         Ok(())
     }
 
@@ -264,6 +264,11 @@ impl Harbor {
     /// Publishes any bytes as a blob.
     pub fn publish_blob(&self, repository: &str, content: &[u8]) -> Digest {
         self.shared.registry().content.put_blob(repository, content.to_vec().into())
+    }
+
+    /// Publishes a blob under a digest that is not SHA-256, as it is written.
+    pub fn publish_blob_as(&self, repository: &str, digest: &str, content: &[u8]) {
+        self.shared.registry().content.put_other_blob(repository, digest, content.to_vec().into());
     }
 
     /// Removes a manifest with its tags, or a blob, from a repository.

@@ -139,7 +139,7 @@ impl Registry {
             return Answer::method_not_allowed();
         }
         let Ok(digest) = digest.parse::<Digest>() else {
-            return Answer::not_found("BLOB_UNKNOWN", &format!("blob unknown to registry: {digest}"));
+            return blobs::of_other_digest(call, digest, self.content.other_blob(name, digest));
         };
         if let Some(settings) = proxy_cache {
             let content = self.content.blob(name, digest).cloned();

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use anyhow::{Context as _, Result};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::header::CONTENT_LENGTH;
@@ -14,16 +13,12 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::PrivateKeyDer;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
 use super::Shared;
 use super::body::{self, Body, Flushes, Flushing};
 use super::call::{Call, Host};
-use crate::certificates::Leaf;
 
 /// Serves one host until the runtime ends.
 pub(super) async fn accept(shared: Arc<Shared>, host: Host, listener: TcpListener) {
@@ -39,19 +34,6 @@ pub(super) async fn accept(shared: Arc<Shared>, host: Host, listener: TcpListene
             }
         }
     }
-}
-
-/// What a server needs to show a certificate. Only HTTP/1.1 is spoken (§2.7).
-pub(super) fn tls_config(leaf: &Leaf) -> Result<Arc<ServerConfig>> {
-    let certificate = leaf.certificate.der().clone();
-    let key = PrivateKeyDer::try_from(leaf.key.serialize_der()).map_err(anyhow::Error::msg)?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate], key)
-        .context("use certificate")?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -20,6 +20,8 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::client::{Client, FrontDoor};
+use crate::conformance;
+use crate::origin::Setup;
 use crate::stage::Stage;
 
 /// One story.
@@ -68,6 +70,11 @@ pub const ALL: &[Story] = &[
     Story::new("faults_wrong_content_reaches_no_client", faults::wrong_content_reaches_no_client),
     Story::new("faults_bad_certificate_is_named", faults::bad_certificate_is_named),
     Story::new("faults_hang_is_told_in_time", faults::hang_is_told_in_time),
+    Story::new("conformance_harbor", conformance::of_harbor),
+    Story::new("conformance_docker_registry", |stage| conformance::of_docker_registry(stage, Setup::Plain)),
+    Story::new("conformance_htpasswd", |stage| conformance::of_docker_registry(stage, Setup::Htpasswd)),
+    Story::new("conformance_s3", |stage| conformance::of_docker_registry(stage, Setup::S3)),
+    Story::new("security_on_a_warm_cache", conformance::on_a_warm_cache),
     Story::new("peer_killed_mid_pull_keeps_what_it_announced", resume::killed_peer_keeps_what_it_announced),
     Story::new("demo_reads_the_registry_once", demo::reads_the_registry_once),
     Story::new("demo_of_tiny_layers_reads_the_registry_once", demo::of_tiny_layers_reads_the_registry_once),

@@ -120,9 +120,12 @@ impl<'a> Forwarding<'a> {
         let share = self.shared.config.header_timeout / 2;
         let learned = token_service::base_of(endpoints.first()?, &self.shared.metrics);
         let answer = tokio::time::timeout(share, learned).await.ok()?.ok()?;
+        let length = HeaderValue::from(answer.body.len());
         let mut response = Response::new(crate::body::full(answer.body));
         *response.status_mut() = answer.status;
         *response.headers_mut() = answer.headers;
+        // Beyond a hop nothing else says it.
+        response.headers_mut().insert(header::CONTENT_LENGTH, length);
         Some(response)
     }
 

@@ -127,3 +127,16 @@ fn what_was_removed_is_unknown() {
     assert_eq!(lab.ask(lab.layer()).status, 404);
     assert_eq!(lab.ask_as_alice(manifest("priv/app", "v1")).status, 404);
 }
+
+#[test]
+fn a_blob_may_have_a_digest_of_another_algorithm() {
+    let lab = Lab::start();
+    let digest = format!("sha512:{}", "ab".repeat(64));
+    lab.harbor.publish_blob_as("priv/app", &digest, b"content");
+    let ask = |repository| Ask::get(format!("/v2/{repository}/blobs/{digest}"));
+    let reply = lab.ask_as_alice(ask("priv/app"));
+    assert_eq!((reply.status, &reply.body[..]), (200, &b"content"[..]));
+    assert_eq!(reply.header("docker-content-digest"), Some(&digest[..]));
+    let reply = lab.ask_as_alice(ask("priv/other"));
+    assert_eq!((reply.status, &reply.code()[..]), (404, "BLOB_UNKNOWN"));
+}

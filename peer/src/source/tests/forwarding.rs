@@ -79,6 +79,7 @@ async fn what_the_base_says_to_anybody_is_asked_once() {
         assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
         assert_eq!(answer.headers()[header::WWW_AUTHENTICATE], "Bearer realm=\"https://registry.test/t\"");
         assert!(!answer.headers().contains_key(header::SET_COOKIE), "one client's session is not another's");
+        assert_eq!(answer.headers()[header::CONTENT_LENGTH], "12");
         assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "who are you?");
     }
     assert_eq!(registry.seen().len(), 1);
