@@ -178,7 +178,7 @@ impl<'a> Forwarding<'a> {
                 return self.verdict(response, &place);
             }
             let next = endpoint.follow(&place.uri, response.headers())?;
-            if next.is_home && matches!(Resource::of(next.uri.path()), Resource::Blob(..)) {
+            if self.leads_to_another_repository(&next) {
                 return self.verdict(response, &place);
             }
             place = next;
@@ -214,6 +214,13 @@ impl<'a> Forwarding<'a> {
             response.headers_mut().insert(NO_TOKEN_SERVICE, HeaderValue::from_static("1"));
         }
         Ok(response)
+    }
+
+    fn leads_to_another_repository(&self, next: &Place) -> bool {
+        match (Resource::of(self.path.path()), Resource::of(next.uri.path())) {
+            (Resource::Blob(here, _), Resource::Blob(there, _)) => next.is_home && here != there,
+            _ => false,
+        }
     }
 
     fn is_blob_read(&self) -> bool {
