@@ -204,14 +204,4 @@ fn answer_once(status: &'static str, body: &'static str) -> (String, thread::Joi
 }
 
 /// Any will do: nothing here opens TLS.
-const CERTIFICATE: &str = "\
------BEGIN CERTIFICATE-----\n\
-MIIBdDCCARugAwIBAgIUJGluUtSqZ3qMId4FsDbb1n+W5egwCgYIKoZIzj0EAwIw\n\
-DzENMAsGA1UEAwwEdGVzdDAgFw0yNjExMjcwODI5NTZaGA8yMTI2MTEwMzA4Mjk1\n\
-NlowDzENMAsGA1UEAwwEdGVzdDBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABB9v\n\
-XUpbtOkEvyTYTCR/W9ZtXt9nUOn5qsDrhni8HI1YVr7Katb80Y9xzEKPAErbl00W\n\
-A6NkrH90gJGDS2wdsgyjUzBRMB0GA1UdDgQWBBRgN1GhfNtrDnenxeWEwi/so7Zr\n\
-KTAfBgNVHSMEGDAWgBRgN1GhfNtrDnenxeWEwi/so7ZrKTAPBgNVHRMBAf8EBTAD\n\
-AQH/MAoGCCqGSM49BAMCA0cAMEQCIB4gaaatAt0+Up43c6/XE2W019sQnt/4S0Oc\n\
-4keb4UDOAiAtSXuLpCml2QAejwknE22I2uMtFjpX2UYdlYLx8WELhQ==\n\
------END CERTIFICATE-----\n";
+const CERTIFICATE: &str = include_str!("certificate.pem");

@@ -29,7 +29,7 @@ use anyhow::Context as _;
 use flotilla_daemon::bind::{bind_tcp, bind_udp};
 use flotilla_daemon::identity::{NodeIdentity, renew_loop};
 use flotilla_daemon::net::{advertised, daemon_name};
-use flotilla_daemon::settings::{self, Receiver, RegionSettings};
+use flotilla_daemon::settings::{self, Receiver};
 use flotilla_daemon::shutdown::Tasks;
 use flotilla_daemon::telemetry::{self, Admin, AdminListeners, Readiness};
 use flotilla_proto::{PeerId, Role};
@@ -223,7 +223,7 @@ impl Peer {
 async fn follow_settings(mut settings: Receiver, source: Source, door: Arc<Door>, readiness: Readiness) {
     loop {
         let current = settings.borrow_and_update().clone();
-        source.set_upstreams(upstreams(&current));
+        source.set_upstreams(&current.registries);
         if let Err(error) = door.authorities.prepare(current.registries.iter().map(|upstream| &upstream.host))
         {
             tracing::error!(%error, "prepare this node's CAs");
@@ -238,27 +238,6 @@ async fn follow_settings(mut settings: Receiver, source: Source, door: Arc<Door>
             return;
         }
     }
-}
-
-fn upstreams(settings: &RegionSettings) -> Vec<source::Upstream> {
-    let endpoint = |endpoint: &settings::Endpoint| source::Endpoint {
-        url: endpoint.url.to_string(),
-        ca_pem: endpoint.ca_pem.clone(),
-        address: endpoint.address,
-        weight: endpoint.weight,
-        standby: endpoint.standby,
-        proxy: endpoint.proxy.clone(),
-        caps: endpoint.caps.clone(),
-    };
-    let upstream = |upstream: &settings::Upstream| source::Upstream {
-        host: upstream.host.clone(),
-        endpoints: upstream.endpoints.iter().map(endpoint).collect(),
-        releases_verified: upstream.releases_verified(),
-        proxy_cache: upstream.proxy_cache,
-        count_pulls: upstream.count_pulls,
-        offline: upstream.offline,
-    };
-    settings.registries.iter().map(upstream).collect()
 }
 
 /// The names of conditions in `/readyz`.

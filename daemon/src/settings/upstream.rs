@@ -14,7 +14,8 @@ use super::{Endpoint, ParseCapError, ParseProxyError, ParseWeightError};
 pub struct Upstream {
     /// `host` or `host:port`, as in image names.
     pub host: RegistryHost,
-    /// What serves it, in order of preference; never empty, never standbys alone.
+    /// What serves it; never empty, never standbys alone. Those that are none share the load by weight,
+    /// standbys are asked in this order while they fail.
     pub endpoints: Vec<Endpoint>,
     /// When a blob's bytes go out to clients. What holds, [`Self::releases_verified`] says.
     pub release: Release,

@@ -139,8 +139,8 @@ pub struct HostPatternError(String);
 /// # Errors
 ///
 /// If the file cannot be read.
-pub(super) fn is_user(file: &Path, header: Option<&HeaderValue>) -> std::io::Result<bool> {
-    let users = std::fs::read_to_string(file)?;
+pub(super) async fn is_user(file: &Path, header: Option<&HeaderValue>) -> std::io::Result<bool> {
+    let users = tokio::fs::read_to_string(file).await?;
     let presented = header
         .and_then(|value| value.to_str().ok()?.split_once(' '))
         .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"))
@@ -195,20 +195,25 @@ mod tests {
         }
     }
 
-    #[test]
-    fn only_a_listed_user_with_the_right_password_is_known() {
+    #[tokio::test]
+    async fn only_a_listed_user_with_the_right_password_is_known() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("users");
         std::fs::write(&file, "# people\nalice:s3:cret\r\nbob:x\n").unwrap();
-        let known = |pair: &str| {
-            let header = format!("Basic {}", STANDARD.encode(pair)).parse().unwrap();
-            is_user(&file, Some(&header)).unwrap()
-        };
-        assert!(known("alice:s3:cret") && known("bob:x"));
-        assert!(!known("alice:x") && !known("alice:") && !known("# people") && !known(""));
-        assert!(!is_user(&file, None).unwrap());
-        assert!(!is_user(&file, Some(&"Bearer x".parse().unwrap())).unwrap());
-        assert!(is_user(&dir.path().join("missing"), None).is_err());
+        let header = |pair: &str| format!("Basic {}", STANDARD.encode(pair)).parse::<HeaderValue>().unwrap();
+        for (pair, is_known) in [
+            ("alice:s3:cret", true),
+            ("bob:x", true),
+            ("alice:x", false),
+            ("alice:", false),
+            ("# people", false),
+            ("", false),
+        ] {
+            assert_eq!(is_user(&file, Some(&header(pair))).await.unwrap(), is_known, "{pair}");
+        }
+        assert!(!is_user(&file, None).await.unwrap());
+        assert!(!is_user(&file, Some(&"Bearer x".parse().unwrap())).await.unwrap());
+        assert!(is_user(&dir.path().join("missing"), None).await.is_err());
     }
 
     proptest! {

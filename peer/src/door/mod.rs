@@ -136,7 +136,7 @@ impl Door {
         upgrade: Upgrade,
     ) -> Result<Response<BodyStream>, Infallible> {
         let is_proxied = request.uri().authority().is_some();
-        if let Some(refused) = is_proxied.then(|| proxy::stranger(&self, &request)).flatten() {
+        if is_proxied && let Some(refused) = proxy::stranger(&self, &request).await {
             return Ok(refused);
         }
         if request.method() == Method::CONNECT {

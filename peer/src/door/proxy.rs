@@ -43,9 +43,9 @@ impl Upgrade {
 }
 
 /// The refusal of whoever is none of the proxy's users, where it has some.
-pub(super) fn stranger(door: &Door, request: &Request<Incoming>) -> Option<Response<BodyStream>> {
+pub(super) async fn stranger(door: &Door, request: &Request<Incoming>) -> Option<Response<BodyStream>> {
     let file = door.proxy_users.as_ref()?;
-    match is_user(file, request.headers().get(header::PROXY_AUTHORIZATION)) {
+    match is_user(file, request.headers().get(header::PROXY_AUTHORIZATION)).await {
         Ok(true) => None,
         Ok(false) => Some(proxy_user_wanted()),
         Err(error) => {

@@ -4,6 +4,7 @@ use std::cmp::Reverse;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use flotilla_daemon::settings::Endpoint;
 use flotilla_proto::RegistryHost;
 use http::header::{HOST, HeaderMap};
 use http::uri::{Authority, PathAndQuery, Scheme};
@@ -17,17 +18,18 @@ use super::connect::{Detour, HttpClient, ParseCaError, Reach, port_of};
 use super::failure::EndpointFailure;
 use super::header as wire;
 use super::token_service::Learned;
-use super::upstream::{Dialling, Endpoint};
+use super::upstream::Dialling;
 
 /// One endpoint and its warm connections.
 pub(super) struct EndpointClient {
     pub(super) settings: Endpoint,
+    /// Its URL, as people know it.
+    name: String,
     /// What is read from it at most.
     pub(super) caps: Caps,
     public: RegistryHost,
     scheme: Scheme,
     authority: Authority,
-    port: u16,
     host_header: HeaderValue,
     http: HttpClient,
     /// Who issues its tokens.
@@ -50,20 +52,10 @@ impl EndpointClient {
         settings: &Endpoint,
         public: &RegistryHost,
         dialling: &Dialling,
-    ) -> Result<Self, UnusableEndpoint> {
-        let url: Uri = settings.url.parse().map_err(|_| UnusableEndpoint::Url)?;
-        let parts = url.clone().into_parts();
-        let (Some(scheme), Some(authority)) = (parts.scheme, parts.authority) else {
-            return Err(UnusableEndpoint::Url);
-        };
-        let is_http = scheme == Scheme::HTTP || scheme == Scheme::HTTPS;
-        let is_root = matches!(url.path(), "" | "/") && url.query().is_none();
-        if !is_http || !is_root || authority.as_str().contains('@') {
-            return Err(UnusableEndpoint::Url);
-        }
-        let port = port_of(&url);
-        let detour =
-            settings.address.map(|address| Detour { host: authority.host().to_owned(), port, address });
+    ) -> Result<Self, ParseCaError> {
+        let url = &settings.url;
+        let (host, port) = (url.host().to_owned(), url.port());
+        let detour = settings.address.map(|address| Detour { host, port, address });
         let reach = Reach {
             roots: &dialling.roots,
             ca_pem: settings.ca_pem.as_deref(),
@@ -73,11 +65,11 @@ impl EndpointClient {
         };
         Ok(Self {
             settings: settings.clone(),
+            name: url.to_string(),
             caps: Caps::new(settings.caps.clone()),
             public: public.clone(),
-            scheme,
-            authority,
-            port,
+            scheme: if url.is_https() { Scheme::HTTPS } else { Scheme::HTTP },
+            authority: url.authority().parse().expect("the settings hold no other URL"),
             host_header: HeaderValue::try_from(public.as_str()).expect("a host name is a legal header"),
             http: reach.client()?,
             learned: Learned::default(),
@@ -87,7 +79,7 @@ impl EndpointClient {
 
     /// Its URL, as people know it.
     pub(super) fn name(&self) -> &str {
-        &self.settings.url
+        &self.name
     }
 
     /// What [`Route::in_order`](super::upstream::Route::in_order) sorts by.
@@ -147,7 +139,7 @@ impl EndpointClient {
     fn is_own(&self, uri: &Uri) -> bool {
         uri.host().is_some_and(|host| host.eq_ignore_ascii_case(self.authority.host()))
             && uri.scheme() == Some(&self.scheme)
-            && port_of(uri) == self.port
+            && port_of(uri) == self.settings.url.port()
     }
 
     /// The scheme does not matter: behind a TLS load balancer registries name themselves `http://`.
@@ -236,20 +228,6 @@ const REST_AFTER_OUTAGE: Duration = Duration::from_secs(15);
 /// After wrong bytes others are tried first this long.
 const REST_AFTER_WRONG_BYTES: Duration = Duration::from_secs(300);
 
-/// Why an endpoint cannot be used at all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum UnusableEndpoint {
-    /// There is none.
-    #[error("it has no endpoint")]
-    NoEndpoint,
-    /// The URL is not a registry's.
-    #[error("its URL does not read http(s)://host[:port]")]
-    Url,
-    /// The CA does not parse.
-    #[error(transparent)]
-    Ca(#[from] ParseCaError),
-}
-
 #[cfg(test)]
 mod tests {
     use rustls::RootCertStore;
@@ -260,14 +238,14 @@ mod tests {
         Dialling { roots: RootCertStore::empty(), connect_timeout: Duration::from_secs(1) }
     }
 
-    fn client(url: &str, public: &str) -> Result<EndpointClient, UnusableEndpoint> {
-        let settings = Endpoint::new(url);
-        EndpointClient::new(&settings, &public.parse().unwrap(), &dialling())
+    fn client(url: &str, public: &str) -> EndpointClient {
+        let settings = Endpoint::new(url.parse().unwrap());
+        EndpointClient::new(&settings, &public.parse().unwrap(), &dialling()).unwrap()
     }
 
     #[test]
     fn both_names_of_a_registry_are_home_and_reached_at_the_endpoint() {
-        let endpoint = client("https://10.0.0.7:8443", "reg.test").unwrap();
+        let endpoint = client("https://10.0.0.7:8443", "reg.test");
         for uri in [
             "https://reg.test/t?a=1",
             "http://reg.test/t?a=1",
@@ -293,26 +271,12 @@ mod tests {
 
     #[test]
     fn a_password_never_goes_to_a_stranger_in_clear() {
-        let endpoint = client("http://10.0.0.7:5000", "reg.test:5000").unwrap();
+        let endpoint = client("http://10.0.0.7:5000", "reg.test:5000");
         let may = |uri: &str| endpoint.may_see_password(&endpoint.place(uri.parse().unwrap()));
         assert!(may("http://reg.test:5000/token") && may("http://10.0.0.7:5001/token"));
         assert!(may("https://auth.test/token"));
         assert!(!may("http://auth.test/token"));
-        let endpoint = client("https://10.0.0.7", "reg.test").unwrap();
+        let endpoint = client("https://10.0.0.7", "reg.test");
         assert!(!endpoint.may_see_password(&endpoint.place("http://10.0.0.7/token".parse().unwrap())));
-    }
-
-    #[test]
-    fn an_endpoint_is_a_root_of_http() {
-        for url in [
-            "ftp://reg.test",
-            "reg.test",
-            "https://reg.test/harbor",
-            "https://u:p@reg.test",
-            "https://",
-            "https://a?b",
-        ] {
-            assert_eq!(client(url, "reg.test").err(), Some(UnusableEndpoint::Url), "{url}");
-        }
     }
 }

@@ -35,6 +35,7 @@ mod tests;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
+use flotilla_daemon::settings::Upstream;
 use flotilla_proto::RegistryHost;
 use http::{Request, Response};
 use prometheus_client::registry::Registry;
@@ -46,12 +47,11 @@ pub use body::{BodyStream, BoxError};
 pub use config::{Robot, SourceConfig};
 pub use connect::ParseCaError;
 pub use credential::{Credentials, Offer, ReadCredential, RegistryAnswer, Verdict};
-pub use endpoint::UnusableEndpoint;
 pub use failure::{Causes, EndpointFailure};
 pub use forward::{ForwardError, NO_TOKEN_SERVICE, Purpose};
 pub use read::{ReadError, ReadOrder, ReadSummary, SourcePiece};
 pub use roster::ReadBy;
-pub use upstream::{Endpoint, Upstream, UpstreamError};
+pub use upstream::UpstreamError;
 
 use forward::Forwarding;
 use metrics::Metrics;
@@ -86,7 +86,7 @@ impl Source {
 
     /// Replaces the registries it knows. What is under way goes on as it began; endpoints that did not
     /// change keep their connections. One that cannot be used is a warning and an error when asked for.
-    pub fn set_upstreams(&self, upstreams: Vec<Upstream>) {
+    pub fn set_upstreams(&self, upstreams: &[Upstream]) {
         let previous = self.0.routes.load();
         self.0.routes.store(Arc::new(Routes::new(upstreams, &previous, &self.0.dialling)));
     }

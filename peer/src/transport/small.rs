@@ -92,21 +92,30 @@ impl Services {
         let Some(manifest) = body::read_whole(body, MAX_MANIFEST).await else {
             return http::Response::from_parts(head, body::broken("the manifest is broken, or too long"));
         };
-        let mut together = 0;
-        for (digest, size) in grant::blobs(&manifest) {
-            let layout = Layout::of(size).filter(|_| (1..=SMALL.into()).contains(&size));
-            let Some(layout) = layout else { continue };
-            together += size;
-            if together > MOST_AHEAD {
-                break;
+        let ahead = small_of(&manifest);
+        let (swarm, credential) = (self.swarm.clone(), credential.clone());
+        // The manifest does not wait for the store.
+        tokio::spawn(async move {
+            for (digest, layout) in ahead {
+                if swarm.live(digest).is_none() {
+                    // Whoever asks for it is told of a failure.
+                    let _ = swarm.want(digest, layout, credential.clone()).await;
+                }
             }
-            if self.swarm.live(digest).is_none() {
-                // Whoever asks for it is told of a failure.
-                let _ = self.swarm.want(digest, layout, credential.clone()).await;
-            }
-        }
+        });
         http::Response::from_parts(head, body::full(manifest))
     }
+}
+
+/// What of a manifest is small, up to [`MOST_AHEAD`].
+fn small_of(manifest: &[u8]) -> Vec<(Digest, Layout)> {
+    let mut together = 0;
+    let small = grant::blobs(manifest).into_iter().filter(|(_, size)| (1..=SMALL.into()).contains(size));
+    let ahead = small.take_while(|(_, size)| {
+        together += size;
+        together <= MOST_AHEAD
+    });
+    ahead.filter_map(|(digest, size)| Some((digest, Layout::of(size)?))).collect()
 }
 
 /// How often each blob was asked for.
@@ -139,6 +148,26 @@ const COUNTED: usize = 16_384;
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_read_ahead_is_small_and_not_too_much() {
+        let layers: Vec<String> = (0..40_u64)
+            .map(|layer| {
+                let (digest, size) =
+                    (Digest::of(&layer.to_le_bytes()), if layer == 1 { 2 << 20 } else { 1 << 20 });
+                format!(r#"{{"digest":"{digest}","size":{size}}}"#)
+            })
+            .collect();
+        let manifest = format!(r#"{{"layers":[{}]}}"#, layers.join(","));
+        let ahead = small_of(manifest.as_bytes());
+        assert_eq!(ahead.len(), 16);
+        assert!(
+            ahead
+                .iter()
+                .all(|(digest, layout)| *digest != Digest::of(&1_u64.to_le_bytes())
+                    && layout.size() == 1 << 20)
+        );
+    }
 
     #[test]
     fn a_blob_is_sent_whole_to_the_first_and_the_count_is_bounded() {

@@ -13,7 +13,7 @@ use super::keys::{Key, KeyError};
 /// What serves a registry.
 #[derive(Debug, Clone, clap::Args)]
 pub struct EndpointArgs {
-    /// An endpoint that serves it, as in https://host:port; several in order of preference
+    /// An endpoint that serves it, as in https://host:port; several share the load
     #[arg(long = "url", value_name = "URL", required_unless_present = "endpoints")]
     urls: Vec<EndpointUrl>,
     /// CA certificates in PEM that its endpoints' certificates may come from, beside
@@ -23,7 +23,7 @@ pub struct EndpointArgs {
     /// Dial this address instead of what the endpoint's name resolves to
     #[arg(long, value_name = "IP:PORT")]
     address: Option<SocketAddr>,
-    /// An endpoint with all that can be said of it; several in order of preference
+    /// An endpoint with all that can be said of it; several share the load by weight, standbys take over in their order
     ///
     /// A URL, and behind it, between commas:
     /// {n}  ca=FILE            as --ca, for this endpoint

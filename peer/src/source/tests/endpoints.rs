@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use flotilla_daemon::settings::Endpoint;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, copy_bidirectional};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
 use super::fake::{FakeRegistry, serve, status};
-use super::{Bench, HOST, anonymous, blob, quick_config};
-use crate::source::{Endpoint, SourceConfig};
+use super::{Bench, HOST, anonymous, blob, endpoint, quick_config};
+use crate::source::SourceConfig;
 
 /// An HTTP proxy that tunnels, and tells where to.
 async fn proxy() -> (String, mpsc::UnboundedReceiver<String>) {
@@ -50,16 +51,14 @@ async fn an_endpoint_behind_a_proxy_is_reached_through_it() {
     let proxied = Endpoint {
         proxy: Some(url.parse().unwrap()),
         address: Some(registry.address),
-        ..Endpoint::new("http://harbor.internal.test")
+        ..endpoint("http://harbor.internal.test")
     };
     let bench = Bench::with_endpoints(vec![proxied], quick_config());
     bench.read(&content, &anonymous()).await.assert_whole(&content);
     assert_eq!(asked.recv().await.unwrap(), registry.address.to_string());
 
-    let dead = Endpoint {
-        proxy: Some(super::fake::dead_url().await.parse().unwrap()),
-        ..Endpoint::new(registry.url())
-    };
+    let dead =
+        Endpoint { proxy: Some(super::fake::dead_url().await.parse().unwrap()), ..endpoint(&registry.url()) };
     let error = Bench::with_endpoints(vec![dead], quick_config()).read(&content, &anonymous()).await.error();
     assert!(error.to_string().contains("cannot connect"), "{error}");
 }
@@ -72,7 +71,7 @@ async fn a_cap_holds_back_the_reading_of_a_blob() {
         move |seen| serve(&content, seen)
     })
     .await;
-    let capped = Endpoint { caps: vec!["1 MB".parse().unwrap()], ..Endpoint::new(registry.url()) };
+    let capped = Endpoint { caps: vec!["1 MB".parse().unwrap()], ..endpoint(&registry.url()) };
     let bench = Bench::with_endpoints(vec![capped], quick_config());
     let began_at = Instant::now();
     bench.read(&content, &anonymous()).await.assert_whole(&content);
@@ -95,8 +94,7 @@ async fn an_outage_and_its_end_are_known_before_a_client_meets_them() {
         move |seen| serve(&content, seen)
     })
     .await;
-    let endpoints =
-        vec![Endpoint::new(first.url()), Endpoint { standby: true, ..Endpoint::new(standby.url()) }];
+    let endpoints = vec![endpoint(&first.url()), Endpoint { standby: true, ..endpoint(&standby.url()) }];
     let config = SourceConfig { probe_interval: Duration::from_millis(100), ..quick_config() };
     let bench = Bench::with_endpoints(endpoints, config);
     let _watch = tokio::spawn(bench.source.clone().watch_endpoints());

@@ -11,14 +11,14 @@ mod tls;
 use std::time::Duration;
 
 use bytes::Bytes;
+use flotilla_daemon::settings::{Endpoint, Upstream};
 use flotilla_proto::{Authorization, Digest, Layout, PieceHash, PieceSet, RegistryHost};
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Credentials, Endpoint, ReadCredential, ReadError, ReadOrder, ReadSummary, Source, SourceConfig,
-    SourcePiece, Upstream,
+    Credentials, ReadCredential, ReadError, ReadOrder, ReadSummary, Source, SourceConfig, SourcePiece,
 };
 
 /// A source that knows one upstream, and what it counts.
@@ -35,14 +35,16 @@ impl Bench {
 
     pub(super) fn with_config(urls: &[String], config: SourceConfig) -> Self {
         // The first is asked first.
-        let endpoint = |(index, url)| Endpoint { standby: index > 0, ..Endpoint::new(url) };
-        Self::with_endpoints(urls.iter().enumerate().map(endpoint).collect(), config)
+        let in_order = |(index, url): (usize, &String)| Endpoint { standby: index > 0, ..endpoint(url) };
+        Self::with_endpoints(urls.iter().enumerate().map(in_order).collect(), config)
     }
 
     pub(super) fn with_endpoints(endpoints: Vec<Endpoint>, config: SourceConfig) -> Self {
         let mut registry = Registry::default();
         let source = Source::new(config, &mut registry);
-        source.set_upstreams(vec![Upstream::new(host(), endpoints)]);
+        // Without an endpoint there is no upstream.
+        let upstream = Upstream::new(host(), endpoints).ok();
+        source.set_upstreams(upstream.as_slice());
         Self { source, registry }
     }
 
@@ -89,6 +91,11 @@ impl Bench {
         let value = text.lines().find_map(|line| line.strip_prefix(name_and_labels)?.strip_prefix(' '));
         value.map_or(0, |value| value.parse().unwrap())
     }
+}
+
+/// An endpoint about which nothing but its URL is said.
+pub(super) fn endpoint(url: &str) -> Endpoint {
+    Endpoint::new(url.parse().unwrap())
 }
 
 /// The pace of a read that nobody holds back.

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use flotilla_daemon::settings::Endpoint;
 use flotilla_proto::{Digest, Layout, PieceSet};
 use http::header;
 use http_body_util::BodyExt as _;
@@ -15,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::fake::{
     Ending, FakeRegistry, Reply, chunked, dead_url, ending_after, plain, serve, status, text, with,
 };
-use super::{Bench, anonymous, blob, quick_config, unpaced};
+use super::{Bench, anonymous, blob, endpoint, quick_config, unpaced};
 use crate::source::{Credentials, ReadError, ReadOrder, SourceConfig};
 
 const PIECE: usize = 128 << 10;
@@ -412,10 +413,11 @@ async fn an_empty_blob_is_read_without_asking() {
 
 #[tokio::test]
 async fn a_registry_nobody_configured_is_named() {
-    let bench = Bench::new(&[]);
+    let broken = Endpoint { ca_pem: Some("rubbish".into()), ..endpoint("https://registry.test") };
+    let bench = Bench::with_endpoints(vec![broken], quick_config());
     let unusable = bench.read(&blob(1), &anonymous()).await.error();
-    assert_eq!(unusable, "registry.test cannot be used: it has no endpoint");
-    bench.source.set_upstreams(Vec::new());
+    assert_eq!(unusable, "registry.test cannot be used: its CA holds no certificate");
+    bench.source.set_upstreams(&[]);
     let unknown = bench.read(&blob(1), &anonymous()).await.error();
     assert_eq!(unknown, "registry.test is not a configured registry");
     let nobody = bench.read(&blob(1), &Credentials::new()).await;

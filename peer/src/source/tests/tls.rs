@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use flotilla_daemon::settings::Endpoint;
 use http::header;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::ServerConfig;
@@ -10,7 +11,6 @@ use tokio_rustls::TlsAcceptor;
 
 use super::fake::{FakeRegistry, serve, status, with};
 use super::{Bench, HOST, anonymous, blob, credentials, quick_config};
-use crate::source::Endpoint;
 
 const NAME: &str = "harbor-a.internal.test";
 
@@ -53,7 +53,7 @@ fn endpoint(registry: &FakeRegistry, ca: Option<&Ca>) -> Endpoint {
     Endpoint {
         ca_pem: ca.map(Ca::pem),
         address: Some(registry.address),
-        ..Endpoint::new(format!("https://{NAME}"))
+        ..Endpoint::new(format!("https://{NAME}").parse().unwrap())
     }
 }
 
@@ -107,7 +107,7 @@ async fn a_redirect_that_leaves_tls_is_not_followed() {
 async fn a_server_that_accepts_and_never_speaks_tls_is_no_connection() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = Some(listener.local_addr().unwrap());
-    let mute = Endpoint { address, ..Endpoint::new(format!("https://{NAME}")) };
+    let mute = Endpoint { address, ..Endpoint::new(format!("https://{NAME}").parse().unwrap()) };
     let config = crate::source::SourceConfig {
         connect_timeout: std::time::Duration::from_millis(100),
         ..quick_config()
