@@ -1,10 +1,18 @@
-//! A private project of a Harbor.
+//! Private projects of a Harbor.
 
-use anyhow::{Context as _, Result, ensure};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hyper::Method;
+use hyper::header::{ACCEPT, AUTHORIZATION};
 
 use crate::client::{Client, FrontDoor, Pull};
+use crate::exchange::{Request, Server};
 use crate::harbor::{Access, Auth, Harbor, Host};
-use crate::image::{Format, ImageSpec};
+use crate::image::{Format, Image, ImageSpec};
 use crate::region::Region;
 use crate::stage::Stage;
 
@@ -35,3 +43,74 @@ pub(super) fn private_pull(stage: &Stage) -> Result<()> {
     ensure!(log.to(Host::Storage).requests.is_empty(), "nobody was sent to the object store:\n{log}");
     region.assert_no_error_logged()
 }
+
+/// Ten small layers, cold, of a far registry: what a pull takes is its round trips, and there are two of
+/// them, the manifest's and the blobs', whatever the number of layers (DESIGN.md §5). Straight from the
+/// registry, three at a time as Docker asks, it would be the manifest's and four.
+pub(super) fn small_image_costs_two_round_trips(stage: &Stage) -> Result<()> {
+    let harbor = Harbor::start(stage)?;
+    harbor.add_project("priv", Access::Private);
+    harbor.add_robot("robot$x", "secret", &["priv"]);
+    let region = Region::up(stage, harbor.ca(), 1)?;
+    stage.assert_fenced()?;
+    let door = Server::door(region.peers().next().context("no peer")?)?;
+    let image = |layers, repository: &str, seed| {
+        let spec = ImageSpec { format: Format::Oci, layer_lens: vec![20 << 10; layers] };
+        let image = spec.build(repository, seed);
+        harbor.publish(&image, "v1");
+        image
+    };
+    // Connections stand, as in a region that has pulled before.
+    pull_by_threes(&door, &image(1, "priv/warm", 1))?;
+    harbor.configure(|behaviour| behaviour.latency = FAR);
+    let mut took = Vec::new();
+    for run in 2..5 {
+        let image = image(10, &format!("priv/app{run}"), run);
+        took.push(pull_by_threes(&door, &image)?);
+        let log = harbor.log();
+        log.assert_each_blob_read_once(&image).with_context(|| log.to_string())?;
+    }
+    took.sort();
+    let beyond = took[1].saturating_sub(2 * FAR);
+    stage.report(&format!(
+        "10 layers, cold: {took:?}, the median {beyond:?} beyond two round trips of {FAR:?}\n"
+    ))?;
+    ensure!(beyond < FAR / 2, "{took:?} for two round trips of {FAR:?}");
+    region.assert_no_error_logged()
+}
+
+/// Pulls an image as Docker does; how long it takes from the manifest on.
+fn pull_by_threes(door: &Server<'_>, image: &Image) -> Result<Duration> {
+    let began_at = Instant::now();
+    let repository = &image.repository;
+    let manifest = get(door, format!("/v2/{repository}/manifests/v1"))?;
+    ensure!(manifest == image.manifest.content(), "another manifest");
+    let blobs: Vec<_> = image.blobs().collect();
+    for three in blobs.chunks(3) {
+        thread::scope(|scope| {
+            let asked = three.iter().map(|blob| {
+                let path = format!("/v2/{repository}/blobs/{}", blob.digest());
+                scope.spawn(move || get(door, path))
+            });
+            for (asked, blob) in asked.collect::<Vec<_>>().into_iter().zip(three) {
+                let bytes = asked.join().map_err(|_| anyhow!("a request panicked"))??;
+                ensure!(bytes == blob.content(), "other bytes");
+            }
+            Ok(())
+        })?;
+    }
+    Ok(began_at.elapsed())
+}
+
+fn get(door: &Server<'_>, path: String) -> Result<Vec<u8>> {
+    let authorization = format!("Basic {}", STANDARD.encode("robot$x:secret"));
+    let request = Request::new(Method::GET, path)
+        .header(AUTHORIZATION, &authorization)
+        .header(ACCEPT, "application/vnd.oci.image.manifest.v1+json");
+    let reply = door.ask(&request)?;
+    ensure!(reply.status == 200, "{reply}");
+    Ok(reply.body.to_vec())
+}
+
+/// A registry on another continent.
+const FAR: Duration = Duration::from_millis(200);

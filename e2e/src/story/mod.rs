@@ -58,6 +58,7 @@ pub const ALL: &[Story] = &[
     Story::new("pull_podman_mirror", |stage| pull::once(stage, Client::Podman, FrontDoor::Mirror)),
     Story::new("small_layers_come_whole", pull::small_layers_come_whole),
     Story::new("harbor_private_pull", harbor::private_pull),
+    Story::new("small_image_costs_two_round_trips", harbor::small_image_costs_two_round_trips),
     Story::new("matrix_proxy", |stage| matrix::door(stage, FrontDoor::Proxy)),
     Story::new("matrix_mirror", |stage| matrix::door(stage, FrontDoor::Mirror)),
     Story::new("matrix_prefix", |stage| matrix::door(stage, FrontDoor::Prefix)),
