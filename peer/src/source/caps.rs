@@ -20,19 +20,20 @@ impl Caps {
         Self { caps, bucket: Mutex::new(None) }
     }
 
-    /// Waits until so many bytes, which have come, may be taken for read: what is not read, TCP keeps
-    /// the registry from sending.
+    /// Waits until so many bytes, which have come, have had their time: what is not read meanwhile, TCP
+    /// keeps the registry from sending.
     pub(super) async fn pass(&self, bytes: usize) {
         if self.caps.is_empty() {
             return;
         }
         let now = Zoned::now();
         let minute = u16::from(now.hour().unsigned_abs()) * 60 + u16::from(now.minute().unsigned_abs());
-        if let Some(may_go) = self.take(minute, Instant::now(), bytes) {
-            tokio::time::sleep_until(may_go.into()).await;
+        if let Some(paid) = self.take(minute, Instant::now(), bytes) {
+            tokio::time::sleep_until(paid.into()).await;
         }
     }
 
+    /// Takes so many bytes; when the next may follow.
     fn take(&self, minute_of_day: u16, now: Instant, bytes: usize) -> Option<Instant> {
         let bandwidth = Cap::in_force(&self.caps, minute_of_day)?;
         let mut bucket = self.bucket.lock().unwrap_or_else(PoisonError::into_inner);
@@ -40,7 +41,8 @@ impl Caps {
             *bucket = Some((bandwidth, TokenBucket::new(bandwidth.bytes_per_s(), BURST)));
         }
         let (_, bucket) = bucket.as_mut()?;
-        Some(bucket.take(now, u32::try_from(bytes).unwrap_or(u32::MAX)))
+        bucket.take(now, u32::try_from(bytes).unwrap_or(u32::MAX));
+        bucket.opens_at()
     }
 }
 
@@ -63,8 +65,8 @@ mod tests {
             last.saturating_duration_since(now)
         };
         let (day, night) = (waits(12 * 60), waits(2 * 60));
-        assert!((4.6..5.0).contains(&day.as_secs_f64()), "{day:?}");
-        assert!((0.3..0.5).contains(&night.as_secs_f64()), "{night:?}");
+        assert!((4.89..4.91).contains(&day.as_secs_f64()), "{day:?}");
+        assert!((0.39..0.41).contains(&night.as_secs_f64()), "{night:?}");
         assert!(Caps::new(Vec::new()).take(0, now, 1).is_none());
     }
 }

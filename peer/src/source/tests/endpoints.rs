@@ -75,8 +75,8 @@ async fn a_cap_holds_back_the_reading_of_a_blob() {
     let bench = Bench::with_endpoints(vec![capped], quick_config());
     let began_at = Instant::now();
     bench.read(&content, &anonymous()).await.assert_whole(&content);
-    // 1.5 MB less the burst of 100 ms, and a frame that is waited for behind the last byte.
-    assert!(began_at.elapsed() > Duration::from_millis(1_250), "{:?}", began_at.elapsed());
+    // 1.5 MB less the burst of 100 ms, however many frames they come in.
+    assert!(began_at.elapsed() >= Duration::from_millis(1_400), "{:?}", began_at.elapsed());
     assert_eq!(registry.seen().len(), 1, "a pause of ours is no stall of the registry's");
 }
 
