@@ -142,7 +142,7 @@ impl Peer {
         let transport = Transport::new(pieces, &identity, &config.transport, &mut metrics)
             .context("open the piece port")?;
         let (settings, watch) = settings::watch(identity.clone(), &config.data_dir, address.clone())?;
-        let source = Source::new(config.source.clone(), &mut metrics);
+        let source = Source::new(config.source.clone(), &mut metrics)?;
         let seed = (role == Role::Seed).then(|| Arc::new(Seed::new(source.clone())));
         let watched = seed.is_some().then(|| source.clone().watch_endpoints());
         let egress = Arc::new(Egress::new(name.clone(), transport.clone(), settings.clone(), seed.clone()));

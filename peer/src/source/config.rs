@@ -9,12 +9,16 @@ use base64::engine::general_purpose::STANDARD;
 use flotilla_proto::{Authorization, RegistryHost};
 use serde::{Deserialize, Serialize};
 
+use super::ClientCertificate;
+
 /// How this seed reads from registries. Holds no secret: passwords stay in their files.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SourceConfig {
     /// The seed's own account per registry, tried when every client's credential was refused.
     pub robots: BTreeMap<RegistryHost, Robot>,
+    /// What is shown to a registry that asks its readers for a certificate; read again now and then.
+    pub client_certificates: BTreeMap<RegistryHost, ClientCertificate>,
     /// How long a connection may take to stand, TLS included.
     #[serde(with = "humantime_serde")]
     pub connect_timeout: Duration,
@@ -33,6 +37,7 @@ impl Default for SourceConfig {
     fn default() -> Self {
         Self {
             robots: BTreeMap::new(),
+            client_certificates: BTreeMap::new(),
             connect_timeout: Duration::from_secs(5),
             header_timeout: Duration::from_secs(8),
             stall_timeout: Duration::from_secs(5),

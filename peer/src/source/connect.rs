@@ -4,7 +4,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use flotilla_daemon::settings::ProxyUrl;
@@ -14,13 +14,15 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls::client::WantsClientCert;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 use tokio::net::TcpStream;
 use tower_service::Service;
 
 use super::body::{BodyStream, BoxError};
+use super::client_certificate::Shown;
 
 /// The HTTP client of one endpoint, with its pool of warm connections.
 pub(super) type HttpClient = Client<Connector, BodyStream>;
@@ -31,6 +33,10 @@ pub(super) struct Reach<'a> {
     pub(super) roots: &'a RootCertStore,
     /// Certificates trusted besides, as PEM.
     pub(super) ca_pem: Option<&'a str>,
+    /// The registry's own machine.
+    pub(super) home: &'a str,
+    /// What to show to it, and to nobody else, if it asks.
+    pub(super) client_certificate: Option<Arc<Shown>>,
     /// What to dial in place of a name.
     pub(super) detour: Option<Detour>,
     /// What to dial through: it is asked for a tunnel to each place, names left to it to resolve.
@@ -47,29 +53,36 @@ impl Reach<'_> {
         if let Some(pem) = self.ca_pem {
             add_ca(&mut roots, pem)?;
         }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .expect("the provider supports TLS 1.2 and 1.3")
-            .with_root_certificates(roots)
-            .with_no_client_auth();
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(KEEPALIVE));
         tcp.set_connect_timeout(Some(self.connect_timeout));
         tcp.set_recv_buffer_size(Some(RECEIVE_BUFFER));
-        let https =
-            HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(
-                Dial { proxy: self.proxy.map(|url| tunnel(url, &tcp)), tcp, detour: self.detour },
-            );
-        let connector = Connector { https, limit: self.connect_timeout };
+        let dial = Dial { proxy: self.proxy.map(|url| tunnel(url, &tcp)), tcp, detour: self.detour };
+        let home = self.client_certificate.map(|certificate| {
+            let https = https(tls(roots.clone()).with_client_cert_resolver(certificate), dial.clone());
+            (self.home.to_owned(), https)
+        });
+        let https = https(tls(roots).with_no_client_auth(), dial);
+        let connector = Connector { https, home, limit: self.connect_timeout };
         Ok(Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(POOL_IDLE)
             .pool_max_idle_per_host(POOL_MAX_IDLE)
             .build(connector))
     }
+}
+
+fn tls(roots: RootCertStore) -> ConfigBuilder<ClientConfig, WantsClientCert> {
+    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("the provider supports TLS 1.2 and 1.3")
+        .with_root_certificates(roots)
+}
+
+fn https(tls: ClientConfig, dial: Dial) -> HttpsConnector<Dial> {
+    HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(dial)
 }
 
 fn tunnel(proxy: &ProxyUrl, tcp: &HttpConnector) -> Tunnel<HttpConnector> {
@@ -153,6 +166,8 @@ impl Service<Uri> for Dial {
 #[derive(Debug, Clone)]
 pub(super) struct Connector {
     https: HttpsConnector<Dial>,
+    /// A host to which a certificate is shown, and how it is connected to.
+    home: Option<(String, HttpsConnector<Dial>)>,
     limit: Duration,
 }
 
@@ -162,11 +177,19 @@ impl Service<Uri> for Connector {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        if let Some((_, home)) = &mut self.home {
+            ready!(home.poll_ready(cx))?;
+        }
         self.https.poll_ready(cx)
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let connecting = self.https.call(uri);
+        let connecting = match &mut self.home {
+            Some((host, home)) if uri.host().is_some_and(|it| it.eq_ignore_ascii_case(host)) => {
+                home.call(uri)
+            }
+            _ => self.https.call(uri),
+        };
         let limit = self.limit;
         Box::pin(async move {
             tokio::time::timeout(limit, connecting).await.map_err(|_| ConnectTimeout { limit })?

@@ -59,6 +59,8 @@ impl EndpointClient {
         let reach = Reach {
             roots: &dialling.roots,
             ca_pem: settings.ca_pem.as_deref(),
+            home: url.host(),
+            client_certificate: dialling.client_certificates.find(public),
             detour,
             proxy: settings.proxy.as_ref(),
             connect_timeout: dialling.connect_timeout,
@@ -233,9 +235,15 @@ mod tests {
     use rustls::RootCertStore;
 
     use super::*;
+    use crate::source::client_certificate::ClientCertificates;
 
     fn dialling() -> Dialling {
-        Dialling { roots: RootCertStore::empty(), connect_timeout: Duration::from_secs(1) }
+        let client_certificates = ClientCertificates::default();
+        Dialling {
+            roots: RootCertStore::empty(),
+            client_certificates,
+            connect_timeout: Duration::from_secs(1),
+        }
     }
 
     fn client(url: &str, public: &str) -> EndpointClient {

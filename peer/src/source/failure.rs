@@ -88,10 +88,11 @@ pub enum EndpointFailure {
 impl EndpointFailure {
     /// From the HTTP client's error.
     pub(super) fn of_exchange(error: hyper_util::client::legacy::Error) -> Self {
-        match (error.is_connect(), is_of_tls(&error)) {
-            (true, true) => Self::Tls(Causes::of(error)),
-            (true, false) => Self::Connect(Causes::of(error)),
-            (false, _) => Self::Cut(Causes::of(error)),
+        // In TLS 1.3 a server refuses its client's certificate when the connection stands already.
+        match (is_of_tls(&error), error.is_connect()) {
+            (true, _) => Self::Tls(Causes::of(error)),
+            (false, true) => Self::Connect(Causes::of(error)),
+            (false, false) => Self::Cut(Causes::of(error)),
         }
     }
 

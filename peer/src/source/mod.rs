@@ -12,6 +12,7 @@ mod attempts;
 mod blob_request;
 mod body;
 mod caps;
+mod client_certificate;
 mod config;
 mod connect;
 mod content;
@@ -44,6 +45,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use body::{BodyStream, BoxError};
+pub use client_certificate::{ClientCertificate, ClientCertificateError};
 pub use config::{Robot, SourceConfig};
 pub use connect::ParseCaError;
 pub use credential::{Credentials, Offer, ReadCredential, RegistryAnswer, Verdict};
@@ -53,6 +55,7 @@ pub use read::{ReadError, ReadOrder, ReadSummary, SourcePiece};
 pub use roster::ReadBy;
 pub use upstream::UpstreamError;
 
+use client_certificate::ClientCertificates;
 use forward::Forwarding;
 use metrics::Metrics;
 use read::Reading;
@@ -73,15 +76,22 @@ struct Shared {
 
 impl Source {
     /// A client that knows no registry yet. Reads the system's root certificates, once.
-    pub fn new(config: SourceConfig, metrics: &mut Registry) -> Self {
-        let dialling = Dialling { roots: system_roots(), connect_timeout: config.connect_timeout };
-        Self(Arc::new(Shared {
+    ///
+    /// # Errors
+    /// If a client certificate of the settings cannot be read.
+    pub fn new(config: SourceConfig, metrics: &mut Registry) -> Result<Self, ClientCertificateError> {
+        let dialling = Dialling {
+            roots: system_roots(),
+            client_certificates: ClientCertificates::load(&config.client_certificates)?,
+            connect_timeout: config.connect_timeout,
+        };
+        Ok(Self(Arc::new(Shared {
             metrics: Metrics::register(metrics),
             tokens: TokenCache::default(),
             dialling,
             routes: ArcSwap::default(),
             config,
-        }))
+        })))
     }
 
     /// Replaces the registries it knows. What is under way goes on as it began; endpoints that did not

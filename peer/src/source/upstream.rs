@@ -12,6 +12,7 @@ use flotilla_daemon::settings::Upstream;
 use flotilla_proto::RegistryHost;
 use rustls::RootCertStore;
 
+use super::client_certificate::ClientCertificates;
 use super::connect::ParseCaError;
 use super::endpoint::EndpointClient;
 
@@ -48,6 +49,7 @@ impl Routes {
 /// What every endpoint's client is made with.
 pub(super) struct Dialling {
     pub(super) roots: RootCertStore,
+    pub(super) client_certificates: ClientCertificates,
     pub(super) connect_timeout: Duration,
 }
 
@@ -125,7 +127,12 @@ mod tests {
     use super::*;
 
     fn dialling() -> Dialling {
-        Dialling { roots: RootCertStore::empty(), connect_timeout: Duration::from_secs(1) }
+        let client_certificates = ClientCertificates::default();
+        Dialling {
+            roots: RootCertStore::empty(),
+            client_certificates,
+            connect_timeout: Duration::from_secs(1),
+        }
     }
 
     #[tokio::test]

@@ -19,9 +19,16 @@ pub(super) async fn watch(shared: Arc<Shared>) {
     turn.tick().await;
     loop {
         turn.tick().await;
+        renew_certificates(&shared).await;
         let routes = shared.routes.load_full();
         join_all(routes.endpoints().map(|(host, endpoint)| ask(&shared, host, endpoint))).await;
     }
+}
+
+async fn renew_certificates(shared: &Arc<Shared>) {
+    let shared = Arc::clone(shared);
+    // A runtime that shuts down drops its blocking tasks.
+    let _ = tokio::task::spawn_blocking(move || shared.dialling.client_certificates.renew()).await;
 }
 
 async fn ask(shared: &Shared, upstream: &RegistryHost, endpoint: &EndpointClient) {

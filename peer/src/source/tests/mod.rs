@@ -41,7 +41,7 @@ impl Bench {
 
     pub(super) fn with_endpoints(endpoints: Vec<Endpoint>, config: SourceConfig) -> Self {
         let mut registry = Registry::default();
-        let source = Source::new(config, &mut registry);
+        let source = Source::new(config, &mut registry).unwrap();
         // Without an endpoint there is no upstream.
         let upstream = Upstream::new(host(), endpoints).ok();
         source.set_upstreams(upstream.as_slice());
