@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use flotilla_daemon::settings::Endpoint;
-use flotilla_proto::RegistryHost;
+use flotilla_proto::{Digest, RegistryHost};
 use http::header::{HOST, HeaderMap};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, Uri};
@@ -43,8 +43,8 @@ pub(super) struct EndpointClient {
 struct Rest {
     /// It seemed down; whoever finds it well again ends that.
     down_until: Option<Instant>,
-    /// It sent wrong bytes.
-    wrong_until: Option<Instant>,
+    /// It sent wrong bytes for this blob, or another did in the same reading.
+    wrong: Option<(Instant, Digest)>,
 }
 
 impl EndpointClient {
@@ -90,6 +90,7 @@ impl EndpointClient {
         let score = flotilla_proto::weighted_score(key.as_bytes(), self.name(), weight);
         Rank {
             is_resting: self.is_resting(),
+            wrong_until: self.wrong_until(),
             is_standby: self.settings.standby,
             // The highest score first; standbys have an order of their own.
             score: Reverse(if self.settings.standby { 0 } else { score }),
@@ -175,9 +176,23 @@ impl EndpointClient {
         self.lock().down_until = None;
     }
 
-    /// It sent wrong bytes: others are tried first for a good while.
-    pub(super) fn sent_wrong_bytes(&self) {
-        self.lock().wrong_until = Some(Instant::now() + REST_AFTER_WRONG_BYTES);
+    /// It sent wrong bytes of a blob, or may have: others are tried first for a good while.
+    pub(super) fn sent_wrong_bytes(&self, blob: Digest) {
+        self.lock().wrong = Some((Instant::now() + REST_AFTER_WRONG_BYTES, blob));
+    }
+
+    /// It alone sent the whole blob, and right: if it was this one that it was suspected for, it is not.
+    pub(super) fn sent_right_bytes(&self, blob: Digest) {
+        self.lock().wrong.take_if(|(_, suspected)| *suspected == blob);
+    }
+
+    /// Whether it may have sent wrong bytes lately.
+    pub(super) fn is_suspect(&self) -> bool {
+        self.wrong_until().is_some()
+    }
+
+    fn wrong_until(&self) -> Option<Instant> {
+        self.lock().wrong.map(|(until, _)| until).filter(|until| Instant::now() < *until)
     }
 
     /// Whether it seems down.
@@ -186,9 +201,7 @@ impl EndpointClient {
     }
 
     pub(super) fn is_resting(&self) -> bool {
-        let rest = self.lock();
-        let now = Instant::now();
-        [rest.down_until, rest.wrong_until].into_iter().flatten().any(|until| now < until)
+        self.is_down() || self.is_suspect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Rest> {
@@ -200,6 +213,8 @@ impl EndpointClient {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
     is_resting: bool,
+    /// Of those under suspicion the one that was longest ago goes first: one of them is right.
+    wrong_until: Option<Instant>,
     is_standby: bool,
     score: Reverse<u64>,
 }

@@ -8,6 +8,7 @@
 //! What it leaves to others: who may read when (leases), which client gets what (grants), what to do
 //! with a wrong blob's pieces (purges).
 
+mod ahead;
 mod attempts;
 mod blob_request;
 mod body;
@@ -23,6 +24,8 @@ mod failure;
 mod forward;
 mod header;
 mod metrics;
+mod order;
+mod provenance;
 mod read;
 mod roster;
 mod token;
@@ -41,7 +44,7 @@ use flotilla_proto::RegistryHost;
 use http::{Request, Response};
 use prometheus_client::registry::Registry;
 use rustls::RootCertStore;
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 pub use body::{BodyStream, BoxError};
@@ -51,7 +54,7 @@ pub use connect::ParseCaError;
 pub use credential::{Credentials, Offer, ReadCredential, RegistryAnswer, Verdict};
 pub use failure::{Causes, EndpointFailure};
 pub use forward::{ForwardError, NO_TOKEN_SERVICE, Purpose};
-pub use read::{ReadError, ReadOrder, ReadSummary, SourcePiece};
+pub use order::{ReadError, ReadOrder, ReadSummary, SourcePiece};
 pub use roster::ReadBy;
 pub use upstream::UpstreamError;
 
@@ -72,6 +75,7 @@ struct Shared {
     tokens: TokenCache,
     dialling: Dialling,
     routes: ArcSwap<Routes>,
+    parts_ahead: Arc<Semaphore>,
 }
 
 impl Source {
@@ -90,6 +94,7 @@ impl Source {
             tokens: TokenCache::default(),
             dialling,
             routes: ArcSwap::default(),
+            parts_ahead: ahead::parts_ahead(),
             config,
         })))
     }

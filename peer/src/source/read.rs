@@ -2,72 +2,36 @@
 //!
 //! The loop asks for what is still needed of the run at hand and feeds whatever comes to the cutter, which
 //! knows how far it is. A failure changes who is asked next, never what was cut. A whole blob is one plain GET, as
-//! proxy-cache projects want it; a resumption or a partial reading asks for a range and takes the whole body if it gets that.
+//! proxy-cache projects want it; a resumption or a partial reading asks for a range and takes the whole body if it
+//! gets that. Where several endpoints can give a large blob, each part comes from another than the one before.
 
-use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use flotilla_proto::{Digest, Layout, PieceHash, PieceSet, RegistryHost, RepositoryName};
-use http::Response;
-use hyper::body::Incoming;
+use flotilla_proto::{Digest, Layout};
+use http::StatusCode;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, watch};
 
+use super::ahead::{Ahead, Aheads, Part};
 use super::attempts::Attempts;
 use super::blob_request::{Answer, BlobRequest};
 use super::content::Content;
-use super::credential::{Credentials, RegistryAnswer};
 use super::cutter::{Cutter, Finished, Hasher};
 use super::endpoint::EndpointClient;
 use super::failure::EndpointFailure;
 use super::metrics::{FailureReason, Reader as ByteReader};
+use super::order::{ReadError, ReadOrder, ReadSummary, SourcePiece};
+use super::provenance::Provenance;
 use super::roster::{Candidate, Roster};
-use super::upstream::UpstreamError;
 use super::{ReadBy, Shared};
-
-/// What to read, and with whose credentials.
-#[derive(Debug, Clone)]
-pub struct ReadOrder {
-    /// The blob.
-    pub digest: Digest,
-    /// How it is cut.
-    pub layout: Layout,
-    /// The pieces to read. All of them: the blob is read in one plain GET and its SHA-256 checked.
-    pub wanted: PieceSet,
-    /// No byte of a piece at or above it is taken from the registry for the present.
-    pub until: watch::Receiver<u32>,
-    /// Used in order; may grow meanwhile.
-    pub credentials: Credentials,
-}
-
-/// A piece as the registry sent it.
-#[derive(Debug, Clone)]
-pub struct SourcePiece {
-    /// Its index.
-    pub piece: u32,
-    /// Its BLAKE3.
-    pub hash: PieceHash,
-    /// Its bytes.
-    pub bytes: Bytes,
-}
-
-/// What a reading came to.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReadSummary {
-    /// Bytes of blob bodies received, those read twice included.
-    pub source_bytes: u64,
-    /// Whether the whole blob was read and its SHA-256 is its digest.
-    pub is_verified: bool,
-    /// Who the registry served last; `None` if nothing had to be asked.
-    pub read_by: Option<ReadBy>,
-}
 
 /// One reading under way.
 pub(super) struct Reading<'a> {
-    shared: &'a Shared,
+    shared: &'a Arc<Shared>,
     digest: Digest,
     layout: Layout,
     sink: mpsc::Sender<SourcePiece>,
@@ -77,13 +41,14 @@ pub(super) struct Reading<'a> {
     is_whole: bool,
     attempts: Attempts,
     roster: Roster<'a>,
-    contributors: BTreeSet<String>,
+    aheads: Aheads,
+    provenance: Provenance,
     received: Received,
     read_by: Option<ReadBy>,
 }
 
 impl<'a> Reading<'a> {
-    pub(super) fn new(shared: &'a Shared, order: ReadOrder, sink: mpsc::Sender<SourcePiece>) -> Self {
+    pub(super) fn new(shared: &'a Arc<Shared>, order: ReadOrder, sink: mpsc::Sender<SourcePiece>) -> Self {
         let ReadOrder { digest, layout, wanted, until, credentials } = order;
         assert_eq!(wanted.len(), layout.piece_count(), "wanted pieces of another blob");
         Self {
@@ -97,8 +62,9 @@ impl<'a> Reading<'a> {
             is_whole: wanted.is_full(),
             attempts: Attempts::new(layout.piece_len().bytes().into()),
             roster: Roster::new(shared, credentials),
-            contributors: BTreeSet::new(),
-            received: Received { bytes: 0, counter: shared.metrics.blob_bytes(ByteReader::Region) },
+            aheads: Aheads::new(),
+            provenance: Provenance::default(),
+            received: Received::new(shared.metrics.blob_bytes(ByteReader::Region)),
             read_by: None,
         }
     }
@@ -107,20 +73,23 @@ impl<'a> Reading<'a> {
         while let Some(needed) = self.cutter.needed() {
             self.until_allowed().await?;
             let candidate = self.roster.current().await?;
+            if let Some(part) = self.aheads.take(needed.start) {
+                self.go_on_with(part, &candidate).await?;
+                continue;
+            }
             let endpoint = self.attempts.endpoint(&candidate);
-            match self.ask(&candidate, &endpoint, &needed).await {
+            let other = self.aheads.other(&candidate, &endpoint);
+            let asked = self.aheads.share(needed.clone(), other.as_ref());
+            match self.ask(&candidate, &endpoint, &asked).await {
                 Ok(Answer::Content(response)) => {
                     self.roster.accepted(&candidate);
                     self.read_by = Some(candidate.read_by());
-                    self.contributors.insert(endpoint.name().to_owned());
-                    match self.consume(response, needed, &endpoint).await {
-                        Ok(()) => {}
-                        Err(Interruption::Endpoint(failure)) => {
-                            self.flush().await?;
-                            self.failed(&candidate, &endpoint, failure).await?;
-                        }
-                        Err(Interruption::End(error)) => return Err(error),
+                    if response.status() == StatusCode::PARTIAL_CONTENT && asked.end < needed.end {
+                        self.read_ahead(other, &candidate, asked.end);
                     }
+                    let body = Content::open(response, asked, &self.layout).map(Feed::Asked);
+                    let Some(failure) = self.consume(body, &endpoint).await? else { continue };
+                    self.failed(&candidate, &endpoint, failure).await?;
                 }
                 Ok(Answer::Refused(answer)) => {
                     self.shared.metrics.count_error(FailureReason::Refused);
@@ -131,6 +100,37 @@ impl<'a> Reading<'a> {
             }
         }
         self.finish().await
+    }
+
+    /// Takes in a part that was read ahead, while another endpoint begins on the next. How it fails is of
+    /// no consequence: what it did not give is asked for as ever.
+    async fn go_on_with(&mut self, part: Ahead, candidate: &Arc<Candidate>) -> Result<(), ReadError> {
+        let endpoint = Arc::clone(&part.endpoint);
+        let other = self.aheads.other(candidate, &endpoint);
+        self.read_ahead(other, candidate, part.end);
+        if let Some(failure) = self.consume(Ok(Feed::Ahead(part)), &endpoint).await? {
+            self.note_failure(candidate, &endpoint, &failure);
+            if failure.is_outage() {
+                endpoint.seems_down();
+            }
+            self.aheads.failed(&endpoint);
+        }
+        Ok(())
+    }
+
+    /// Has `endpoint` read from `start` on, as far as may be read of this run for the present.
+    fn read_ahead(&mut self, endpoint: Option<Arc<EndpointClient>>, candidate: &Arc<Candidate>, start: u64) {
+        let (Some(endpoint), Some(needed)) = (endpoint, self.cutter.needed()) else { return };
+        let until = *self.until.borrow();
+        let is_paced = until < self.layout.piece_count();
+        let allowed = if is_paced { self.layout.piece_range(until).start } else { needed.end };
+        let range = start..needed.end.min(allowed);
+        if self.aheads.start().is_some() || range.is_empty() {
+            return;
+        }
+        let (candidate, digest, layout) = (Arc::clone(candidate), self.digest, self.layout);
+        let part = Part { candidate, digest, layout, range };
+        self.aheads.begin(self.shared, endpoint, part, &self.received);
     }
 
     async fn ask(
@@ -160,9 +160,7 @@ impl<'a> Reading<'a> {
         endpoint: &EndpointClient,
         failure: EndpointFailure,
     ) -> Result<(), ReadError> {
-        self.shared.metrics.count_error(failure.reason());
-        let (blob, name) = (self.digest.short(), endpoint.name());
-        tracing::debug!(%blob, upstream = %candidate.upstream, endpoint = name, %failure, "source read interrupted");
+        self.note_failure(candidate, endpoint, &failure);
         let outcome = match self.cutter.needed() {
             Some(_) => self.attempts.failed(candidate, endpoint, failure).await,
             // Everything came, and then something else: there is nothing to ask another endpoint for.
@@ -170,9 +168,15 @@ impl<'a> Reading<'a> {
         };
         outcome.map_err(|cause| ReadError::Endpoint {
             upstream: candidate.upstream.clone(),
-            endpoint: name.to_owned(),
+            endpoint: endpoint.name().to_owned(),
             cause,
         })
+    }
+
+    fn note_failure(&self, candidate: &Candidate, endpoint: &EndpointClient, failure: &EndpointFailure) {
+        self.shared.metrics.count_error(failure.reason());
+        let (blob, name) = (self.digest.short(), endpoint.name());
+        tracing::debug!(%blob, upstream = %candidate.upstream, endpoint = name, %failure, "source read interrupted");
     }
 
     async fn rate_limited(
@@ -187,17 +191,33 @@ impl<'a> Reading<'a> {
         })
     }
 
-    /// Feeds one body to the cutter, to its end or as far as it is of use.
+    /// Feeds one body to the cutter, to its end or as far as it is of use; how its endpoint failed, if it did.
     async fn consume(
         &mut self,
-        response: Response<Incoming>,
-        needed: Range<u64>,
-        endpoint: &EndpointClient,
-    ) -> Result<(), Interruption> {
-        let mut body = Content::open(response, needed, &self.layout)?;
+        body: Result<Feed, EndpointFailure>,
+        endpoint: &Arc<EndpointClient>,
+    ) -> Result<Option<EndpointFailure>, ReadError> {
+        let fed = match body {
+            Ok(body) => self.feed(body, endpoint).await,
+            Err(failure) => Err(failure.into()),
+        };
+        match fed {
+            Ok(()) => Ok(None),
+            Err(Interruption::Endpoint(failure)) => {
+                self.flush().await?;
+                Ok(Some(failure))
+            }
+            Err(Interruption::End(error)) => Err(error),
+        }
+    }
+
+    async fn feed(&mut self, mut body: Feed, endpoint: &Arc<EndpointClient>) -> Result<(), Interruption> {
         loop {
-            // What is left of a whole body after the last wanted piece is not worth reading.
-            if self.cutter.needed().is_none_or(|needed| needed.start >= body.end) && body.offset < body.end {
+            let (offset, end) = body.position();
+            // What is left of a whole body after the last wanted piece is not worth reading, nor is what
+            // another endpoint is reading.
+            let stop = self.aheads.start().map_or(end, |start| start.min(end));
+            if self.cutter.needed().is_none_or(|needed| needed.start >= stop) && offset < end {
                 return Ok(());
             }
             self.until_allowed().await?;
@@ -208,13 +228,30 @@ impl<'a> Reading<'a> {
                 }
                 frame = body.next(self.shared.config.stall_timeout.min(self.attempts.time_left())) => {
                     let Some(bytes) = frame? else { return Ok(()) };
-                    let len = bytes.len();
-                    self.received.count(len as u64);
-                    self.cut(body.offset, bytes).await?;
-                    endpoint.caps.pass(len).await;
+                    self.take(&body, bytes, endpoint).await?;
                     self.attempts.resumed();
                 }
             }
+        }
+    }
+
+    async fn take(
+        &mut self,
+        body: &Feed,
+        bytes: Bytes,
+        endpoint: &Arc<EndpointClient>,
+    ) -> Result<(), ReadError> {
+        let (len, (end, _)) = (bytes.len(), body.position());
+        self.provenance.note(end - len as u64..end, endpoint);
+        match body {
+            Feed::Asked(_) => {
+                self.received.count(len as u64);
+                self.cut(end, bytes).await?;
+                endpoint.caps.pass(len).await;
+                Ok(())
+            }
+            // Its bytes were counted and paid for when they came.
+            Feed::Ahead(_) => self.cut(end, bytes).await,
         }
     }
 
@@ -293,26 +330,64 @@ impl<'a> Reading<'a> {
         if self.is_whole && !is_verified {
             return Err(self.digest_mismatch());
         }
-        Ok(ReadSummary { source_bytes: self.received.bytes, is_verified, read_by: self.read_by })
+        if let Some(endpoint) = self.provenance.only().filter(|_| is_verified) {
+            endpoint.sent_right_bytes(self.digest);
+        }
+        Ok(ReadSummary { source_bytes: self.received.bytes(), is_verified, read_by: self.read_by })
     }
 
     fn digest_mismatch(&self) -> ReadError {
         self.shared.metrics.count_error(FailureReason::Digest);
-        self.roster.blame(&self.contributors);
-        ReadError::DigestMismatch { endpoints: self.contributors.iter().cloned().collect() }
+        self.provenance.blame(self.digest, &self.layout);
+        ReadError::DigestMismatch { endpoints: self.provenance.names() }
     }
 }
 
-/// Bytes of blob bodies received.
-struct Received {
-    bytes: u64,
+/// Bytes of blob bodies received for one reading.
+#[derive(Clone)]
+pub(super) struct Received {
+    bytes: Arc<AtomicU64>,
     counter: Counter,
 }
 
 impl Received {
-    fn count(&mut self, bytes: u64) {
-        self.bytes += bytes;
+    fn new(counter: Counter) -> Self {
+        Self { bytes: Arc::default(), counter }
+    }
+
+    pub(super) fn count(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.counter.inc_by(bytes);
+    }
+
+    fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// Where bytes come from.
+enum Feed {
+    /// The answer to what was asked last.
+    Asked(Content),
+    /// A part that was read ahead.
+    Ahead(Ahead),
+}
+
+impl Feed {
+    /// Where in the blob it is, and where it ends.
+    fn position(&self) -> (u64, u64) {
+        match self {
+            Self::Asked(body) => (body.offset, body.end),
+            Self::Ahead(part) => (part.offset, part.end),
+        }
+    }
+
+    /// The next bytes, waiting for `patience`; `None` at the right end. Dropping the future loses nothing.
+    async fn next(&mut self, patience: Duration) -> Result<Option<Bytes>, EndpointFailure> {
+        match self {
+            Self::Asked(body) => body.next(patience).await,
+            Self::Ahead(part) => part.next(patience).await,
+        }
     }
 }
 
@@ -334,52 +409,4 @@ impl From<ReadError> for Interruption {
     fn from(error: ReadError) -> Self {
         Self::End(error)
     }
-}
-
-/// Why a reading ended without every wanted piece. The pieces sent before are as the registry gave them.
-#[derive(Debug, thiserror::Error)]
-pub enum ReadError {
-    /// There is no way to the registry of the last credential.
-    #[error(transparent)]
-    Upstream(#[from] UpstreamError),
-    /// The order named no credential, not even an anonymous one.
-    #[error("no credential to read with")]
-    NoCredential,
-    /// Every credential was refused; this is what the last client's was told.
-    #[error("{upstream} refuses to serve {repository}: {}", .answer.status)]
-    Refused {
-        /// The registry.
-        upstream: RegistryHost,
-        /// The repository asked.
-        repository: RepositoryName,
-        /// For the client.
-        answer: Arc<RegistryAnswer>,
-    },
-    /// The registry wants more patience than a client has.
-    #[error("{endpoint} limits requests: retry after {}s", .retry_after.as_secs())]
-    RateLimited {
-        /// Its URL.
-        endpoint: String,
-        /// What it asks for.
-        retry_after: Duration,
-    },
-    /// No endpoint gave the bytes.
-    #[error("{upstream} at {endpoint} {cause}")]
-    Endpoint {
-        /// The registry.
-        upstream: RegistryHost,
-        /// The URL of the endpoint that failed last.
-        endpoint: String,
-        /// How.
-        cause: EndpointFailure,
-    },
-    /// The whole blob came, and its SHA-256 is not its digest. Its last piece was not sent.
-    #[error("wrong bytes from {}", .endpoints.join(" or "))]
-    DigestMismatch {
-        /// The URLs of those that sent a part of it.
-        endpoints: Vec<String>,
-    },
-    /// Cancelled, or nobody takes the pieces any more.
-    #[error("cancelled")]
-    Cancelled,
 }

@@ -1,6 +1,6 @@
 //! Who reads next: each client's credential in the order they came, then the seed's own account.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use flotilla_proto::{Authorization, CredentialHash, RegistryHost, RepositoryName};
@@ -8,7 +8,7 @@ use flotilla_proto::{Authorization, CredentialHash, RegistryHost, RepositoryName
 use super::Shared;
 use super::credential::{Credentials, ReadCredential, RegistryAnswer, Verdict};
 use super::endpoint::EndpointClient;
-use super::read::ReadError;
+use super::order::ReadError;
 use super::upstream::{Route, UpstreamError};
 
 /// The credentials of one reading and what became of them.
@@ -141,15 +141,5 @@ impl<'a> Roster<'a> {
         self.credentials.judge(&candidate.credential(), &Verdict::Refused(Arc::clone(&answer)));
         let (upstream, repository) = (upstream.clone(), repository.clone());
         self.last_refusal = Some(ReadError::Refused { upstream, repository, answer });
-    }
-
-    /// The endpoints of these names sent wrong bytes: they are tried last for a while, by everyone.
-    pub(super) fn blame(&self, names: &BTreeSet<String>) {
-        for (upstream, _) in self.credentials.repositories() {
-            let Ok(route) = self.route(&upstream) else { continue };
-            for endpoint in route.endpoints().iter().filter(|endpoint| names.contains(endpoint.name())) {
-                endpoint.sent_wrong_bytes();
-            }
-        }
     }
 }

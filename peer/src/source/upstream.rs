@@ -86,11 +86,6 @@ impl Route {
         }
     }
 
-    /// All of them.
-    pub(super) fn endpoints(&self) -> &[Arc<EndpointClient>] {
-        &self.endpoints
-    }
-
     /// In the order to be asked for `key`: those that seem down last, standbys behind the others, and
     /// these by weighted rendezvous, so that they share the load and each key stays where its tokens
     /// are good: two installations of one registry do not know each other's.
@@ -178,7 +173,7 @@ mod tests {
             let endpoints = vec![endpoint.clone(), other.clone()];
             Routes::new(&[Upstream::new(host.clone(), endpoints).unwrap()], previous, &dialling())
         };
-        let first = |routes: &Routes| Arc::clone(&routes.find(&host).unwrap().endpoints()[0]);
+        let first = |routes: &Routes| Arc::clone(&routes.find(&host).unwrap().endpoints[0]);
         for changed in [
             Endpoint { weight: Weight::MAX, ..plain.clone() },
             Endpoint { standby: true, ..plain.clone() },

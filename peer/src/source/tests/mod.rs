@@ -1,5 +1,6 @@
 //! The registry client against real servers that misbehave on cue.
 
+mod ahead;
 mod authorising;
 mod debian;
 mod endpoints;
