@@ -118,6 +118,21 @@ impl Grants {
         (now < granted.ends_at + longer).then_some(granted.size)
     }
 
+    /// How long a blob is by the word of a manifest of its repository, to whomever that was served and
+    /// however long ago. It grants nothing. Costs a look at each grant.
+    pub(crate) fn size(
+        &self,
+        upstream: &RegistryHost,
+        repository: &RepositoryName,
+        digest: Digest,
+    ) -> Option<u64> {
+        let grants = self.lock();
+        let here = grants
+            .iter()
+            .filter(|(holder, _)| holder.upstream == *upstream && holder.repository == *repository);
+        here.filter_map(|(_, grant)| grant.blobs.get(&digest)).map(|granted| granted.size).next()
+    }
+
     /// The manifest that the credential was served for `reference`, its grant having ended no longer ago.
     pub(crate) fn manifest(
         &self,

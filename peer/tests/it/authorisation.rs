@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use flotilla_proto::Digest;
 
 use crate::region::{Region, blob_path, noise};
-use crate::registry::Registry;
+use crate::registry::{Fault, Registry};
 
 const BASIC: &str = r#"Basic realm="registry.test""#;
 const BEARER: &str = r#"Bearer realm="https://registry.test/token",service="registry.test""#;
@@ -57,6 +57,27 @@ async fn a_cold_private_blob_is_read_with_its_client_s_own_credential() {
     let client = region.one.client.with(&token);
     assert_eq!(client.mirror("/v2/priv/app/manifests/v1").await.status, 200);
     assert_eq!(client.mirror(&blob_path("priv/app", &blob)).await.body, blob);
+}
+
+#[tokio::test]
+async fn a_blob_whose_length_the_registry_keeps_to_itself_is_as_long_as_its_manifest_said() {
+    let region = Region::start().await;
+    let (blob, unknown) = (noise(1, 300_000), noise(2, 300_000));
+    region.registry.push("priv/app", "v1", &[&blob]);
+    region.registry.push_blob("priv/app", &unknown);
+    region.registry.protect(BASIC);
+    for credential in ["Basic first", "Basic second"] {
+        region.registry.allow(credential, "priv/app");
+    }
+    for blob in [&blob, &unknown] {
+        region.registry.break_blob(blob, Fault::NoLength);
+    }
+    let client = |credential| region.one.client.with(credential);
+    assert_eq!(client("Basic first").mirror("/v2/priv/app/manifests/v1").await.status, 200);
+    assert_eq!(client("Basic second").mirror(&blob_path("priv/app", &blob)).await.body, blob);
+    let answer = client("Basic second").mirror(&blob_path("priv/app", &unknown)).await;
+    assert_eq!((answer.status.as_u16(), answer.error().0.as_str()), (502, "SIZE_INVALID"));
+    assert_eq!(client("Basic third").mirror(&blob_path("priv/app", &blob)).await.status, 401);
 }
 
 #[tokio::test]

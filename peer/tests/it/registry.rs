@@ -60,6 +60,8 @@ struct Access {
 pub(crate) enum Fault {
     /// As many bytes, and others.
     WrongBytes,
+    /// The whole comes without a length, whatever range was asked for.
+    NoLength,
     /// No answer, ever.
     Hang,
     /// The body stands still behind so many bytes until the sender says `true`.
@@ -292,10 +294,11 @@ impl State {
         let len = content.bytes.len();
         let bytes = match fault {
             Some(Fault::WrongBytes) => content.bytes.iter().map(|byte| !byte).collect(),
-            Some(Fault::Hang | Fault::Gate(..)) | None => content.bytes,
+            Some(Fault::NoLength | Fault::Hang | Fault::Gate(..)) | None => content.bytes,
         };
         let gate = match fault {
             Some(Fault::Gate(after, open)) => Some((after, open)),
+            Some(Fault::NoLength) => return Response::new(streamed(bytes, None, sent)),
             Some(Fault::Hang | Fault::WrongBytes) | None => None,
         };
         let mut builder = Response::builder().header(header::CONTENT_TYPE, content.media_type);
