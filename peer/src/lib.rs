@@ -20,6 +20,7 @@ mod status;
 pub mod store;
 mod swarm;
 mod transport;
+pub mod via;
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
@@ -49,6 +50,7 @@ use crate::status::StatusParts;
 use crate::store::Store;
 use crate::swarm::{Driver, DriverParts, Swarm};
 use crate::transport::{Services, Transport};
+use crate::via::Pseudonym;
 
 /// Runs a peer until `shutdown` is cancelled.
 ///
@@ -142,7 +144,8 @@ impl Peer {
         let transport = Transport::new(pieces, &identity, &config.transport, &mut metrics)
             .context("open the piece port")?;
         let (settings, watch) = settings::watch(identity.clone(), &config.data_dir, address.clone())?;
-        let source = Source::new(config.source.clone(), &mut metrics)?;
+        let pseudonym = Pseudonym::of_cluster(identity.ca());
+        let source = Source::new(config.source.clone(), pseudonym.clone(), &mut metrics)?;
         let seed = (role == Role::Seed).then(|| Arc::new(Seed::new(source.clone())));
         let watched = seed.is_some().then(|| source.clone().watch_endpoints());
         let egress = Arc::new(Egress::new(name.clone(), transport.clone(), settings.clone(), seed.clone()));
@@ -176,6 +179,7 @@ impl Peer {
             }),
             authorities: Authorities::open(&config.data_dir),
             settings: settings.clone(),
+            pseudonym,
             default_upstream: config.door.default_upstream.clone(),
             tunnels: Tunnels::new(config.door.listen, config.door.tunnels.clone()),
             proxy_users: config.door.proxy_users.clone(),

@@ -28,7 +28,7 @@ use std::time::Duration;
 
 use flotilla_daemon::settings::Receiver;
 use flotilla_proto::RegistryHost;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -44,6 +44,7 @@ use self::error::{refusal, refused_by_registry};
 use self::proxy::Upgrade;
 use self::route::{FrontDoor, Target, route};
 use crate::source::{BodyStream, BoxError};
+use crate::via::Pseudonym;
 
 pub(crate) use allow::Tunnels;
 pub use allow::{HostPattern, HostPatternError};
@@ -57,6 +58,8 @@ pub(crate) struct Door {
     pub(crate) answerer: Arc<Answerer>,
     pub(crate) authorities: Authorities,
     pub(crate) settings: Receiver,
+    /// What a request that this cluster sent to a registry carries.
+    pub(crate) pseudonym: Pseudonym,
     pub(crate) default_upstream: Option<RegistryHost>,
     pub(crate) tunnels: Tunnels,
     /// The file of those who may use the proxy; without one, everybody.
@@ -196,7 +199,7 @@ impl Door {
     }
 
     async fn answer(&self, target: Target, request: Request<Incoming>) -> Response<BodyStream> {
-        if is_loop(request.headers()) {
+        if self.pseudonym.is_in(request.headers()) {
             let message = format!(
                 "a seed was led back to this node: give {} the address of its endpoint with `flotilla registry set --address`",
                 target.upstream
@@ -235,12 +238,6 @@ impl Door {
     fn configured(&self) -> Vec<RegistryHost> {
         self.settings.borrow().registries.iter().map(|upstream| upstream.host.clone()).collect()
     }
-}
-
-/// Whether a request has been through a seed already.
-fn is_loop(headers: &HeaderMap) -> bool {
-    let values = headers.get_all(header::VIA).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|hop| hop.trim().ends_with(" flotilla"))
 }
 
 /// What `/v2/` says where any of several registries may be meant: a token, please.

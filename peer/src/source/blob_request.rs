@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::body;
 use super::credential::RegistryAnswer;
-use super::endpoint::{EndpointClient, Place, own_headers};
+use super::endpoint::{EndpointClient, Place};
 use super::failure::EndpointFailure;
 use super::header as wire;
 use super::metrics::{Metrics, RequestKind};
@@ -126,7 +126,7 @@ impl BlobRequest<'_> {
     fn request(&self, authorization: Option<&HeaderValue>) -> Request<body::BodyStream> {
         let mut request = Request::new(body::empty());
         let headers = request.headers_mut();
-        *headers = own_headers();
+        *headers = self.endpoint.own_headers();
         headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(range) = &self.range {
             headers.insert(header::RANGE, wire::range(range));
@@ -143,7 +143,7 @@ impl BlobRequest<'_> {
         let place = self.endpoint.place(realm);
         let mut request =
             Request::builder().method(Method::GET).body(body::empty()).expect("it has no parts");
-        *request.headers_mut() = own_headers();
+        *request.headers_mut() = self.endpoint.own_headers();
         if let Some(password) = self.credential_header().filter(|_| self.endpoint.may_see_password(&place)) {
             request.headers_mut().insert(header::AUTHORIZATION, password);
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flotilla_daemon::settings::Endpoint;
 use flotilla_proto::{Digest, RegistryHost};
-use http::header::{HOST, HeaderMap};
+use http::header::{self, HOST, HeaderMap};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, Uri};
 use hyper::body::Incoming;
@@ -19,6 +19,7 @@ use super::failure::EndpointFailure;
 use super::header as wire;
 use super::token_service::Learned;
 use super::upstream::Dialling;
+use crate::via::Pseudonym;
 
 /// One endpoint and its warm connections.
 pub(super) struct EndpointClient {
@@ -28,6 +29,8 @@ pub(super) struct EndpointClient {
     /// What is read from it at most.
     pub(super) caps: Caps,
     public: RegistryHost,
+    /// What this cluster calls itself.
+    pub(super) pseudonym: Pseudonym,
     scheme: Scheme,
     authority: Authority,
     host_header: HeaderValue,
@@ -70,6 +73,7 @@ impl EndpointClient {
             name: url.to_string(),
             caps: Caps::new(settings.caps.clone()),
             public: public.clone(),
+            pseudonym: dialling.pseudonym.clone(),
             scheme: if url.is_https() { Scheme::HTTPS } else { Scheme::HTTP },
             authority: url.authority().parse().expect("the settings hold no other URL"),
             host_header: HeaderValue::try_from(public.as_str()).expect("a host name is a legal header"),
@@ -151,6 +155,13 @@ impl EndpointClient {
         host.is_some_and(|host| host == self.public)
     }
 
+    /// The headers of a request that this daemon makes in its own name.
+    pub(super) fn own_headers(&self) -> HeaderMap {
+        let agent = HeaderValue::from_static(concat!("flotilla/", env!("CARGO_PKG_VERSION")));
+        let (accept, via) = (HeaderValue::from_static("*/*"), self.pseudonym.header());
+        [(header::USER_AGENT, agent), (header::ACCEPT, accept), (header::VIA, via)].into_iter().collect()
+    }
+
     /// Sends to `place`; no limit of time beyond connecting.
     pub(super) async fn send(
         &self,
@@ -227,18 +238,6 @@ pub(super) struct Place {
     pub(super) is_home: bool,
 }
 
-/// The headers of a request that this daemon makes in its own name.
-pub(super) fn own_headers() -> HeaderMap {
-    let agent = HeaderValue::from_static(concat!("flotilla/", env!("CARGO_PKG_VERSION")));
-    let accept = HeaderValue::from_static("*/*");
-    [(http::header::USER_AGENT, agent), (http::header::ACCEPT, accept), (http::header::VIA, VIA)]
-        .into_iter()
-        .collect()
-}
-
-/// What every request to a registry carries.
-pub(super) const VIA: HeaderValue = HeaderValue::from_static("1.1 flotilla");
-
 /// After an outage others are tried first this long, unless it is found well before: somewhat longer than
 /// it takes to ask again.
 const REST_AFTER_OUTAGE: Duration = Duration::from_secs(15);
@@ -253,10 +252,11 @@ mod tests {
     use crate::source::client_certificate::ClientCertificates;
 
     fn dialling() -> Dialling {
-        let client_certificates = ClientCertificates::default();
+        let (client_certificates, pseudonym) = (ClientCertificates::default(), Pseudonym::of_cluster(b""));
         Dialling {
             roots: RootCertStore::empty(),
             client_certificates,
+            pseudonym,
             connect_timeout: Duration::from_secs(1),
         }
     }

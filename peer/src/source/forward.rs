@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::Shared;
 use super::blob_request::{MAX_REDIRECTS, is_redirect};
 use super::body::{self, BodyStream, Outgoing, Relayed};
-use super::endpoint::{EndpointClient, Place, VIA};
+use super::endpoint::{EndpointClient, Place};
 use super::failure::EndpointFailure;
 use super::header as wire;
 use super::metrics::{FailureReason, Reader, RequestKind};
@@ -61,8 +61,7 @@ impl<'a> Forwarding<'a> {
         let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
         let mut headers = parts.headers;
         wire::strip_hop_by_hop(&mut headers);
-        // RFC 9110 §7.6.3; a door that reads its own daemon's name knows that it was taken for the registry.
-        headers.append(header::VIA, VIA);
+        headers.append(header::VIA, shared.dialling.pseudonym.header());
         if purpose == Purpose::Probe && parts.method == Method::GET {
             headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
         }

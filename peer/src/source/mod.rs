@@ -65,6 +65,8 @@ use read::Reading;
 use token::TokenCache;
 use upstream::{Dialling, Routes};
 
+use crate::via::Pseudonym;
+
 /// A handle on the registry client; clones share connections, tokens and counters.
 #[derive(Clone)]
 pub struct Source(Arc<Shared>);
@@ -79,14 +81,19 @@ struct Shared {
 }
 
 impl Source {
-    /// A client that knows no registry yet. Reads the system's root certificates, once.
+    /// A client that knows no registry yet and calls itself so. Reads the system's root certificates, once.
     ///
     /// # Errors
     /// If a client certificate of the settings cannot be read.
-    pub fn new(config: SourceConfig, metrics: &mut Registry) -> Result<Self, ClientCertificateError> {
+    pub fn new(
+        config: SourceConfig,
+        pseudonym: Pseudonym,
+        metrics: &mut Registry,
+    ) -> Result<Self, ClientCertificateError> {
         let dialling = Dialling {
             roots: system_roots(),
             client_certificates: ClientCertificates::load(&config.client_certificates)?,
+            pseudonym,
             connect_timeout: config.connect_timeout,
         };
         Ok(Self(Arc::new(Shared {

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::body;
 use super::credential::RegistryAnswer;
-use super::endpoint::{EndpointClient, Place, own_headers};
+use super::endpoint::{EndpointClient, Place};
 use super::failure::EndpointFailure;
 use super::metrics::{Metrics, RequestKind};
 use super::token;
@@ -96,7 +96,7 @@ pub(super) async fn learn(
     metrics: &Metrics,
 ) -> Result<RegistryAnswer, EndpointFailure> {
     let mut request = Request::new(body::empty());
-    *request.headers_mut() = own_headers();
+    *request.headers_mut() = endpoint.own_headers();
     metrics.count_request(RequestKind::Base);
     let place = Place { uri: endpoint.uri(base()), is_home: true };
     let answer = endpoint.send(place, request).await?;

@@ -15,6 +15,7 @@ use rustls::RootCertStore;
 use super::client_certificate::ClientCertificates;
 use super::connect::ParseCaError;
 use super::endpoint::EndpointClient;
+use crate::via::Pseudonym;
 
 /// Every upstream with its clients; replaced as a whole.
 #[derive(Default)]
@@ -50,6 +51,7 @@ impl Routes {
 pub(super) struct Dialling {
     pub(super) roots: RootCertStore,
     pub(super) client_certificates: ClientCertificates,
+    pub(super) pseudonym: Pseudonym,
     pub(super) connect_timeout: Duration,
 }
 
@@ -122,10 +124,11 @@ mod tests {
     use super::*;
 
     fn dialling() -> Dialling {
-        let client_certificates = ClientCertificates::default();
+        let (client_certificates, pseudonym) = (ClientCertificates::default(), Pseudonym::of_cluster(b""));
         Dialling {
             roots: RootCertStore::empty(),
             client_certificates,
+            pseudonym,
             connect_timeout: Duration::from_secs(1),
         }
     }

@@ -76,6 +76,7 @@ pub(crate) struct Asked {
     pub(crate) query: String,
     pub(crate) authorization: String,
     pub(crate) range: Option<String>,
+    pub(crate) via: String,
     pub(crate) status: StatusCode,
     sent: Arc<AtomicU64>,
 }
@@ -230,6 +231,7 @@ impl State {
             query: request.uri().query().unwrap_or_default().to_owned(),
             authorization: credential.to_owned(),
             range,
+            via: header(header::VIA).unwrap_or_default().to_owned(),
             status: response.status(),
             sent,
         };

@@ -33,13 +33,16 @@ async fn a_client_whose_resolver_is_told_so_finds_the_registry_at_its_own_node()
 #[tokio::test]
 async fn a_seed_that_is_led_back_to_a_door_is_told_so() {
     let region = Region::start().await;
-    for via in ["1.1 flotilla", "1.0 other, 1.1 flotilla"] {
-        let path = format!("/v2/app/manifests/v1?ns={HOST}");
-        let answer = region.one.client.ask(Method::GET, &path, &[("via", via)]).await;
+    let path = format!("/v2/app/manifests/v1?ns={HOST}");
+    assert_eq!(region.one.client.ask(Method::GET, &path, &[]).await.status, 404);
+    let own = region.registry.log().pop().unwrap().via;
+    for via in [own.clone(), format!("1.0 other, {own}")] {
+        let answer = region.one.client.ask(Method::GET, &path, &[("via", &via)]).await;
         assert_eq!(answer.status, 508);
         assert!(answer.error().1.contains("--address"), "{answer:?}");
     }
-    let path = format!("/v2/app/manifests/v1?ns={HOST}");
-    let answer = region.one.client.ask(Method::GET, &path, &[("via", "1.1 squid")]).await;
-    assert_eq!(answer.status, 404);
+    for via in ["1.1 squid", "1.1 flotilla-000000000000"] {
+        let answer = region.one.client.ask(Method::GET, &path, &[("via", via)]).await;
+        assert_eq!(answer.status, 404, "{via} may have this door for its registry");
+    }
 }

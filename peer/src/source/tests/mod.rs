@@ -18,6 +18,8 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::via::Pseudonym;
+
 use super::{
     Credentials, ReadCredential, ReadError, ReadOrder, ReadSummary, Source, SourceConfig, SourcePiece,
 };
@@ -42,7 +44,7 @@ impl Bench {
 
     pub(super) fn with_endpoints(endpoints: Vec<Endpoint>, config: SourceConfig) -> Self {
         let mut registry = Registry::default();
-        let source = Source::new(config, &mut registry).unwrap();
+        let source = Source::new(config, Pseudonym::of_cluster(b""), &mut registry).unwrap();
         // Without an endpoint there is no upstream.
         let upstream = Upstream::new(host(), endpoints).ok();
         source.set_upstreams(upstream.as_slice());

@@ -208,7 +208,13 @@ async fn a_certificate_is_renewed_in_place_and_one_that_cannot_be_read_is_named(
     watching.abort();
 
     std::fs::write(&certificate.key_file, "rubbish").unwrap();
-    let error = Source::new(config, &mut prometheus_client::registry::Registry::default()).err().unwrap();
+    let error = Source::new(
+        config,
+        crate::via::Pseudonym::of_cluster(b""),
+        &mut prometheus_client::registry::Registry::default(),
+    )
+    .err()
+    .unwrap();
     let error = error.to_string();
     assert!(error.contains(HOST) && error.contains("seed.key"), "{error}");
 }
