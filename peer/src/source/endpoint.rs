@@ -246,24 +246,11 @@ const REST_AFTER_WRONG_BYTES: Duration = Duration::from_secs(300);
 
 #[cfg(test)]
 mod tests {
-    use rustls::RootCertStore;
-
     use super::*;
-    use crate::source::client_certificate::ClientCertificates;
-
-    fn dialling() -> Dialling {
-        let (client_certificates, pseudonym) = (ClientCertificates::default(), Pseudonym::of_cluster(b""));
-        Dialling {
-            roots: RootCertStore::empty(),
-            client_certificates,
-            pseudonym,
-            connect_timeout: Duration::from_secs(1),
-        }
-    }
 
     fn client(url: &str, public: &str) -> EndpointClient {
         let settings = Endpoint::new(url.parse().unwrap());
-        EndpointClient::new(&settings, &public.parse().unwrap(), &dialling()).unwrap()
+        EndpointClient::new(&settings, &public.parse().unwrap(), &Dialling::without_roots()).unwrap()
     }
 
     #[test]

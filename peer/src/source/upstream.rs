@@ -55,6 +55,19 @@ pub(super) struct Dialling {
     pub(super) connect_timeout: Duration,
 }
 
+#[cfg(test)]
+impl Dialling {
+    /// For clients that connect to nobody.
+    pub(super) fn without_roots() -> Self {
+        Self {
+            roots: RootCertStore::empty(),
+            client_certificates: ClientCertificates::default(),
+            pseudonym: Pseudonym::of_cluster(b""),
+            connect_timeout: Duration::from_secs(1),
+        }
+    }
+}
+
 /// The way to one upstream.
 pub(super) struct Route {
     endpoints: Vec<Arc<EndpointClient>>,
@@ -123,16 +136,6 @@ mod tests {
 
     use super::*;
 
-    fn dialling() -> Dialling {
-        let (client_certificates, pseudonym) = (ClientCertificates::default(), Pseudonym::of_cluster(b""));
-        Dialling {
-            roots: RootCertStore::empty(),
-            client_certificates,
-            pseudonym,
-            connect_timeout: Duration::from_secs(1),
-        }
-    }
-
     #[tokio::test]
     async fn one_endpoint_that_cannot_be_used_leaves_the_others() {
         let bad =
@@ -141,7 +144,7 @@ mod tests {
         let host: RegistryHost = "reg.test".parse().unwrap();
         let routes = |endpoints| {
             let upstream = Upstream::new(host.clone(), endpoints).unwrap();
-            Routes::new(&[upstream], &Routes::default(), &dialling())
+            Routes::new(&[upstream], &Routes::default(), &Dialling::without_roots())
         };
         let both = routes(vec![bad.clone(), good]).find(&host).unwrap();
         assert_eq!(both.in_order("app").iter().map(|it| it.name()).collect::<Vec<_>>(), ["https://b.test"]);
@@ -158,9 +161,11 @@ mod tests {
         };
         let upstream =
             |urls: &[&str]| vec![Upstream::new(host.clone(), urls.iter().map(endpoint).collect()).unwrap()];
-        let first = Routes::new(&upstream(&["https://a.test"]), &Routes::default(), &dialling());
+        let first =
+            Routes::new(&upstream(&["https://a.test"]), &Routes::default(), &Dialling::without_roots());
         let kept = first.find(&host).unwrap().in_order("app").remove(0);
-        let second = Routes::new(&upstream(&["https://a.test", "https://b.test"]), &first, &dialling());
+        let second =
+            Routes::new(&upstream(&["https://a.test", "https://b.test"]), &first, &Dialling::without_roots());
         let route = second.find(&host).unwrap();
         assert!(Arc::ptr_eq(&route.in_order("app")[0], &kept));
         kept.seems_down();
@@ -174,7 +179,11 @@ mod tests {
         let other = Endpoint::new("https://b.test".parse().unwrap());
         let route = |endpoint: &Endpoint, previous: &Routes| {
             let endpoints = vec![endpoint.clone(), other.clone()];
-            Routes::new(&[Upstream::new(host.clone(), endpoints).unwrap()], previous, &dialling())
+            Routes::new(
+                &[Upstream::new(host.clone(), endpoints).unwrap()],
+                previous,
+                &Dialling::without_roots(),
+            )
         };
         let first = |routes: &Routes| Arc::clone(&routes.find(&host).unwrap().endpoints[0]);
         for changed in [
@@ -203,8 +212,11 @@ mod tests {
             endpoint("https://b.test", 3, false),
             endpoint("https://t.test", 1, true),
         ];
-        let routes =
-            Routes::new(&[Upstream::new(host.clone(), endpoints).unwrap()], &Routes::default(), &dialling());
+        let routes = Routes::new(
+            &[Upstream::new(host.clone(), endpoints).unwrap()],
+            &Routes::default(),
+            &Dialling::without_roots(),
+        );
         let route = routes.find(&host).unwrap();
         let mut first_a = 0;
         for key in 0..1000 {

@@ -29,6 +29,11 @@ impl Two {
         Self([first, FakeRegistry::start(move |seen| other(1, seen)).await])
     }
 
+    async fn honest(content: &Bytes) -> Self {
+        let content = content.clone();
+        Self::start(move |_, seen| serve(&content, seen)).await
+    }
+
     fn bench(&self) -> Bench {
         let endpoints = self.0.iter().map(|registry| endpoint(&registry.url())).collect();
         // Short enough to be waited for; a busy machine's pause is no stall.
@@ -57,11 +62,7 @@ fn is_ahead(seen: &Seen) -> bool {
 #[tokio::test]
 async fn a_large_blob_comes_from_both_and_each_byte_once() {
     let content = blob(LEN);
-    let two = Two::start({
-        let content = content.clone();
-        move |_, seen| serve(&content, seen)
-    })
-    .await;
+    let two = Two::honest(&content).await;
     let summary = two.bench().read(&content, &anonymous()).await;
     assert_eq!(summary.assert_whole(&content).source_bytes, LEN as u64);
     let (each, all) = two.ranges();
@@ -73,18 +74,10 @@ async fn a_large_blob_comes_from_both_and_each_byte_once() {
 #[tokio::test]
 async fn a_small_blob_and_one_with_a_standby_come_from_one_in_one_request() {
     let content = blob(7 << 20);
-    let two = Two::start({
-        let content = content.clone();
-        move |_, seen| serve(&content, seen)
-    })
-    .await;
+    let two = Two::honest(&content).await;
     two.bench().read(&content, &anonymous()).await.assert_whole(&content);
     let content = blob(LEN);
-    let registry = Two::start({
-        let content = content.clone();
-        move |_, seen| serve(&content, seen)
-    })
-    .await;
+    let registry = Two::honest(&content).await;
     let standby = Endpoint { standby: true, ..endpoint(&registry.0[1].url()) };
     let bench = Bench::with_endpoints(vec![endpoint(&registry.0[0].url()), standby], quick_config());
     bench.read(&content, &anonymous()).await.assert_whole(&content);
@@ -151,11 +144,7 @@ async fn what_came_ahead_is_not_asked_for_again_when_the_part_before_it_stalls()
 #[tokio::test]
 async fn nothing_is_read_ahead_of_the_pace() {
     let content = blob(LEN);
-    let two = Two::start({
-        let content = content.clone();
-        move |_, seen| serve(&content, seen)
-    })
-    .await;
+    let two = Two::honest(&content).await;
     let (bench, layout) = (two.bench(), Layout::of(LEN as u64).unwrap());
     let mut wanted = PieceSet::new(layout.piece_count());
     (0..layout.piece_count()).for_each(|piece| {
