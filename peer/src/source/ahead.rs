@@ -5,15 +5,16 @@
 //! its length and by how many there may be; whatever goes wrong with it only means that the reading asks
 //! for the rest itself, and reads nothing more ahead from there.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use flotilla_proto::{Digest, Layout};
+use flotilla_proto::{CredentialHash, Digest, Layout};
 use http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::Shared;
@@ -23,6 +24,15 @@ use super::endpoint::EndpointClient;
 use super::failure::EndpointFailure;
 use super::read::Received;
 use super::roster::Candidate;
+
+/// What all readings share.
+pub(super) struct AheadBook {
+    /// For parts: with [`MAX_PART`] they bound what waits in memory.
+    permits: Arc<Semaphore>,
+    /// Endpoints that refused a credential another one takes, by name: two installations of one registry
+    /// do not know each other's tokens. Held for one look-up or change.
+    refused: Mutex<HashMap<(String, CredentialHash), Instant>>,
+}
 
 /// What a reading may still have ahead.
 pub(super) struct Aheads {
@@ -50,6 +60,31 @@ pub(super) struct Part {
     pub(super) range: Range<u64>,
 }
 
+impl Default for AheadBook {
+    fn default() -> Self {
+        Self { permits: Arc::new(Semaphore::new(MAX_PARTS)), refused: Mutex::default() }
+    }
+}
+
+impl AheadBook {
+    fn note_refusal(&self, endpoint: &EndpointClient, credential: CredentialHash) {
+        let (mut refused, now) =
+            (self.refused.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
+        if refused.len() >= MAX_REFUSED {
+            refused.retain(|_, until| now < *until);
+        }
+        if refused.len() < MAX_REFUSED {
+            refused.insert((endpoint.name().to_owned(), credential), now + REFUSED_FOR);
+        }
+    }
+
+    fn is_refused(&self, endpoint: &EndpointClient, credential: CredentialHash) -> bool {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        let until = refused.get(&(endpoint.name().to_owned(), credential));
+        until.is_some_and(|until| Instant::now() < *until)
+    }
+}
+
 impl Aheads {
     pub(super) fn new() -> Self {
         Self { spent: HashSet::new(), part: None }
@@ -70,16 +105,22 @@ impl Aheads {
 
     /// An endpoint besides `first` that may read ahead for this credential: in use, well, and none of
     /// its siblings under suspicion of wrong bytes, for then it must show who gave which.
-    pub(super) fn other(&self, candidate: &Candidate, first: &EndpointClient) -> Option<Arc<EndpointClient>> {
-        let mut endpoints = candidate.endpoints();
+    pub(super) fn other(
+        &self,
+        book: &AheadBook,
+        candidate: &Candidate,
+        first: &EndpointClient,
+    ) -> Option<Arc<EndpointClient>> {
+        let endpoints = candidate.endpoints();
         if endpoints.iter().any(|endpoint| endpoint.is_suspect()) {
             return None;
         }
-        endpoints.retain(|endpoint| {
+        let credential = candidate.authorization.hash();
+        endpoints.into_iter().find(|endpoint| {
             let is_idle = endpoint.name() != first.name() && !self.spent.contains(endpoint.name());
-            is_idle && !endpoint.settings.standby && !endpoint.is_resting()
-        });
-        (!endpoints.is_empty()).then(|| endpoints.swap_remove(0))
+            let is_ready = !endpoint.settings.standby && !endpoint.is_resting();
+            is_idle && is_ready && !book.is_refused(endpoint, credential)
+        })
     }
 
     /// Begins to read a part from `endpoint`, unless too many are being read already.
@@ -91,7 +132,7 @@ impl Aheads {
         received: &Received,
     ) {
         part.range.end = part.range.end.min(part.range.start + MAX_PART);
-        let Ok(permit) = Arc::clone(&shared.parts_ahead).try_acquire_owned() else { return };
+        let Ok(permit) = Arc::clone(&shared.ahead.permits).try_acquire_owned() else { return };
         let (sender, frames) = mpsc::unbounded_channel();
         let Range { start, end } = part.range;
         let reading = read(Arc::clone(shared), Arc::clone(&endpoint), part, received.clone(), sender);
@@ -165,7 +206,10 @@ async fn feed(
         Answer::Content(response) if response.status() == StatusCode::PARTIAL_CONTENT => response,
         Answer::Content(_) => return Err(EndpointFailure::WrongRange),
         // No verdict: tokens are good at the installation that issued them, which this need not be.
-        Answer::Refused(answer) => return Err(EndpointFailure::Status(answer.status)),
+        Answer::Refused(answer) => {
+            shared.ahead.note_refusal(endpoint, part.candidate.authorization.hash());
+            return Err(EndpointFailure::Status(answer.status));
+        }
         Answer::RateLimited(_) => return Err(EndpointFailure::Status(StatusCode::TOO_MANY_REQUESTS)),
     };
     let mut body = Content::open(response, part.range, &part.layout)?;
@@ -180,12 +224,11 @@ async fn feed(
     Ok(())
 }
 
-/// How many parts may be read ahead at once, of all blobs: with [`MAX_PART`] it bounds what waits in memory.
-pub(super) fn parts_ahead() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(MAX_PARTS))
-}
-
 /// Less is not worth a request.
 const MIN_PART: u64 = 4 << 20;
 const MAX_PART: u64 = 16 << 20;
+/// Parts that may be read ahead at once, of all blobs.
 const MAX_PARTS: usize = 8;
+/// Who was refused is not asked for the same credential for so long.
+const REFUSED_FOR: Duration = Duration::from_secs(600);
+const MAX_REFUSED: usize = 1024;

@@ -44,7 +44,7 @@ use flotilla_proto::RegistryHost;
 use http::{Request, Response};
 use prometheus_client::registry::Registry;
 use rustls::RootCertStore;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use body::{BodyStream, BoxError};
@@ -58,6 +58,7 @@ pub use order::{ReadError, ReadOrder, ReadSummary, SourcePiece};
 pub use roster::ReadBy;
 pub use upstream::UpstreamError;
 
+use ahead::AheadBook;
 use client_certificate::ClientCertificates;
 use forward::Forwarding;
 use metrics::Metrics;
@@ -77,7 +78,7 @@ struct Shared {
     tokens: TokenCache,
     dialling: Dialling,
     routes: ArcSwap<Routes>,
-    parts_ahead: Arc<Semaphore>,
+    ahead: AheadBook,
 }
 
 impl Source {
@@ -101,7 +102,7 @@ impl Source {
             tokens: TokenCache::default(),
             dialling,
             routes: ArcSwap::default(),
-            parts_ahead: ahead::parts_ahead(),
+            ahead: AheadBook::default(),
             config,
         })))
     }

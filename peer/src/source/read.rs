@@ -78,7 +78,7 @@ impl<'a> Reading<'a> {
                 continue;
             }
             let endpoint = self.attempts.endpoint(&candidate);
-            let other = self.aheads.other(&candidate, &endpoint);
+            let other = self.aheads.other(&self.shared.ahead, &candidate, &endpoint);
             let asked = self.aheads.share(needed.clone(), other.as_ref());
             match self.ask(&candidate, &endpoint, &asked).await {
                 Ok(Answer::Content(response)) => {
@@ -106,7 +106,7 @@ impl<'a> Reading<'a> {
     /// no consequence: what it did not give is asked for as ever.
     async fn go_on_with(&mut self, part: Ahead, candidate: &Arc<Candidate>) -> Result<(), ReadError> {
         let endpoint = Arc::clone(&part.endpoint);
-        let other = self.aheads.other(candidate, &endpoint);
+        let other = self.aheads.other(&self.shared.ahead, candidate, &endpoint);
         self.read_ahead(other, candidate, part.end);
         if let Some(failure) = self.consume(Ok(Feed::Ahead(part)), &endpoint).await? {
             self.note_failure(candidate, &endpoint, &failure);

@@ -1,8 +1,8 @@
 //! One blob from two endpoints at once.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::fake::{Ending, FakeRegistry, Reply, Seen, ending_after, plain, serve, status};
-use super::{Bench, anonymous, blob, endpoint, quick_config};
+use super::{Bench, anonymous, blob, credentials, endpoint, quick_config};
 use crate::source::{ReadOrder, SourceConfig};
 
 /// Two parts and a bit, where two endpoints share it.
@@ -114,6 +114,24 @@ async fn whatever_goes_wrong_ahead_the_blob_comes_whole() {
         assert!(outcome.result.is_ok(), "{name}: {:?}", outcome.result);
         outcome.assert_whole(&content);
     }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_does_not_know_a_credential_is_asked_for_it_once() {
+    let (content, home) = (blob(LEN), OnceLock::new());
+    let two = Two::start({
+        let content = content.clone();
+        move |index, seen| match *home.get_or_init(|| index) == index {
+            true => serve(&content, seen),
+            false => status(401),
+        }
+    })
+    .await;
+    let (bench, credential) = (two.bench(), credentials(&["Bearer t"]));
+    for _ in 0..2 {
+        bench.read(&content, &credential).await.assert_whole(&content);
+    }
+    assert_eq!(two.0.iter().map(|registry| registry.seen().len()).min(), Some(1), "{:?}", two.ranges());
 }
 
 /// The range, of which 3 MB come.
