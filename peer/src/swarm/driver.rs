@@ -334,7 +334,7 @@ impl Driver {
             Output::Purge { digest } => {
                 let store = self.work.store.clone();
                 self.running.spawn(async move {
-                    store.purge(digest).await;
+                    store.purge(digest, None).await;
                 });
             }
             Output::Flush(batch) => self.flush(batch),
