@@ -90,7 +90,7 @@ impl Scheduler {
         }
         self.ensure_source(now, digest);
         self.feed_downloads(now, peer);
-        self.forget_if_unused(peer, digest);
+        self.forget_if_unused(now, peer, digest);
     }
 
     pub(crate) fn announced(
@@ -337,7 +337,7 @@ impl Scheduler {
         }
         // The seeds that were to read, too: who has no part keeps no task, nor its size.
         for &(_, peer) in &everyone {
-            self.forget_if_unused(peer, digest);
+            self.forget_if_unused(now, peer, digest);
         }
         for (_, peer) in everyone {
             self.feed_parent(now, peer);

@@ -167,3 +167,26 @@ fn whoever_claims_everything_and_serves_nothing_is_left_aside() {
     }
     assert!(claimed(&scheduler));
 }
+
+/// It was forgotten with what it owed, and its seat given to another.
+#[test]
+fn whoever_turns_out_to_hold_nothing_of_what_it_owes_is_forgotten_with_it() {
+    let (mut scheduler, now) = (Scheduler::new(Limits::default(), 1), Instant::now());
+    let digest = Digest::from_bytes([0; 32]);
+    let (child, holder) = (PeerKey(0), PeerKey(1));
+    for (peer, seed) in [(child, true), (holder, false)] {
+        let facts = PeerFacts { id: format!("p{}", peer.0).parse().unwrap(), seed, zone: Zone(0) };
+        scheduler.handle(now, Input::PeerJoined { peer, facts });
+    }
+    scheduler.handle(now, Input::Wanted { peer: child, digest, size: SIZES[0], reader: true });
+    let (pieces, hashes) = (PieceSet::full(12), |byte| vec![PieceHash::from_bytes([byte; 32]); 12]);
+    let announced =
+        Input::Announced { peer: holder, digest, size: SIZES[0], pieces: pieces.clone(), hashes: hashes(0) };
+    scheduler.handle(now, announced);
+    scheduler.handle(now, Input::HashesTold { peer: holder, digest, pieces, hashes: hashes(1) });
+    scheduler.handle(now, Input::Wanted { peer: holder, digest, size: SIZES[0], reader: true });
+    scheduler.handle(now, Input::Unwanted { peer: holder, digest });
+    assert_eq!(scheduler.find_idle(now), None);
+    scheduler.handle(now, Input::PeerLeft { peer: child });
+    assert_eq!(scheduler.counts(), (1, 0));
+}
