@@ -100,7 +100,8 @@ impl Scheduler {
     }
 
     /// A seed goes on with a read that this planner did not order. Where another was ordered
-    /// meanwhile, both read: a partition costs one more read, and no less can be known.
+    /// meanwhile, both read: a partition costs one more read, and no less can be known. Whoever is no
+    /// seed has not read anything: it may not say that the registry's bytes are wrong, nor which.
     pub(crate) fn source_reading(
         &mut self,
         now: Instant,
@@ -109,7 +110,7 @@ impl Scheduler {
         size: u64,
         pieces: PieceSet,
     ) {
-        if self.peers.get(seed).is_none() {
+        if self.peers.get(seed).is_none_or(|peer| !peer.rest.facts.seed) {
             return;
         }
         let Ok(slot) = self.open_task(digest, size) else { return };

@@ -190,3 +190,22 @@ fn whoever_turns_out_to_hold_nothing_of_what_it_owes_is_forgotten_with_it() {
     scheduler.handle(now, Input::PeerLeft { peer: child });
     assert_eq!(scheduler.counts(), (1, 0));
 }
+
+#[test]
+fn a_peer_that_is_no_seed_does_not_read_and_so_purges_nothing() {
+    let (mut scheduler, now) = (Scheduler::new(Limits::default(), 1), Instant::now());
+    let digest = Digest::from_bytes([0; 32]);
+    let (holder, liar) = (PeerKey(0), PeerKey(1));
+    for peer in [holder, liar] {
+        let facts =
+            PeerFacts { id: format!("p{}", peer.0).parse().unwrap(), seed: peer == holder, zone: Zone(0) };
+        scheduler.handle(now, Input::PeerJoined { peer, facts });
+    }
+    let (size, pieces) = (SIZES[0], PieceSet::full(12));
+    let hashes = vec![PieceHash::from_bytes([0; 32]); 12];
+    scheduler.handle(now, Input::Announced { peer: holder, digest, size, pieces: pieces.clone(), hashes });
+    scheduler.handle(now, Input::SourceReading { seed: liar, digest, size, pieces });
+    let failure = TaskFailure { status: 502, code: "X".into(), message: String::new(), poisoned: true };
+    scheduler.handle(now, Input::SourceFailed { seed: liar, digest, failure });
+    assert_eq!(scheduler.poll_output(), None);
+}
