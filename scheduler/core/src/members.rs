@@ -112,6 +112,7 @@ impl Scheduler {
             children.push(self.tasks[slot].member(child).peer);
         }
         let digest = self.tasks[slot].digest;
+        self.tasks[slot].hashes.dismiss(key);
         if self.tasks[slot].source.reader() == Some(key) {
             let until = now + self.limits.read_lease;
             self.tasks[slot].source = Source::Leased(until);
@@ -191,7 +192,8 @@ impl Scheduler {
     /// what it must hash to. Costs a pass over the members while any hash is unknown.
     pub(crate) fn ask_hashes(&mut self, slot: TaskSlot) {
         let task = &mut self.tasks[slot];
-        if task.knows_what_is_held() {
+        // In doubt the judge tells.
+        if task.knows_what_is_held() || task.hashes.in_doubt().is_some() {
             return;
         }
         let digest = task.digest;
@@ -236,7 +238,8 @@ impl Scheduler {
             self.deadlines.insert((again, Deadline::Hope(digest, child)));
             return;
         }
-        self.outputs.push_back(Output::FailTask { peer: child, digest, failure: only_corrupt(digest) });
+        let failure = only_corrupt(digest);
+        self.outputs.push_back(Output::FailTask { peer: child, digest, failure, root: None });
         self.set_wish(slot, seat, None);
         self.ensure_source(now, digest);
         self.forget_if_unused(now, child, digest);

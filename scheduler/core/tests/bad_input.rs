@@ -11,7 +11,7 @@
 
 use std::time::{Duration, Instant};
 
-use flotilla_proto::{Digest, Layout, PieceHash, PieceSet};
+use flotilla_proto::{Digest, Layout, PieceHash, PieceSet, Root, Variant};
 use flotilla_scheduler_core::{
     FailureReason, Input, Limits, PeerFacts, PeerKey, Scheduler, TaskFailure, Zone,
 };
@@ -67,6 +67,27 @@ fn joined() -> impl Strategy<Value = Input> {
     })
 }
 
+/// Of a list that is told now and then: all hashes alike, of a blob of twelve pieces.
+fn variant() -> impl Strategy<Value = Variant> {
+    (digest(), 0_u8..3).prop_map(|(digest, byte)| {
+        let hash = PieceHash::from_bytes([byte; 32]);
+        Variant { digest, root: Root::of(vec![Some(hash); 12]) }
+    })
+}
+
+/// Everything of a blob, with one hash.
+fn whole() -> impl Strategy<Value = Input> {
+    (peer(), digest(), 0_u8..2, any::<bool>()).prop_map(|(peer, digest, byte, asked)| {
+        let pieces = PieceSet::full(12);
+        let hashes = vec![PieceHash::from_bytes([byte; 32]); 12];
+        if asked {
+            Input::HashesTold { peer, digest, pieces, hashes }
+        } else {
+            Input::Announced { peer, digest, size: SIZES[0], pieces, hashes }
+        }
+    })
+}
+
 fn input() -> impl Strategy<Value = Input> {
     let failure = any::<bool>().prop_map(|poisoned| TaskFailure {
         status: 502,
@@ -96,6 +117,9 @@ fn input() -> impl Strategy<Value = Input> {
             .prop_map(|(seed, digest, size, pieces)| Input::SourceReading { seed, digest, size, pieces }),
         1 => (peer(), digest(), failure)
             .prop_map(|(seed, digest, failure)| Input::SourceFailed { seed, digest, failure }),
+        3 => whole(),
+        2 => (peer(), variant()).prop_map(|(peer, variant)| Input::WrongBytes { peer, variant }),
+        1 => (peer(), variant()).prop_map(|(peer, variant)| Input::Entombed { peer, variant }),
         1 => (peer(), any::<u32>()).prop_map(|(peer, millis)| {
             Input::RoundTripMeasured { peer, round_trip: Duration::from_millis(millis.into()) }
         }),
