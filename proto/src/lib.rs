@@ -25,7 +25,7 @@ pub use id::{Identity, ParseIdentityError, ParseLabelError, PeerId, RegionName, 
 pub use join_token::{JoinTokenText, ParseJoinTokenError};
 pub use mix::mix;
 pub use name::{ParseNameError, RegistryHost, RepositoryName};
-pub use piece::{Layout, PieceHash, PieceLen, Run};
+pub use piece::{Layout, PieceHash, PieceLen, Root, Run, Variant};
 pub use piece_set::PieceSet;
 pub use rarity::{Rarity, Reader};
 pub use rendezvous::{rendezvous_order, weighted_score};

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use crate::PieceSet;
+use crate::{Digest, PieceSet};
 
 /// The length of every piece of a blob but the last: a power of two from 128 KiB to 4 MiB.
 ///
@@ -162,6 +162,48 @@ impl fmt::Debug for PieceHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "PieceHash({})", hex::encode(&self.0[..6]))
     }
+}
+
+/// The name of one list of piece hashes, and so of one variant of a blob's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Root([u8; 32]);
+
+impl Root {
+    /// The root whose 32 bytes these are.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The BLAKE3 of the hashes of a blob's pieces, in the order of their index. Where one is not
+    /// known, of 32 zeros in its place.
+    pub fn of(hashes: impl IntoIterator<Item = Option<PieceHash>>) -> Self {
+        let mut hasher = blake3::Hasher::new();
+        for hash in hashes {
+            hasher.update(&hash.map_or([0; PieceHash::LEN], |hash| hash.0));
+        }
+        Self(*hasher.finalize().as_bytes())
+    }
+
+    /// The 32 bytes.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Root {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Root({})", hex::encode(&self.0[..6]))
+    }
+}
+
+/// What is spread under a digest, by the list of its piece hashes. Where a registry sent wrong
+/// bytes, a digest has several, of which SHA-256 knows the right one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Variant {
+    /// Whose bytes they are said to be.
+    pub digest: Digest,
+    /// Which list.
+    pub root: Root,
 }
 
 #[cfg(test)]

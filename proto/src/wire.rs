@@ -5,7 +5,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::{Digest, ParseDigestError, PieceHash, PieceSet, Run};
+use crate::{Digest, ParseDigestError, PieceHash, PieceSet, Root, Run, Variant};
 
 /// Manager: identity, settings, topology.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
@@ -36,6 +36,18 @@ impl TryFrom<&Bytes> for Digest {
 
     fn try_from(bytes: &Bytes) -> Result<Self, ParseDigestError> {
         Self::try_from(&bytes[..])
+    }
+}
+
+impl From<Root> for Bytes {
+    fn from(root: Root) -> Self {
+        Self::copy_from_slice(root.as_bytes())
+    }
+}
+
+impl From<Variant> for scheduler::Variant {
+    fn from(Variant { digest, root }: Variant) -> Self {
+        Self { digest: digest.into(), root: root.into() }
     }
 }
 
@@ -74,6 +86,16 @@ pub fn join_hashes<'a>(hashes: impl IntoIterator<Item = &'a PieceHash>) -> Bytes
 pub fn split_hashes(joined: &[u8]) -> Option<Vec<PieceHash>> {
     let (hashes, rest) = joined.as_chunks::<{ PieceHash::LEN }>();
     rest.is_empty().then(|| hashes.iter().map(|bytes| PieceHash::from_bytes(*bytes)).collect())
+}
+
+/// The root whose 32 bytes these are; `None` if they are not as many.
+pub fn root_from(bytes: &[u8]) -> Option<Root> {
+    Some(Root::from_bytes(bytes.try_into().ok()?))
+}
+
+/// The variant that a message names; `None` if it names none.
+pub fn variant_from(variant: &scheduler::Variant) -> Option<Variant> {
+    Some(Variant { digest: Digest::try_from(&variant.digest).ok()?, root: root_from(&variant.root)? })
 }
 
 /// `Debug` for messages that carry a secret: the fields that may be seen, and no others.

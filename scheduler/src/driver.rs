@@ -282,9 +282,10 @@ impl Driver {
                 self.metrics.source_orders.inc();
             }
             Output::AskHashes { peer, digest } => self.batch(peer)?.hashes_wanted.push(digest.into()),
-            Output::FailTask { peer, digest, failure } => {
-                self.batch(peer)?.tasks_failed.push(translate::task_failed(digest, failure));
+            Output::FailTask { peer, digest, failure, root } => {
+                self.batch(peer)?.tasks_failed.push(translate::task_failed(digest, failure, root));
             }
+            Output::Entomb { peer, variant } => self.batch(peer)?.tombstones.push(variant.into()),
             Output::PaceSource { seed, digest, until } => {
                 self.batch(seed)?.source_paces.push(wire::SourcePace { digest: digest.into(), until });
             }

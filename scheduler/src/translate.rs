@@ -5,8 +5,8 @@
 
 use bytes::Bytes;
 use flotilla_proto::wire::scheduler as wire;
-use flotilla_proto::wire::{pieces_from, runs_of, split_hashes};
-use flotilla_proto::{Digest, Layout, PeerId};
+use flotilla_proto::wire::{pieces_from, runs_of, split_hashes, variant_from};
+use flotilla_proto::{Digest, Layout, PeerId, Root, Variant};
 use flotilla_scheduler_core::{FailureReason, Input, PeerKey, TaskFailure};
 
 /// Who is attached under which name, as far as translating needs it.
@@ -17,8 +17,8 @@ pub(crate) trait Names {
 
 /// The inputs that a peer's batch amounts to, in the order in which they hold: what it has
 /// comes before what it wants, and before why it can read no more. But that the bytes were
-/// wrong comes first: the seed that says so withdraws them in the same breath, and is heard
-/// only while it is known to read.
+/// wrong comes first: whoever says so withdraws them in the same breath, and is heard only while
+/// it is known to hold or read them. What was purged comes before what is held.
 pub(crate) fn inputs(
     peer: PeerKey,
     batch: wire::FromPeer,
@@ -30,6 +30,12 @@ pub(crate) fn inputs(
         batch.source_failed.into_iter().partition(|failed| failed.poisoned);
     for failed in poisoned {
         inputs.push(source_failed(peer, failed)?);
+    }
+    for found in &batch.wrong_bytes {
+        inputs.push(Input::WrongBytes { peer, variant: parse_variant(found)? });
+    }
+    for purged in &batch.tombstones {
+        inputs.push(Input::Entombed { peer, variant: parse_variant(purged)? });
     }
     for digest in &batch.withdrawals {
         inputs.push(Input::Withdrawn { peer, digest: parse_digest(digest)? });
@@ -131,14 +137,19 @@ pub(crate) fn source_order(
 }
 
 /// A failure, as a peer is told.
-pub(crate) fn task_failed(digest: Digest, failure: TaskFailure) -> wire::TaskFailed {
+pub(crate) fn task_failed(digest: Digest, failure: TaskFailure, root: Option<Root>) -> wire::TaskFailed {
     wire::TaskFailed {
         digest: digest.into(),
         status: failure.status.into(),
         code: failure.code,
         message: failure.message,
         poisoned: failure.poisoned,
+        root: root.map(Bytes::from).unwrap_or_default(),
     }
+}
+
+fn parse_variant(variant: &wire::Variant) -> Result<Variant, Malformed> {
+    variant_from(variant).ok_or(Malformed::Variant)
 }
 
 fn parse_digest(bytes: &Bytes) -> Result<Digest, Malformed> {
@@ -150,6 +161,8 @@ fn parse_digest(bytes: &Bytes) -> Result<Digest, Malformed> {
 pub(crate) enum Malformed {
     #[error("a digest has 32 bytes")]
     Digest,
+    #[error("a variant has a digest and a root of 32 bytes each")]
+    Variant,
     #[error("a blob of {0} bytes is larger than any may be")]
     Size(u64),
     #[error("a run of pieces leaves its blob")]
@@ -191,8 +204,13 @@ mod tests {
         assert_eq!(refused(announce(run(0, 1), &[0; 64])), Malformed::Hashes);
         let digest = Bytes::from_static(&[0; 31]);
         assert_eq!(
-            refused(wire::FromPeer { unwants: vec![digest], ..Default::default() }),
+            refused(wire::FromPeer { unwants: vec![digest.clone()], ..Default::default() }),
             Malformed::Digest
+        );
+        let variant = wire::Variant { digest: Digest::of(b"x").into(), root: digest };
+        assert_eq!(
+            refused(wire::FromPeer { wrong_bytes: vec![variant], ..Default::default() }),
+            Malformed::Variant
         );
     }
 
@@ -203,6 +221,9 @@ mod tests {
         let mut batch = announce(vec![wire::Run { first: 0, count: 8 }], &[]);
         batch.withdrawals.push(Digest::of(b"x").into());
         batch.source_failed = vec![failed(false), failed(true)];
+        let variant = Variant { digest: Digest::of(b"x"), root: Root::from_bytes([7; 32]) };
+        batch.wrong_bytes = vec![variant.into()];
+        batch.tombstones = vec![variant.into()];
         let inputs = inputs(PeerKey(1), batch, &Nobody).unwrap();
         let [Input::SourceFailed { failure: first, .. }, .., Input::SourceFailed { failure: last, .. }] =
             &inputs[..]
@@ -210,7 +231,11 @@ mod tests {
             panic!("{inputs:?}");
         };
         assert!(first.poisoned && !last.poisoned);
-        assert!(matches!(inputs[1..3], [Input::Withdrawn { .. }, Input::Announced { .. }]));
+        assert_eq!(
+            inputs[1..3],
+            [Input::WrongBytes { peer: PeerKey(1), variant }, Input::Entombed { peer: PeerKey(1), variant }]
+        );
+        assert!(matches!(inputs[3..5], [Input::Withdrawn { .. }, Input::Announced { .. }]));
     }
 
     #[test]

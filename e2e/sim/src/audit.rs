@@ -97,7 +97,9 @@ impl Audit {
             | Input::InventoryTold { .. }
             | Input::RoundTripMeasured { .. }
             | Input::LinkLimited { .. }
-            | Input::LoadMeasured { .. } => {}
+            | Input::LoadMeasured { .. }
+            | Input::WrongBytes { .. }
+            | Input::Entombed { .. } => {}
         }
     }
 
@@ -143,6 +145,7 @@ impl Audit {
             }
             Output::UseSeed { .. }
             | Output::AskHashes { .. }
+            | Output::Entomb { .. }
             | Output::PaceSource { .. }
             | Output::PaceReports { .. } => {}
         }

@@ -18,7 +18,8 @@ pub(crate) fn downward_rank(input: &PeerInput) -> u8 {
         PeerInput::PickingOrdered { .. } => 7,
         PeerInput::Assigned { .. } => 8,
         PeerInput::TaskFailed { .. } => 9,
-        PeerInput::HashesWanted { .. } => 10,
+        PeerInput::Entombed { .. } => 10,
+        PeerInput::HashesWanted { .. } => 11,
         _ => unreachable!("{input:?} is not the scheduler's to say"),
     }
 }
@@ -49,6 +50,8 @@ pub(crate) fn to_scheduler(
         Report::Reading { digest, size, pieces } => {
             SchedulerInput::SourceReading { seed: peer, digest, size, pieces }
         }
+        Report::WrongBytes { variant } => SchedulerInput::WrongBytes { peer, variant },
+        Report::Entombed { variant } => SchedulerInput::Entombed { peer, variant },
         Report::InventoryTold => SchedulerInput::InventoryTold { peer },
         Report::SourceFailed { digest, failure } => SchedulerInput::SourceFailed {
             seed: peer,
@@ -86,10 +89,12 @@ pub(crate) fn to_peer(output: Output, id: impl Fn(PeerKey) -> PeerId) -> (PeerKe
             (seed, PeerInput::ReadOrdered { digest, layout, pieces })
         }
         Output::AskHashes { peer, digest } => (peer, PeerInput::HashesWanted { digest }),
-        Output::FailTask { peer, digest, failure } => {
+        Output::FailTask { peer, digest, failure, root } => {
             let TaskFailure { status, code, message, poisoned } = failure;
-            (peer, PeerInput::TaskFailed { digest, failure: Failure { status, code, message, poisoned } })
+            let failure = Failure { status, code, message, poisoned };
+            (peer, PeerInput::TaskFailed { digest, failure, root })
         }
+        Output::Entomb { peer, variant } => (peer, PeerInput::Entombed { variant }),
         Output::PaceSource { seed, digest, until } => (seed, PeerInput::SourcePaced { digest, until }),
         Output::Link { peer, partner, digest, seed, same_zone } => {
             (peer, PeerInput::PartnerNamed { digest, partner: id(partner), seed, same_zone })

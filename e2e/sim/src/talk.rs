@@ -83,7 +83,9 @@ impl World<'_> {
             }
             // A node of the model keeps nothing beside what is on its disk.
             PeerOutput::Forget { .. } => {}
-            PeerOutput::Purge { digest } => self.purge(index, digest),
+            PeerOutput::Purge { digest, root: _ } => self.purge(index, digest),
+            // Nobody comes back with what it held in an earlier life.
+            PeerOutput::Entomb { .. } => {}
             PeerOutput::Flush(batch) => self.peer_flushes(index, batch),
         }
     }
@@ -136,7 +138,7 @@ impl World<'_> {
     pub(crate) fn hashed(&mut self, index: NodeIndex, digest: Digest) {
         if let Some(blob) = self.nodes[index.place()].blobs.get_mut(&digest) {
             blob.is_hashed = true;
-            self.tell_peer(index, PeerInput::Hashed { digest, matches: true });
+            self.tell_peer(index, PeerInput::Hashed { digest, result: Ok(()) });
         }
     }
 

@@ -13,6 +13,15 @@ pub(crate) fn wrong_bytes(digest: Digest) -> Failure {
     }
 }
 
+pub(crate) fn purged(digest: Digest) -> Failure {
+    Failure {
+        status: 502,
+        code: "DIGEST_INVALID".into(),
+        message: format!("a part of {digest} that this peer held was wrong bytes of its registry"),
+        poisoned: true,
+    }
+}
+
 pub(crate) fn evicted(digest: Digest) -> Failure {
     let message = format!("{digest} was evicted from this peer's store while it was downloading");
     unavailable(message)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet};
+use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet, Root, Variant};
 
 use crate::Failure;
 
@@ -20,6 +20,11 @@ pub enum Input {
         pieces: PieceSet,
         /// Whether its SHA-256 was found right.
         complete: bool,
+    },
+    /// The store remembers that a variant was purged, from an earlier life of the daemon.
+    TombstoneFound {
+        /// Which.
+        variant: Variant,
     },
     /// A client wants a blob.
     Wanted {
@@ -64,6 +69,13 @@ pub enum Input {
         digest: Digest,
         /// Why.
         failure: Failure,
+        /// What is purged from the region, if anything is.
+        root: Option<Root>,
+    },
+    /// The scheduler says that a variant was purged, maybe while this peer was away.
+    Entombed {
+        /// Which.
+        variant: Variant,
     },
     /// The scheduler says which seed reads the blob.
     SeedNamed {
@@ -227,8 +239,8 @@ pub enum Input {
     Hashed {
         /// Which blob.
         digest: Digest,
-        /// Whether its SHA-256 is right.
-        matches: bool,
+        /// `Ok` if its SHA-256 is right; else of which list of piece hashes it is not.
+        result: Result<(), Root>,
     },
     /// This peer cannot go on with a download: its disk is full, or every client's credential
     /// was refused.

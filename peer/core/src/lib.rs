@@ -7,6 +7,7 @@
 //! * a scheduler that comes back hears of everything held, and of everything wanted;
 //! * a blob is complete only when its SHA-256 was found right, and until then its last piece
 //!   is nobody's to read as the end of a blob (DESIGN.md §2.2);
+//! * wrong bytes go, with whatever was never found right of that blob, and are told of;
 //! * a seed reads from the registry only what it was ordered to, and only while its
 //!   scheduler can renew that order (DESIGN.md §5.4);
 //! * who fetches what is the scheduler's plan, unless it leaves the choice to this peer or is
@@ -25,10 +26,12 @@ mod outbox;
 mod output;
 mod partner;
 mod picking;
+mod purging;
 mod reading;
 mod requests;
 mod scheduler;
 mod swarm;
+mod tombstones;
 mod uploads;
 
 pub use input::{FetchError, Input, UploadId, UploadWish};

@@ -123,21 +123,24 @@ impl Announced {
     }
 }
 
-/// The order in which the scheduler takes a batch. That bytes were wrong comes first: the seed
-/// that says so withdraws them in the same breath, and is heard only while it is known to read.
+/// The order in which the scheduler takes a batch. That bytes were wrong comes first: whoever
+/// says so withdraws them in the same breath, and is heard only while it is known to hold or read
+/// them. What was purged comes before what is held.
 fn rank(report: &Report) -> u8 {
     match report {
         Report::SourceFailed { failure, .. } if failure.poisoned => 0,
-        Report::Withdraw { .. } => 1,
-        Report::Announce { .. } => 2,
-        Report::Hashes { .. } => 3,
-        Report::Reading { .. } => 4,
-        Report::Want { .. } => 5,
-        Report::Unwant { .. } => 6,
-        Report::FetchFailed { .. } => 7,
-        Report::Reader { .. } => 8,
-        Report::SourceFailed { .. } => 9,
-        Report::InventoryTold => 10,
+        Report::WrongBytes { .. } => 1,
+        Report::Entombed { .. } => 2,
+        Report::Withdraw { .. } => 3,
+        Report::Announce { .. } => 4,
+        Report::Hashes { .. } => 5,
+        Report::Reading { .. } => 6,
+        Report::Want { .. } => 7,
+        Report::Unwant { .. } => 8,
+        Report::FetchFailed { .. } => 9,
+        Report::Reader { .. } => 10,
+        Report::SourceFailed { .. } => 11,
+        Report::InventoryTold => 12,
     }
 }
 

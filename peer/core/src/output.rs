@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet};
+use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet, Root, Variant};
 
 use crate::outbox::Batch;
 use crate::{FetchError, UploadId};
@@ -142,10 +142,17 @@ pub enum Output {
         /// Which blob.
         digest: Digest,
     },
-    /// Drop whatever is held of the blob.
+    /// Drop whatever is held of the blob, and with that remember what was purged.
     Purge {
         /// Which blob.
         digest: Digest,
+        /// What was purged, if it has a name that is not remembered yet.
+        root: Option<Root>,
+    },
+    /// Remember that a variant was purged.
+    Entomb {
+        /// Which.
+        variant: Variant,
     },
     /// Send this to the scheduler.
     Flush(Batch),
@@ -235,6 +242,16 @@ pub enum Report {
         /// The pieces that are still to come.
         pieces: PieceSet,
     },
+    /// This peer held a whole blob, and its SHA-256 is another.
+    WrongBytes {
+        /// What it held.
+        variant: Variant,
+    },
+    /// This variant was purged, before the scheduler came.
+    Entombed {
+        /// Which.
+        variant: Variant,
+    },
     /// Everything held and read when the scheduler came has been told.
     InventoryTold,
     /// The registry did not deliver.
@@ -255,6 +272,6 @@ pub struct Failure {
     pub code: String,
     /// What failed, naming it.
     pub message: String,
-    /// The bytes do not match the digest: whatever is held of it is worthless.
+    /// The bytes do not match the digest: what is held of it and was not found right is worthless.
     pub poisoned: bool,
 }

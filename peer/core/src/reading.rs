@@ -25,6 +25,9 @@ impl Swarm {
         self.announce(digest, &held, Vec::new());
         if !fresh.is_empty() {
             self.outputs.push_back(Output::ReadSource { digest, layout, pieces: fresh });
+        } else if self.blobs[&digest].held.is_full() {
+            // It may be in doubt, and this seed is to decide.
+            self.hash(digest);
         }
     }
 

@@ -30,6 +30,9 @@ impl Swarm {
     pub(crate) fn scheduler_up(&mut self) {
         self.scheduler = Scheduler::Up;
         self.outbox = Outbox::default();
+        for variant in self.tombstones.by_age().collect::<Vec<_>>() {
+            self.tell(Report::Entombed { variant });
+        }
         let digests: Vec<Digest> = self.blobs.keys().copied().collect();
         for digest in digests {
             self.announce_all(digest);

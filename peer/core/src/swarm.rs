@@ -7,11 +7,11 @@ use fastrand::Rng;
 use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet};
 
 use crate::download::Blob;
-use crate::failure::{evicted, wrong_bytes};
 use crate::health::Health;
 use crate::intake::Intake;
 use crate::outbox::Outbox;
 use crate::scheduler::Scheduler;
+use crate::tombstones::Tombstones;
 use crate::uploads::Uploads;
 use crate::{Failure, Input, Output, Patience, Report, UploadId, UploadWish};
 
@@ -61,7 +61,8 @@ pub struct Swarm {
     /// Parents that were asked for anything. Forgotten, beyond [`MAX_PARENTS`], by name.
     pub(crate) health_by_parent: BTreeMap<PeerId, Health>,
     pub(crate) intake: Intake,
-    uploads: Uploads,
+    pub(crate) uploads: Uploads,
+    pub(crate) tombstones: Tombstones,
     pub(crate) outbox: Outbox,
     pub(crate) outputs: VecDeque<Output>,
 }
@@ -80,6 +81,7 @@ impl Swarm {
             health_by_parent: BTreeMap::new(),
             intake: Intake::default(),
             uploads: Uploads::default(),
+            tombstones: Tombstones::default(),
             outbox: Outbox::default(),
             outputs: VecDeque::new(),
         }
@@ -97,7 +99,9 @@ impl Swarm {
             Input::SchedulerDown => self.scheduler_down(),
             Input::Assigned { digest, piece, parent, hash } => self.assigned(digest, piece, parent, hash),
             Input::Cancelled { digest, piece } => self.cancelled(digest, piece),
-            Input::TaskFailed { digest, failure } => self.give_up(digest, failure),
+            Input::TombstoneFound { variant } => drop(self.tombstones.insert(variant)),
+            Input::TaskFailed { digest, failure, root } => self.task_failed(digest, failure, root),
+            Input::Entombed { variant } => self.entombed(variant),
             Input::SeedNamed { digest, seed } => self.seed_named(digest, seed),
             Input::HashesWanted { digest } => self.hashes_wanted(digest),
             Input::ReadOrdered { digest, layout, pieces } => self.read_ordered(digest, layout, &pieces),
@@ -125,7 +129,7 @@ impl Swarm {
             Input::UploadEnded { upload, delivered } => self.upload_ended(upload, delivered),
             Input::SourceRead { digest, piece, hash } => self.source_read(digest, piece, hash),
             Input::SourceEnded { digest, result } => self.source_ended(digest, result),
-            Input::Hashed { digest, matches } => self.hashed(digest, matches),
+            Input::Hashed { digest, result } => self.hashed(digest, result),
             Input::GivenUp { digest, failure } => self.given_up(digest, failure),
             Input::Damaged { digest, piece } => self.damaged(digest, piece),
             Input::Evicted { digest } => self.evicted(digest),
@@ -180,8 +184,12 @@ impl Swarm {
         let verified = complete && pieces.is_full();
         let mut blob = Blob::new(layout, self.now());
         (blob.held, blob.verified) = (pieces, verified);
+        let is_unchecked = blob.held.is_full() && !verified;
         self.blobs.insert(digest, blob);
         self.announce_all(digest);
+        if is_unchecked {
+            self.hash(digest);
+        }
     }
 
     fn wanted(&mut self, digest: Digest, layout: Layout) {
@@ -252,19 +260,6 @@ impl Swarm {
         self.intake.landed(now, bytes);
     }
 
-    fn hashed(&mut self, digest: Digest, matches: bool) {
-        let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        blob.hashing = false;
-        if blob.verified || !blob.held.is_full() {
-            return;
-        }
-        if matches {
-            self.verified(digest);
-        } else {
-            self.give_up(digest, wrong_bytes(digest));
-        }
-    }
-
     fn given_up(&mut self, digest: Digest, failure: Failure) {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
         let (wanted, reads) = (blob.wanted, !blob.reading.is_empty());
@@ -295,14 +290,6 @@ impl Swarm {
         }
     }
 
-    fn evicted(&mut self, digest: Digest) {
-        if let Some(blob) = self.blobs.get_mut(&digest) {
-            blob.held = PieceSet::new(blob.layout.piece_count());
-            blob.verified = false;
-            self.discard(digest);
-        }
-    }
-
     /// A piece is on disk.
     pub(crate) fn hold(&mut self, digest: Digest, piece: u32, hashes: Vec<PieceHash>) {
         let now = self.now();
@@ -327,7 +314,7 @@ impl Swarm {
     }
 
     /// Nobody waits for the blob any more.
-    fn unwanted(&mut self, digest: Digest) {
+    pub(crate) fn unwanted(&mut self, digest: Digest) {
         self.wanted.remove(&digest);
         if let Some(blob) = self.blobs.get_mut(&digest) {
             blob.wanted = false;
@@ -340,34 +327,6 @@ impl Swarm {
         if !blob.hashing && !blob.verified {
             blob.hashing = true;
             self.outputs.push_back(Output::Hash { digest });
-        }
-    }
-
-    /// The download ends without its blob. What is held stays, unless the bytes are wrong.
-    pub(crate) fn give_up(&mut self, digest: Digest, failure: Failure) {
-        let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        blob.hashing = false;
-        self.unwanted(digest);
-        self.abort_all(digest);
-        if failure.poisoned {
-            self.outputs.push_back(Output::Purge { digest });
-            self.discard(digest);
-        }
-        self.outputs.push_back(Output::Fail { digest, failure });
-        self.forget_if_idle(digest);
-    }
-
-    /// Nothing is held any more: whatever is under way has lost its ground.
-    fn discard(&mut self, digest: Digest) {
-        self.abort_all(digest);
-        self.stop_reading(digest);
-        self.tell(Report::Withdraw { digest });
-        self.uploads.forget(digest);
-        let was_wanted = self.wanted.contains(&digest);
-        self.unwanted(digest);
-        self.blobs.remove(&digest);
-        if was_wanted {
-            self.outputs.push_back(Output::Fail { digest, failure: evicted(digest) });
         }
     }
 

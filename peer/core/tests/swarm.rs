@@ -6,7 +6,8 @@
 //!    SHA-256 was found right;
 //! 3. at most one fetch of a piece runs at a time, and none of a piece that is held;
 //! 4. nothing is told without a scheduler; one that comes hears of everything held and wanted;
-//! 5. nothing is read from the registry that was not ordered, nor twice.
+//! 5. nothing is read from the registry that was not ordered, nor twice;
+//! 6. what SHA-256 has found right is never purged.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)] // a test may read the clock, once, and unwrap
 
@@ -14,7 +15,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use flotilla_peer_core::{Failure, FetchError, Input, Limits, Output, Report, Swarm};
-use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet};
+use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet, Root, Variant};
 use proptest::prelude::*;
 
 /// 6 pieces of 128 KiB.
@@ -74,6 +75,10 @@ impl Peer {
             Input::FetchFailed { piece, .. } => {
                 self.fetching.remove(piece);
             }
+            Input::Found { pieces, complete, .. } => {
+                self.on_disk = pieces.iter().collect();
+                self.hashed_right = *complete;
+            }
             Input::Damaged { piece, .. } => {
                 self.on_disk.remove(piece);
                 self.hashed_right = false;
@@ -82,7 +87,7 @@ impl Peer {
                 self.on_disk.clear();
                 self.hashed_right = false;
             }
-            Input::Hashed { matches, .. } => self.hashed_right = *matches && self.on_disk.len() == 6,
+            Input::Hashed { result, .. } => self.hashed_right = result.is_ok() && self.on_disk.len() == 6,
             Input::SourceEnded { result, .. } => {
                 self.hashed_right |= *result == Ok(true) && self.on_disk.len() == 6;
                 self.reading.clear();
@@ -120,7 +125,10 @@ impl Peer {
                 assert!(*piece != LAST || self.hashed_right, "invariant 2");
             }
             Output::Complete { .. } => assert!(self.hashed_right, "invariant 2"),
-            Output::Purge { .. } => self.on_disk.clear(),
+            Output::Purge { .. } => {
+                assert!(!self.hashed_right, "invariant 6");
+                self.on_disk.clear();
+            }
             Output::Flush(batch) => {
                 assert!(self.up, "invariant 4");
                 for report in batch.reports() {
@@ -131,6 +139,7 @@ impl Peer {
             }
             Output::OfferCredentials { .. }
             | Output::Hash { .. }
+            | Output::Entomb { .. }
             | Output::Fail { .. }
             | Output::Forget { .. } => {}
             Output::Take { .. }
@@ -179,6 +188,29 @@ fn read_ordered(pieces: impl IntoIterator<Item = u32>) -> Input {
     Input::ReadOrdered { digest: digest(), layout: layout(), pieces: set }
 }
 
+fn found(pieces: std::ops::Range<u32>, complete: bool) -> Input {
+    let run = flotilla_proto::Run { first: pieces.start, count: pieces.end - pieces.start };
+    let pieces = PieceSet::from_runs(6, [run]).unwrap();
+    Input::Found { digest: digest(), layout: layout(), pieces, complete }
+}
+
+fn hashed(matches: bool) -> Input {
+    Input::Hashed { digest: digest(), result: if matches { Ok(()) } else { Err(root()) } }
+}
+
+fn task_failed(poisoned: bool, root: Option<Root>) -> Input {
+    Input::TaskFailed { digest: digest(), failure: failure(poisoned), root }
+}
+
+/// Of what was purged, in every test.
+fn root() -> Root {
+    Root::of([Some(hash(0))])
+}
+
+fn variant() -> Variant {
+    Variant { digest: digest(), root: root() }
+}
+
 fn failure(poisoned: bool) -> Failure {
     Failure { status: 502, code: "X".into(), message: "x".into(), poisoned }
 }
@@ -208,7 +240,7 @@ fn a_download_goes_out_in_order_and_its_last_piece_only_when_verified() {
         let released = outputs.contains(&Output::Release { digest: digest(), piece });
         assert_eq!(released, piece != LAST);
     }
-    let outputs = peer.input(Input::Hashed { digest: digest(), matches: true });
+    let outputs = peer.input(hashed(true));
     assert_eq!(outputs, [Output::Complete { digest: digest() }]);
 }
 
@@ -220,10 +252,71 @@ fn a_blob_whose_hash_is_wrong_is_purged_and_its_clients_are_told() {
         peer.input(assigned(piece, "parent"));
         peer.input(fetched(piece));
     }
-    let outputs = peer.input(Input::Hashed { digest: digest(), matches: false });
-    assert!(outputs.contains(&Output::Purge { digest: digest() }));
+    let outputs = peer.input(hashed(false));
+    assert!(outputs.contains(&Output::Purge { digest: digest(), root: Some(root()) }));
     assert!(told(&outputs).contains(&Report::Withdraw { digest: digest() }));
     assert!(failed(&outputs));
+}
+
+#[test]
+fn wrong_bytes_are_told_of_before_they_are_withdrawn_and_again_to_a_scheduler_that_comes() {
+    let mut peer = Peer::attached();
+    peer.input(found(0..6, false));
+    let told_of = told(&peer.input(hashed(false)));
+    assert_eq!(told_of, [Report::WrongBytes { variant: variant() }, Report::Withdraw { digest: digest() }]);
+    peer.input(Input::SchedulerDown);
+    let told_of = told(&peer.input(Input::SchedulerUp));
+    assert_eq!(told_of, [Report::Entombed { variant: variant() }, Report::InventoryTold]);
+}
+
+#[test]
+fn a_whole_blob_from_an_earlier_life_that_nobody_checked_is_checked() {
+    let mut peer = Peer::attached();
+    assert!(peer.input(found(0..6, false)).contains(&Output::Hash { digest: digest() }));
+    assert_eq!(peer.input(hashed(true)), [Output::Complete { digest: digest() }]);
+}
+
+#[test]
+fn what_sha256_has_found_right_is_never_purged() {
+    let mut peer = Peer::attached();
+    peer.input(found(0..6, true));
+    let outputs = peer.input(task_failed(true, Some(root())));
+    assert_eq!(outputs[0], Output::Entomb { variant: variant() });
+    let pieces = PieceSet::full(6);
+    assert_eq!(told(&outputs), [Report::Announce { digest: digest(), size: SIZE, pieces, hashes: vec![] }]);
+}
+
+#[test]
+fn a_part_from_before_a_purge_goes_and_what_came_after_it_stays() {
+    let purge = || Output::Purge { digest: digest(), root: Some(root()) };
+    let entombed = || Input::Entombed { variant: variant() };
+    let mut peer = Peer::attached();
+    peer.input(found(0..2, false));
+    let outputs = peer.input(entombed());
+    assert!(outputs.contains(&purge()));
+    assert_eq!(told(&outputs), [Report::Withdraw { digest: digest() }]);
+    peer.input(found(0..2, false));
+    assert_eq!(peer.input(entombed()), [], "it heard of that before");
+    // But a purge that is under way goes for everything.
+    assert!(
+        peer.input(task_failed(true, Some(root()))).contains(&Output::Purge { digest: digest(), root: None })
+    );
+
+    let mut peer = Peer::attached();
+    peer.input(Input::TombstoneFound { variant: variant() });
+    peer.input(found(0..2, false));
+    assert_eq!(peer.input(entombed()), []);
+    assert_eq!(Peer::attached().input(entombed()), [Output::Entomb { variant: variant() }]);
+}
+
+#[test]
+fn a_seed_that_is_ordered_what_it_holds_whole_checks_it() {
+    let mut peer = Peer::attached();
+    peer.input(read_ordered(0..6));
+    for piece in 0..6 {
+        peer.input(Input::SourceRead { digest: digest(), piece, hash: hash(piece) });
+    }
+    assert!(peer.input(read_ordered(0..6)).contains(&Output::Hash { digest: digest() }));
 }
 
 #[test]
@@ -324,7 +417,7 @@ fn a_blob_that_only_waits_for_its_hash_waits_for_no_scheduler() {
         peer.swarm.handle_timeout(due);
         assert!(!failed(&peer.drain()));
     }
-    let outputs = peer.input(Input::Hashed { digest: digest(), matches: true });
+    let outputs = peer.input(hashed(true));
     assert_eq!(outputs, [Output::Complete { digest: digest() }]);
 }
 
@@ -336,7 +429,7 @@ fn a_full_disk_fails_the_download_and_keeps_what_is_held() {
     peer.input(fetched(0));
     let outputs = peer.input(Input::GivenUp { digest: digest(), failure: failure(false) });
     assert!(failed(&outputs) && told(&outputs).contains(&Report::Unwant { digest: digest() }));
-    assert!(!outputs.contains(&Output::Purge { digest: digest() }));
+    assert!(!outputs.iter().any(|output| matches!(output, Output::Purge { .. })));
     let outputs = peer.input(assigned(0, "parent"));
     assert!(matches!(told(&outputs)[..], [Report::Announce { .. }]), "piece 0 is still held");
 }
@@ -356,8 +449,9 @@ fn step() -> impl Strategy<Value = Input> {
         2 => Just(read_ordered(0..6)),
         4 => piece.clone().prop_map(move |piece| Input::SourceRead { digest, piece, hash: hash(piece) }),
         1 => any::<bool>().prop_map(move |ok| Input::SourceEnded { digest, result: if ok { Ok(true) } else { Err(failure(false)) } }),
-        2 => any::<bool>().prop_map(move |matches| Input::Hashed { digest, matches }),
-        1 => any::<bool>().prop_map(move |poisoned| Input::TaskFailed { digest, failure: failure(poisoned) }),
+        2 => any::<bool>().prop_map(hashed),
+        1 => Just(Input::Entombed { variant: variant() }),
+        1 => any::<[bool; 2]>().prop_map(move |[poisoned, named]| task_failed(poisoned, named.then(root))),
         1 => piece.prop_map(move |piece| Input::Damaged { digest, piece }),
         1 => Just(Input::Evicted { digest }),
         1 => Just(Input::GivenUp { digest, failure: failure(false) }),

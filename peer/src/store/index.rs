@@ -1,4 +1,5 @@
-//! The index on disk: which blobs and pieces are held. What it does not know does not exist.
+//! The index on disk: which blobs and pieces are held, and what was purged. What it does not know does
+//! not exist.
 //!
 //! One redb transaction per change set, durable before it is believed. redb refuses all work after its
 //! first IO error until it is opened anew, and cannot tell whether the failed commit reached the disk.
@@ -9,13 +10,17 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flotilla_proto::{Digest, PieceHash};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use flotilla_proto::{Digest, PieceHash, Root, Variant};
+use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
 
 /// Size in bytes, completeness, last use.
 const BLOBS: TableDefinition<'_, &[u8; 32], (u64, bool, u64)> = TableDefinition::new("blobs");
 /// The BLAKE3 of each held piece.
 const PIECES: TableDefinition<'_, (&[u8; 32], u32), &[u8; 32]> = TableDefinition::new("pieces");
+/// The digest and root of each variant that was purged, by the order in which they were.
+const TOMBSTONES: TableDefinition<'_, u64, (&[u8; 32], &[u8; 32])> = TableDefinition::new("tombstones");
+/// Tombstones kept; beyond, the oldest goes. As many as the core knows.
+const MAX_TOMBSTONES: u64 = 1024;
 /// redb's own default is 1 GiB. Rows are read at open only, so this need hold no more than a few paths.
 const CACHE_BYTES: usize = 16 << 20;
 
@@ -36,14 +41,15 @@ pub(super) enum Change {
     /// With all of its pieces.
     RemoveBlob(Digest),
     RemovePiece(Digest, u32),
+    PutTombstone(Variant),
 }
 
 impl Change {
     /// What restores the truth if it is unknown whether this change was made. A blob's row alone claims
-    /// no piece, so that one may stay.
+    /// no piece, so that one may stay; so may a tombstone, which claims no more than is true.
     fn debt(self) -> Option<Self> {
         match self {
-            Self::PutBlob(..) => None,
+            Self::PutBlob(..) | Self::PutTombstone(_) => None,
             Self::PutPiece(digest, piece, _) => Some(Self::RemovePiece(digest, piece)),
             Self::RemoveBlob(_) | Self::RemovePiece(..) => Some(self),
         }
@@ -75,6 +81,11 @@ impl Index {
     /// Everything the index holds.
     pub(super) fn load(&mut self) -> Result<BTreeMap<Digest, IndexedBlob>, IndexError> {
         Ok(load(self.database()?)?)
+    }
+
+    /// What was purged, the oldest first.
+    pub(super) fn tombstones(&mut self) -> Result<Vec<Variant>, IndexError> {
+        Ok(tombstones(self.database()?)?)
     }
 
     /// Makes these changes, in order, after whatever is owed; `Ok` once they survive `kill -9` and a
@@ -124,6 +135,7 @@ fn commit(database: &Database, changes: &[Change]) -> Result<(), redb::Error> {
     {
         let mut blobs = transaction.open_table(BLOBS)?;
         let mut pieces = transaction.open_table(PIECES)?;
+        let mut tombstones = transaction.open_table(TOMBSTONES)?;
         for change in changes {
             match change {
                 Change::PutBlob(digest, row) => {
@@ -139,6 +151,13 @@ fn commit(database: &Database, changes: &[Change]) -> Result<(), redb::Error> {
                 }
                 Change::RemovePiece(digest, piece) => {
                     pieces.remove((digest.as_bytes(), *piece))?;
+                }
+                Change::PutTombstone(Variant { digest, root }) => {
+                    let next = tombstones.last()?.map_or(0, |(last, _)| last.value() + 1);
+                    tombstones.insert(next, (digest.as_bytes(), root.as_bytes()))?;
+                    if tombstones.len()? > MAX_TOMBSTONES {
+                        tombstones.pop_first()?;
+                    }
                 }
             }
         }
@@ -167,6 +186,17 @@ fn load(database: &Database) -> Result<BTreeMap<Digest, IndexedBlob>, redb::Erro
         }
     }
     Ok(blobs)
+}
+
+fn tombstones(database: &Database) -> Result<Vec<Variant>, redb::Error> {
+    let transaction = database.begin_read()?;
+    let mut variants = Vec::new();
+    for entry in transaction.open_table(TOMBSTONES)?.iter()? {
+        let (_, value) = entry?;
+        let (digest, root) = value.value();
+        variants.push(Variant { digest: Digest::from_bytes(*digest), root: Root::from_bytes(*root) });
+    }
+    Ok(variants)
 }
 
 /// What went wrong in the index file: no room, an IO error, damage.

@@ -23,7 +23,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use bytesize::ByteSize;
-use flotilla_proto::{Digest, Layout, PieceHash, PieceSet};
+use flotilla_proto::{Digest, Layout, PieceHash, PieceSet, Root, Variant};
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -118,6 +118,7 @@ impl Store {
                 RecoverError::Index(cause) => index_failed(cause),
                 RecoverError::Io(cause) => io(cause),
             })?;
+        let tombstones = index.tombstones().map_err(index_failed)?;
         let shared = Shared { files, catalog: Mutex::new(catalog), metrics: Metrics::register(metrics) };
         shared.metrics.observe(&shared.catalog());
         let shared = Arc::new(shared);
@@ -135,6 +136,7 @@ impl Store {
             room: Arc::new(Semaphore::new(QUEUE_BYTES as usize)),
             reads: Arc::new(Semaphore::new(READS_AT_ONCE)),
             recent: Recent::default(),
+            tombstones,
             thread: Some(thread),
         };
         Ok((Self { inner: Arc::new(inner) }, evicted))
@@ -259,9 +261,19 @@ impl Store {
     }
 
     /// Forgets the blob and unlinks its file, open or not; true if it was there. Whoever has it open can
-    /// still read what was held, and write nothing.
-    pub async fn purge(&self, digest: Digest) -> bool {
-        self.ask(0, |reply| Command::Purge { digest, reply }).await
+    /// still read what was held, and write nothing. With a root, that variant is remembered as purged.
+    pub async fn purge(&self, digest: Digest, root: Option<Root>) -> bool {
+        self.ask(0, |reply| Command::Purge { digest, root, reply }).await
+    }
+
+    /// Remembers that a variant was purged.
+    pub async fn entomb(&self, variant: Variant) {
+        self.ask(0, |reply| Command::Entomb { variant, reply }).await;
+    }
+
+    /// What was known to be purged when the store was opened, the oldest first; 1 024 at most.
+    pub fn tombstones(&self) -> &[Variant] {
+        &self.inner.tombstones
     }
 
     /// Makes the blob the last one to be evicted. Opening, reading and writing do so by themselves.
@@ -300,6 +312,8 @@ struct Inner {
     room: Arc<Semaphore>,
     reads: Arc<Semaphore>,
     recent: Recent,
+    /// As of the opening.
+    tombstones: Vec<Variant>,
     /// `None` while being dropped.
     thread: Option<JoinHandle<()>>,
 }

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use flotilla_proto::{Digest, Layout, PieceHash};
+use flotilla_proto::{Digest, Layout, PieceHash, Root, Variant};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::blob_file::{BlobFile, HeldPieces, PieceFault};
@@ -31,7 +31,8 @@ pub(super) enum Command {
     Begin { digest: Digest, layout: Layout, reply: oneshot::Sender<Result<Arc<BlobFile>, BeginError>> },
     Write(PieceWrite),
     Complete { file: Arc<BlobFile>, reply: oneshot::Sender<Result<(), CompleteError>> },
-    Purge { digest: Digest, reply: oneshot::Sender<bool> },
+    Purge { digest: Digest, root: Option<Root>, reply: oneshot::Sender<bool> },
+    Entomb { variant: Variant, reply: oneshot::Sender<()> },
     Recheck { file: Arc<BlobFile>, piece: u32, reply: oneshot::Sender<()> },
 }
 
@@ -98,8 +99,12 @@ impl Writer {
             Command::Complete { file, reply } => {
                 let _ = reply.send(self.complete(&file));
             }
-            Command::Purge { digest, reply } => {
-                let _ = reply.send(self.purge(digest));
+            Command::Purge { digest, root, reply } => {
+                let _ = reply.send(self.purge(digest, root.map(|root| Variant { digest, root })));
+            }
+            Command::Entomb { variant, reply } => {
+                self.entomb(variant);
+                let _ = reply.send(());
             }
             Command::Recheck { file, piece, reply } => {
                 self.recheck(&file, piece);
@@ -152,7 +157,7 @@ impl Writer {
                 let held_size = file.layout().size();
                 return Err(BeginError::SizeDiffers { digest, held_size, size: layout.size() });
             }
-            self.purge(digest);
+            self.purge(digest, None);
         }
         self.make_room(layout.size())?;
         // After the evictions, which may have made the room that this takes on a full disk.
@@ -187,15 +192,27 @@ impl Writer {
         Ok(())
     }
 
-    fn purge(&mut self, digest: Digest) -> bool {
-        let Some(entry) = self.shared.forget(digest) else {
-            return false;
+    /// The tombstone is written with what it makes go, never before: who knows of a purge is believed to
+    /// hold nothing from before it.
+    fn purge(&mut self, digest: Digest, tombstone: Option<Variant>) -> bool {
+        let entry = self.shared.forget(digest);
+        if let Some(entry) = &entry {
+            self.unlink(digest, entry);
+        }
+        let purged = match tombstone {
+            Some(variant) => self.index.commit(&[Change::PutTombstone(variant)]),
+            None => self.index.settle(),
         };
-        self.unlink(digest, &entry);
-        if let Err(error) = self.index.settle() {
+        if let Err(error) = purged {
             tracing::warn!(blob = digest.short(), %error, "purged blob stays in the index until it can be written");
         }
-        true
+        entry.is_some()
+    }
+
+    fn entomb(&mut self, variant: Variant) {
+        if let Err(error) = self.index.commit(&[Change::PutTombstone(variant)]) {
+            tracing::warn!(blob = variant.digest.short(), %error, "a purge is forgotten at the next start");
+        }
     }
 
     /// Unlinks the file of a blob that has left the catalog, and leaves its rows to the next commit: a

@@ -69,6 +69,9 @@ impl Driver {
             let (digest, layout, pieces, complete) = (held.digest, held.layout, held.pieces, held.complete);
             core.handle(Instant::now(), Input::Found { digest, layout, pieces, complete });
         }
+        for variant in parts.store.tombstones() {
+            core.handle(Instant::now(), Input::TombstoneFound { variant: *variant });
+        }
         parts.readiness.missing(SCHEDULER, "no scheduler is connected yet");
         let readiness = parts.readiness.clone();
         Self {
@@ -331,11 +334,15 @@ impl Driver {
                     live.fail(evicted());
                 }
             }
-            Output::Purge { digest } => {
+            Output::Purge { digest, root } => {
                 let store = self.work.store.clone();
                 self.running.spawn(async move {
-                    store.purge(digest).await;
+                    store.purge(digest, root).await;
                 });
+            }
+            Output::Entomb { variant } => {
+                let store = self.work.store.clone();
+                self.running.spawn(async move { store.entomb(variant).await });
             }
             Output::Flush(batch) => self.flush(batch),
         }

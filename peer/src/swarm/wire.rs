@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use flotilla_peer_core::{Batch, Failure, FetchError, Input, Report};
 use flotilla_proto::wire::scheduler as wire;
-use flotilla_proto::wire::{join_hashes, pieces_from, runs_of, split_hashes};
+use flotilla_proto::wire::{join_hashes, pieces_from, root_from, runs_of, split_hashes, variant_from};
 use flotilla_proto::{Digest, Layout, PeerId, PieceSet};
 
 use crate::store::Store;
@@ -46,6 +46,8 @@ fn add(message: &mut wire::FromPeer, report: Report, store: &Store) {
             let runs = runs_of(&pieces);
             message.reading.push(wire::SourceOrder { digest: digest.into(), size, runs });
         }
+        Report::WrongBytes { variant } => message.wrong_bytes.push(variant.into()),
+        Report::Entombed { variant } => message.tombstones.push(variant.into()),
         Report::InventoryTold => message.inventory_told = true,
         Report::SourceFailed { digest, failure } => message.source_failed.push(wire::SourceFailed {
             digest: digest.into(),
@@ -127,6 +129,12 @@ pub(super) fn heard(
         inputs.extend(assigned(assignment).unwrap_or_default());
     }
     inputs.extend(message.tasks_failed.into_iter().filter_map(task_failed));
+    inputs.extend(
+        message
+            .tombstones
+            .iter()
+            .filter_map(|purged| Some(Input::Entombed { variant: variant_from(purged)? })),
+    );
     for digest in message.hashes_wanted {
         inputs.extend(Digest::try_from(&digest).ok().map(|digest| Input::HashesWanted { digest }));
     }
@@ -158,13 +166,14 @@ fn assigned(assignment: &wire::Assignment) -> Option<Vec<Input>> {
 
 fn task_failed(failed: wire::TaskFailed) -> Option<Input> {
     let digest = Digest::try_from(&failed.digest).ok()?;
+    let root = root_from(&failed.root);
     let failure = Failure {
         status: u16::try_from(failed.status).ok()?,
         code: failed.code,
         message: failed.message,
         poisoned: failed.poisoned,
     };
-    Some(Input::TaskFailed { digest, failure })
+    Some(Input::TaskFailed { digest, failure, root })
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_peer_core::{Failure, FetchError, Input, Patience};
-use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet};
+use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet, Root};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
@@ -248,8 +248,9 @@ impl Work {
     pub(super) async fn hash(&self, live: &Live) {
         let digest = live.digest();
         match self.hash_pieces(live).await {
-            Ok(Some(found)) => {
-                self.swarm.tell(Input::Hashed { digest, matches: found == digest }).await;
+            Ok(Some((found, root))) => {
+                let result = if found == digest { Ok(()) } else { Err(root) };
+                self.swarm.tell(Input::Hashed { digest, result }).await;
             }
             // The download failed meanwhile.
             Ok(None) => {}
@@ -257,10 +258,11 @@ impl Work {
         }
     }
 
-    async fn hash_pieces(&self, live: &Live) -> Result<Option<Digest>, String> {
+    /// The SHA-256 of all pieces, and of which list they are.
+    async fn hash_pieces(&self, live: &Live) -> Result<Option<(Digest, Root)>, String> {
         let opened = self.store.begin(live.digest(), live.layout()).await;
         let file = opened.map_err(|error| error.to_string())?;
-        let mut hasher = Sha256::new();
+        let (mut hasher, mut hashes) = (Sha256::new(), Vec::new());
         for piece in 0..live.layout().piece_count() {
             let bytes = loop {
                 if live.held(piece).await.is_err() {
@@ -274,13 +276,14 @@ impl Work {
                     Err(error) => return Err(error.to_string()),
                 }
             };
+            hashes.push(file.hash_of(piece));
             let update = move || {
                 hasher.update(&bytes);
                 hasher
             };
             hasher = tokio::task::spawn_blocking(update).await.expect("hashing does not panic");
         }
-        Ok(Some(Digest::from_bytes(hasher.finalize().into())))
+        Ok(Some((Digest::from_bytes(hasher.finalize().into()), Root::of(hashes))))
     }
 
     /// Keeps a blob whose SHA-256 is right, and lets clients have its last piece.

@@ -22,3 +22,4 @@ mod script;
 mod secrets;
 mod sni;
 mod tokens;
+mod variants;

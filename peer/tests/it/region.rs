@@ -65,6 +65,14 @@ impl Region {
         Self::people(cluster, registry, adjust).await
     }
 
+    /// A region whose daemons find on their disks what `leave` has left there.
+    pub(crate) async fn start_after(leave: impl AsyncFnOnce(&Cluster)) -> Self {
+        let (mut cluster, registry) = found().await;
+        leave(&cluster).await;
+        cluster.start_scheduler().await;
+        Self::people(cluster, registry, |_| {}).await
+    }
+
     /// A region whose scheduler is the test. The seed attaches first, then one, then two.
     pub(crate) async fn start_scripted() -> (Self, Script) {
         let (mut cluster, registry) = found().await;

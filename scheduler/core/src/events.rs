@@ -2,8 +2,9 @@
 
 use std::time::Instant;
 
-use flotilla_proto::{Digest, PieceHash, PieceSet};
+use flotilla_proto::{Digest, PieceHash, PieceSet, Root, Variant};
 
+use crate::hashes::Learnt;
 use crate::member::Wish;
 use crate::peer::Peer;
 use crate::scheduler::{Deadline, Scheduler};
@@ -51,7 +52,9 @@ impl Scheduler {
         }
         let slot = match self.open_task(digest, size) {
             Ok(slot) => slot,
-            Err(failure) => return self.outputs.push_back(Output::FailTask { peer, digest, failure }),
+            Err(failure) => {
+                return self.outputs.push_back(Output::FailTask { peer, digest, failure, root: None });
+            }
         };
         let (seat, _) = self.enter(now, peer, slot);
         self.set_wish(slot, seat, Some(Wish { reads: reader }));
@@ -90,7 +93,7 @@ impl Scheduler {
         }
         self.ensure_source(now, digest);
         self.feed_downloads(now, peer);
-        self.forget_if_unused(peer, digest);
+        self.forget_if_unused(now, peer, digest);
     }
 
     pub(crate) fn announced(
@@ -113,9 +116,14 @@ impl Scheduler {
             return;
         }
         let (seat, newcomer) = self.enter(now, peer, slot);
-        let is_first = self.tasks[slot].member(seat).held_count == 0;
+        let member = self.tasks[slot].member(seat);
+        let is_first = member.held_count == 0;
+        let is_found = is_first && !member.awaits() && hashes.is_empty() && !pieces.is_full();
         let lacked_hashes = !hashes.is_empty() && !self.tasks[slot].knows_what_is_held();
         let parents = self.take_pieces(now, slot, seat, pieces, hashes);
+        if is_found && !self.peers[peer].rest.inventory_told {
+            self.found(slot, seat);
+        }
         self.source_delivered(peer, slot, pieces);
         self.pace_source(slot);
         if self.tasks[slot].member(seat).held_count == self.tasks[slot].piece_count() {
@@ -143,7 +151,7 @@ impl Scheduler {
     }
 
     /// Hashes became known: whoever holds the pieces may send them. Costs a pass over the members.
-    fn feed_holders(&mut self, now: Instant, slot: TaskSlot) {
+    pub(crate) fn feed_holders(&mut self, now: Instant, slot: TaskSlot) {
         let holders: Vec<PeerKey> = self.tasks[slot].members().map(|(_, member)| member.peer).collect();
         for holder in holders {
             self.feed_parent(now, holder);
@@ -156,7 +164,8 @@ impl Scheduler {
         self.feed_zone(now, slot, zone);
     }
 
-    /// Writes down what a member holds. The parents whose slots that frees.
+    /// Writes down what a member holds. The parents whose slots that frees. Told with hashes that
+    /// overrule others, it costs a pass over the members.
     fn take_pieces(
         &mut self,
         now: Instant,
@@ -171,9 +180,14 @@ impl Scheduler {
             self.tasks[slot].moved_lately += pieces.count();
         }
         self.trust_again(slot, seat);
+        let word = self.word(slot, seat, true);
+        let mut overruled = PieceSet::new(pieces.len());
         for (index, piece) in pieces.iter().enumerate() {
-            if hashes.get(index).is_some_and(|hash| !self.tasks[slot].learn_hash(piece, *hash)) {
-                continue;
+            let learnt = hashes.get(index).map(|hash| self.tasks[slot].hashes.learn(piece, *hash, word));
+            match learnt {
+                None | Some(Learnt::Agrees) => {}
+                Some(Learnt::Overrules) => drop(overruled.insert(piece)),
+                Some(Learnt::Differs) => continue,
             }
             if let Some(parent) = self.land(now, slot, seat, piece, Landing::Held)
                 && !parents.contains(&parent)
@@ -182,30 +196,8 @@ impl Scheduler {
             }
             self.tasks[slot].source.spread(peer, piece);
         }
+        self.overrule(now, slot, seat, &overruled);
         parents
-    }
-
-    pub(crate) fn hashes_told(
-        &mut self,
-        now: Instant,
-        peer: PeerKey,
-        digest: Digest,
-        pieces: &PieceSet,
-        hashes: &[PieceHash],
-    ) {
-        let Some((slot, seat)) = self.find(peer, digest) else { return };
-        let task = &mut self.tasks[slot];
-        if pieces.len() != task.piece_count() {
-            return;
-        }
-        for (piece, hash) in pieces.iter().zip(hashes) {
-            if !task.learn_hash(piece, *hash) {
-                task.drop_piece(seat, piece);
-                self.seeds_are_due = true;
-            }
-        }
-        self.feed_holders(now, slot);
-        self.ensure_source(now, digest);
     }
 
     /// A peer whose download ends with this knows it itself; one that goes on wants it anew.
@@ -309,12 +301,23 @@ impl Scheduler {
     }
 
     /// The blob cannot be had: everyone who wants it is told, and where its bytes are wrong,
-    /// everyone who holds any of it. Costs a pass over the members.
-    pub(crate) fn fail_task(&mut self, now: Instant, slot: TaskSlot, failure: &TaskFailure) {
+    /// everyone who holds any of it, with the root of what is purged. Costs a pass over the members.
+    pub(crate) fn fail_task(
+        &mut self,
+        now: Instant,
+        slot: TaskSlot,
+        failure: &TaskFailure,
+        root: Option<Root>,
+    ) {
         let task = &mut self.tasks[slot];
         task.source = Source::Idle;
+        task.hashes.drop_doubt();
         self.seeds_are_due = true;
         let digest = task.digest;
+        if let Some(root) = root {
+            self.tombstones.entomb(Variant { digest, root });
+        }
+        let task = &self.tasks[slot];
         let everyone: Vec<(Seat, PeerKey)> =
             task.members().map(|(seat, member)| (seat, member.peer)).collect();
         for &(seat, peer) in &everyone {
@@ -322,7 +325,7 @@ impl Scheduler {
             if !failure.poisoned && member.wish.is_none() {
                 continue;
             }
-            self.outputs.push_back(Output::FailTask { peer, digest, failure: failure.clone() });
+            self.outputs.push_back(Output::FailTask { peer, digest, failure: failure.clone(), root });
             let pieces: Vec<u32> = member.ties.in_flight.iter().map(|flight| flight.piece).collect();
             for piece in pieces {
                 self.land(now, slot, seat, piece, Landing::Lost);
@@ -337,7 +340,7 @@ impl Scheduler {
         }
         // The seeds that were to read, too: who has no part keeps no task, nor its size.
         for &(_, peer) in &everyone {
-            self.forget_if_unused(peer, digest);
+            self.forget_if_unused(now, peer, digest);
         }
         for (_, peer) in everyone {
             self.feed_parent(now, peer);

@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use flotilla_proto::{Digest, PeerId, PieceHash, PieceSet};
+use flotilla_proto::{Digest, PeerId, PieceHash, PieceSet, Variant};
 
 use crate::TaskFailure;
 
@@ -85,7 +85,8 @@ pub enum Input {
     /// Costs a constant for each piece, feeding the peer as parent and as child, and each parent
     /// that was to send one; with its first, a draw of partners if they are few; where zones are
     /// joined, some children of its zone too. Told with hashes that were unknown: feeding every
-    /// member. Of a blob that was handed over and has one zone: nobody is fed.
+    /// member. Of a blob that was handed over and has one zone: nobody is fed. Hashes that overrule
+    /// others cost a pass over the members, and the leaving of those that hold other bytes.
     Announced {
         /// Which peer.
         peer: PeerKey,
@@ -100,7 +101,8 @@ pub enum Input {
     },
     /// A peer tells the hashes of pieces it holds, as [`Output::AskHashes`](crate::Output::AskHashes) wished.
     ///
-    /// Costs a constant for each piece, and feeding every member.
+    /// Costs a constant for each piece, and feeding every member. Where it holds other bytes, its
+    /// leaving; where others do, theirs.
     HashesTold {
         /// Which peer.
         peer: PeerKey,
@@ -179,7 +181,7 @@ pub enum Input {
     },
     /// A seed could not read a blob from the registry.
     ///
-    /// Costs a pass over the members.
+    /// Costs a pass over the members; where the bytes are wrong, a hash over the blob's list of hashes.
     SourceFailed {
         /// Which seed.
         seed: PeerKey,
@@ -187,6 +189,26 @@ pub enum Input {
         digest: Digest,
         /// Why, for the clients that wait.
         failure: TaskFailure,
+    },
+    /// A peer held a whole blob, just now, and its SHA-256 was another.
+    ///
+    /// Costs a hash over the blob's list of hashes, and a pass over the members. Of one peer, which is
+    /// no seed, it makes the seed that reads tell all hashes anew, and read what it does not hold: once
+    /// for each blob. Of a seed or a second peer, about the same list, it purges the blob.
+    WrongBytes {
+        /// Which peer.
+        peer: PeerKey,
+        /// What it held.
+        variant: Variant,
+    },
+    /// A peer knows of a variant that it was purged, when it attaches.
+    ///
+    /// Costs a pass over the members, if that is certain from here on.
+    Entombed {
+        /// Which peer.
+        peer: PeerKey,
+        /// What was purged.
+        variant: Variant,
     },
     /// So long it took from a batch to the peer until the peer's echo came back, which it sent
     /// at once.

@@ -10,12 +10,15 @@
 //! * an event feeds three parties, and nothing else runs: the parent whose slot it freed,
 //!   the child whose window it freed, and the child as a new parent ([`plan`]);
 //! * whom first, then what: the least served child, then the piece by [`rank`];
-//! * only one seed reads a blob, only the pieces nobody holds ([`source`]).
+//! * only one seed reads a blob, only the pieces nobody holds ([`source`]);
+//! * what peers say that the bytes are is believed until SHA-256 says otherwise ([`doubt`]).
 
 mod books;
+mod doubt;
 mod events;
 mod explain;
 mod hash;
+mod hashes;
 mod input;
 mod limits;
 mod member;
@@ -32,6 +35,7 @@ mod scheduler;
 mod shed;
 mod source;
 mod task;
+mod tombstones;
 mod zone;
 
 pub use explain::{Candidate, Explanation, Obstacle, PieceState};

@@ -36,6 +36,8 @@ pub(crate) struct Member {
     pub(crate) corrupt: bool,
     /// Whether it was asked for the hashes of what it holds.
     pub(crate) asked_hashes: bool,
+    /// Whether it came with a part from an earlier life, which nobody has checked.
+    pub(crate) found: bool,
     /// Whether any partner ever failed it.
     wary: bool,
     /// When it began to want, or a piece last reached it from a parent.
@@ -85,6 +87,7 @@ impl Member {
             counted: true,
             corrupt: false,
             asked_hashes: false,
+            found: false,
             wary: false,
             progress_at: now,
             ties: Box::default(),

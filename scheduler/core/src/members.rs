@@ -112,6 +112,7 @@ impl Scheduler {
             children.push(self.tasks[slot].member(child).peer);
         }
         let digest = self.tasks[slot].digest;
+        self.tasks[slot].hashes.dismiss(key);
         if self.tasks[slot].source.reader() == Some(key) {
             let until = now + self.limits.read_lease;
             self.tasks[slot].source = Source::Leased(until);
@@ -191,7 +192,8 @@ impl Scheduler {
     /// what it must hash to. Costs a pass over the members while any hash is unknown.
     pub(crate) fn ask_hashes(&mut self, slot: TaskSlot) {
         let task = &mut self.tasks[slot];
-        if task.knows_what_is_held() {
+        // In doubt the judge tells.
+        if task.knows_what_is_held() || task.hashes.in_doubt().is_some() {
             return;
         }
         let digest = task.digest;
@@ -236,22 +238,34 @@ impl Scheduler {
             self.deadlines.insert((again, Deadline::Hope(digest, child)));
             return;
         }
-        self.outputs.push_back(Output::FailTask { peer: child, digest, failure: only_corrupt(digest) });
+        let failure = only_corrupt(digest);
+        self.outputs.push_back(Output::FailTask { peer: child, digest, failure, root: None });
         self.set_wish(slot, seat, None);
         self.ensure_source(now, digest);
-        self.forget_if_unused(child, digest);
+        self.forget_if_unused(now, child, digest);
     }
 
-    /// Forgets a member that neither wants nor holds anything, and a task without members.
-    pub(crate) fn forget_if_unused(&mut self, key: PeerKey, digest: Digest) {
+    /// Forgets a member that neither wants nor holds anything, and a task without members. What it
+    /// turned out not to hold after all it may still owe.
+    pub(crate) fn forget_if_unused(&mut self, now: Instant, key: PeerKey, digest: Digest) {
         let Some((slot, seat)) = self.find(key, digest) else { return };
         let task = &self.tasks[slot];
         let unused = |member: &Member| member.wish.is_none() && member.held_count == 0;
         if !unused(task.member(seat)) || task.source.reader() == Some(key) {
             return;
         }
+        let mut children = Vec::new();
+        for (child, piece) in self.owed(slot, seat) {
+            self.land(now, slot, child, piece, Landing::Lost);
+            let child = self.tasks[slot].member(child).peer;
+            self.outputs.push_back(Output::Cancel { child, digest, piece });
+            children.push(child);
+        }
         self.take_seat(key, slot, seat);
         self.close_if_empty(slot);
+        for child in children {
+            self.feed_downloads(now, child);
+        }
     }
 
     /// Whether one more idle holder of a blob is worth knowing.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flotilla_proto::{Digest, PieceHash, PieceSet};
+use flotilla_proto::{Digest, PieceHash, PieceSet, Root, Variant};
 
 use crate::PeerKey;
 
@@ -48,7 +48,8 @@ pub enum Output {
         digest: Digest,
         /// Its size in bytes.
         size: u64,
-        /// The pieces: those that nobody in the region holds.
+        /// The pieces: those that nobody in the region holds. In doubt, all of which the seed has
+        /// not told the hash; it reads those that it does not hold.
         pieces: PieceSet,
     },
     /// Ask a peer for the hashes of what it holds.
@@ -66,6 +67,17 @@ pub enum Output {
         digest: Digest,
         /// Why.
         failure: TaskFailure,
+        /// What is purged from the region, where the bytes are wrong. `None`: from this peer alone,
+        /// which holds something else than the others.
+        root: Option<Root>,
+    },
+    /// Tell a peer that a variant was purged, maybe while it was away: what it holds of the blob,
+    /// never verified and from before it heard of that, goes.
+    Entomb {
+        /// Who is told.
+        peer: PeerKey,
+        /// What was purged.
+        variant: Variant,
     },
     /// Tell a reading seed to read no piece at or above an index for now. A read without a
     /// word on pace is unpaced; where pacing applies, the word follows
@@ -128,6 +140,6 @@ pub struct TaskFailure {
     pub code: String,
     /// What failed, naming it.
     pub message: String,
-    /// The registry's bytes do not match the digest: whatever is held of it is worthless.
+    /// The bytes do not match the digest: what is held of it and was not found right is worthless.
     pub poisoned: bool,
 }

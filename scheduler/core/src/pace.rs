@@ -24,6 +24,16 @@ impl Pace {
         Self { ordered, spread, until: None }
     }
 
+    /// As far as the seed can.
+    pub(crate) fn free(piece_count: u32) -> Self {
+        Self::new(PieceSet::new(piece_count))
+    }
+
+    /// It may read on as far as it can.
+    pub(crate) fn lift(&mut self) {
+        *self = Self { until: self.until, ..Self::free(self.ordered.len()) };
+    }
+
     /// More is ordered.
     pub(crate) fn extend(&mut self, pieces: &PieceSet) {
         self.ordered.union_with(pieces);

@@ -10,6 +10,7 @@ use crate::books::{Peers, Tasks};
 use crate::hash::KeyHash;
 use crate::rate::Usual;
 use crate::shed::Shedding;
+use crate::tombstones::Tombstones;
 use crate::zone::{Way, ZoneLink, ZonePlace};
 use crate::{Input, Limits, Output, PeerKey, Zone};
 
@@ -37,6 +38,7 @@ pub struct Scheduler {
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) deadlines: BTreeSet<(Instant, Deadline)>,
     pub(crate) configured_seeds: Vec<PeerId>,
+    pub(crate) tombstones: Tombstones,
     /// When the first input came.
     pub(crate) started_at: Option<Instant>,
     /// A copy of a piece was lost, or a seed reads no more: seeds may give what they were not
@@ -79,6 +81,7 @@ impl Scheduler {
             outputs: VecDeque::new(),
             deadlines: BTreeSet::new(),
             configured_seeds: Vec::new(),
+            tombstones: Tombstones::default(),
             started_at: None,
             seeds_are_due: false,
         }
@@ -119,6 +122,8 @@ impl Scheduler {
             }
             Input::ReaderMoved { peer, digest, piece } => self.reader_moved(peer, digest, piece),
             Input::SourceFailed { seed, digest, failure } => self.source_failed(now, seed, digest, &failure),
+            Input::WrongBytes { peer, variant } => self.wrong_bytes(now, peer, variant),
+            Input::Entombed { peer, variant } => self.entombed(peer, variant),
             Input::RoundTripMeasured { peer, round_trip } => {
                 if let Some(peer) = self.peers.get_mut(peer) {
                     peer.rest.round_trip.learn(round_trip);

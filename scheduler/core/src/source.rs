@@ -1,5 +1,5 @@
 //! Who reads a blob from the registry: one seed at a time, and only the pieces that nobody
-//! in the region holds (DESIGN.md §2.1, §5.4).
+//! in the region holds (DESIGN.md §2.1, §5.4), or none of which it is certain what they are.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -58,7 +58,8 @@ impl Scheduler {
     /// Orders from the registry what is wanted and held by nobody.
     ///
     /// A read that is under way is never stopped for want of demand: bytes on their way would
-    /// be read again for the client that comes back.
+    /// be read again for the client that comes back. While it is in doubt what is right, the seed
+    /// that reads is asked for everything, as far as it can.
     pub(crate) fn ensure_source(&mut self, now: Instant, digest: Digest) {
         let unsettled_until = self.unsettled_until(now);
         let Some(slot) = self.tasks.slot(digest) else { return };
@@ -66,7 +67,11 @@ impl Scheduler {
         if !task.is_wanted() {
             return;
         }
-        let missing = task.held_by_nobody();
+        if let Some(seed) = task.source.reader() {
+            self.appoint(slot, seed);
+        }
+        let task = &mut self.tasks[slot];
+        let missing = task.to_be_read();
         if let (Source::Idle | Source::Settling, Some(until)) = (&task.source, unsettled_until)
             && !missing.is_empty()
         {
@@ -81,26 +86,33 @@ impl Scheduler {
                     return;
                 }
                 ordered.union_with(&fresh);
-                pace.extend(&fresh);
                 let (seed, size) = (*seed, task.layout.size());
+                if task.hashes.in_doubt().is_some() {
+                    pace.lift();
+                    self.pace_source(slot);
+                    self.outputs.push_back(Output::ReadSource { seed, digest, size, pieces: fresh });
+                    return;
+                }
+                pace.extend(&fresh);
                 self.outputs.push_back(Output::ReadSource { seed, digest, size, pieces: fresh });
                 self.pace_anew(slot);
             }
             Source::Leased(until) if now < *until => {}
-            Source::Awaiting(until) if now >= *until => self.fail_task(now, slot, &no_seed()),
+            Source::Awaiting(until) if now >= *until => self.fail_task(now, slot, &no_seed(), None),
             Source::Idle | Source::Leased(_) | Source::Awaiting(_) | Source::Settling
                 if missing.is_empty() =>
             {
                 task.source = Source::Idle;
             }
             Source::Idle | Source::Leased(_) | Source::Awaiting(_) | Source::Settling => {
-                self.order_source(now, slot, missing, BTreeSet::new());
+                self.order_source(now, slot, BTreeSet::new());
             }
         }
     }
 
     /// A seed goes on with a read that this planner did not order. Where another was ordered
-    /// meanwhile, both read: a partition costs one more read, and no less can be known.
+    /// meanwhile, both read: a partition costs one more read, and no less can be known. Whoever is no
+    /// seed has not read anything: it may not say that the registry's bytes are wrong, nor which.
     pub(crate) fn source_reading(
         &mut self,
         now: Instant,
@@ -109,7 +121,7 @@ impl Scheduler {
         size: u64,
         pieces: PieceSet,
     ) {
-        if self.peers.get(seed).is_none() {
+        if self.peers.get(seed).is_none_or(|peer| !peer.rest.facts.seed) {
             return;
         }
         let Ok(slot) = self.open_task(digest, size) else { return };
@@ -166,11 +178,11 @@ impl Scheduler {
         failed.insert(seed);
         self.tasks[slot].source = Source::Idle;
         self.seeds_are_due = true;
+        let root = failure.poisoned.then(|| self.tasks[slot].hashes.root_so_far());
         if failure.poisoned || self.next_seed(digest, &failed).is_none() {
-            return self.fail_task(now, slot, failure);
+            return self.fail_task(now, slot, failure, root);
         }
-        let missing = self.tasks[slot].held_by_nobody();
-        self.order_source(now, slot, missing, failed);
+        self.order_source(now, slot, failed);
     }
 
     /// Tells a wanting peer which seed reads, if one does.
@@ -198,7 +210,7 @@ impl Scheduler {
     }
 
     /// Costs a pass over the members, who are told.
-    fn order_source(&mut self, now: Instant, slot: TaskSlot, missing: PieceSet, failed: BTreeSet<PeerKey>) {
+    fn order_source(&mut self, now: Instant, slot: TaskSlot, failed: BTreeSet<PeerKey>) {
         let digest = self.tasks[slot].digest;
         let Some(seed) = self.next_seed(digest, &failed) else {
             let until = now + self.limits.seed_wait;
@@ -208,9 +220,11 @@ impl Scheduler {
         };
         let (seat, _) = self.enter(now, seed, slot);
         self.draw_partners(slot, seat);
+        self.appoint(slot, seed);
         let task = &mut self.tasks[slot];
-        let size = task.layout.size();
-        let pace = Pace::new(missing.clone());
+        let (size, missing) = (task.layout.size(), task.to_be_read());
+        let in_doubt = task.hashes.in_doubt().is_some();
+        let pace = if in_doubt { Pace::free(missing.len()) } else { Pace::new(missing.clone()) };
         task.source = Source::Reading { seed, ordered: missing.clone(), pace, failed };
         self.outputs.push_back(Output::ReadSource { seed, digest, size, pieces: missing });
         self.pace_anew(slot);

@@ -5,6 +5,7 @@ use std::time::Instant;
 use flotilla_proto::{Digest, Layout, PieceHash, PieceSet, Rarity, bits};
 
 use crate::PeerKey;
+use crate::hashes::Hashes;
 pub(crate) use crate::member::Seat;
 use crate::member::{Flight, Member, Wish};
 use crate::rank::PieceScore;
@@ -35,9 +36,7 @@ pub(crate) struct Task {
     copy_counts: Vec<u32>,
     /// Pieces that any of them does.
     shared: Vec<u64>,
-    /// Per piece, once told: what it must hash to. Only such pieces are planned.
-    hashes: Vec<Option<PieceHash>>,
-    known: Vec<u64>,
+    pub(crate) hashes: Hashes,
     /// Members that want the blob, and those of them that are no seeds.
     pub(crate) wanting_count: usize,
     pub(crate) peers_wanting: usize,
@@ -80,9 +79,8 @@ impl Task {
             holder_counts: vec![0; piece_count as usize],
             copy_counts: vec![0; piece_count as usize],
             shared: vec![0; unheld.len()],
-            known: vec![0; unheld.len()],
             unheld,
-            hashes: Vec::new(),
+            hashes: Hashes::new(piece_count),
             wanting_count: 0,
             peers_wanting: 0,
             source: Source::Idle,
@@ -185,24 +183,21 @@ impl Task {
         }
     }
 
-    /// Learns what a piece must hash to. False if it is known to be another: the first word
-    /// stands until the SHA-256 of the blob proves it wrong.
-    pub(crate) fn learn_hash(&mut self, piece: u32, hash: PieceHash) -> bool {
-        if self.hashes.is_empty() {
-            self.hashes = vec![None; self.piece_count() as usize];
-        }
-        bits::insert(&mut self.known, piece);
-        *self.hashes[piece as usize].get_or_insert(hash) == hash
-    }
-
-    /// What the piece must hash to, if anyone told.
+    /// What the piece must hash to, if that is told and not in doubt.
     pub(crate) fn hash(&self, piece: u32) -> Option<PieceHash> {
-        self.hashes.get(piece as usize).copied().flatten()
+        self.hashes.usable(piece)
     }
 
-    /// Whether a member holds a piece whose hash nobody told.
+    /// Whether a member holds a piece that is not planned for want of its hash.
     pub(crate) fn has_unknown(&self, member: &Member) -> bool {
-        self.rows.held(member.row).iter().zip(&self.known).any(|(held, known)| held & !known != 0)
+        let held = self.rows.held(member.row);
+        held.iter().zip(self.hashes.usable_words()).any(|(held, known)| held & !known != 0)
+    }
+
+    /// Whether a member holds any of these pieces.
+    pub(crate) fn holds_any(&self, seat: Seat, pieces: &PieceSet) -> bool {
+        let held = self.rows.held(self.member(seat).row);
+        held.iter().zip(pieces.words()).any(|(held, word)| held & word != 0)
     }
 
     pub(crate) fn holds(&self, seat: Seat, piece: u32) -> bool {
@@ -345,8 +340,13 @@ impl Task {
         }
     }
 
-    /// The pieces that no member holds.
-    pub(crate) fn held_by_nobody(&self) -> PieceSet {
+    /// What a seed is to read: what nobody holds. In doubt it reads whatever it does not hold
+    /// itself: everything is ordered whose hash it has not told, and what it holds it says.
+    pub(crate) fn to_be_read(&self) -> PieceSet {
+        self.hashes.in_doubt().cloned().unwrap_or_else(|| self.held_by_nobody())
+    }
+
+    fn held_by_nobody(&self) -> PieceSet {
         let mut missing = PieceSet::new(self.piece_count());
         for piece in bits::ones(&self.unheld) {
             missing.insert(piece);
@@ -357,7 +357,8 @@ impl Task {
     /// Whether every piece that anyone holds has a known hash.
     pub(crate) fn knows_what_is_held(&self) -> bool {
         let full = bits::full(self.piece_count());
-        self.unheld.iter().zip(&self.known).zip(full).all(|((unheld, known), full)| unheld | known == full)
+        let known = self.hashes.usable_words();
+        self.unheld.iter().zip(known).zip(full).all(|((unheld, known), full)| unheld | known == full)
     }
 
     pub(crate) fn crosses(&self, parent: Seat, child: Seat) -> bool {
@@ -368,7 +369,7 @@ impl Task {
     /// per 64 pieces at most.
     pub(crate) fn can_help(&self, parent: Seat, child: Seat) -> bool {
         let useful = self.useful(parent, child);
-        (0..self.known.len()).any(|index| useful(index) != 0)
+        (0..self.unheld.len()).any(|index| useful(index) != 0)
     }
 
     /// The best piece that `parent` can give `child`, with its score. From a seed, one that no
@@ -420,9 +421,10 @@ impl Task {
         let (held, taken) = (self.rows.held(from.row), self.rows.taken(to.row));
         let rarity = (from.zone != to.zone).then(|| &self.zones[to.zone as usize].rarity);
         let gives_once = self.gives_once(parent);
+        let known = self.hashes.usable_words();
         move |index| {
             let shared = if gives_once { self.shared[index] } else { 0 };
-            let word = held[index] & self.known[index] & !taken[index] & !shared;
+            let word = held[index] & known[index] & !taken[index] & !shared;
             rarity.map_or(word, |rarity| word & rarity.absent_word(index))
         }
     }

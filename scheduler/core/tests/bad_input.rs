@@ -11,7 +11,7 @@
 
 use std::time::{Duration, Instant};
 
-use flotilla_proto::{Digest, Layout, PieceHash, PieceSet};
+use flotilla_proto::{Digest, Layout, PieceHash, PieceSet, Root, Variant};
 use flotilla_scheduler_core::{
     FailureReason, Input, Limits, PeerFacts, PeerKey, Scheduler, TaskFailure, Zone,
 };
@@ -67,6 +67,27 @@ fn joined() -> impl Strategy<Value = Input> {
     })
 }
 
+/// Of a list that is told now and then: all hashes alike, of a blob of twelve pieces.
+fn variant() -> impl Strategy<Value = Variant> {
+    (digest(), 0_u8..3).prop_map(|(digest, byte)| {
+        let hash = PieceHash::from_bytes([byte; 32]);
+        Variant { digest, root: Root::of(vec![Some(hash); 12]) }
+    })
+}
+
+/// Everything of a blob, with one hash.
+fn whole() -> impl Strategy<Value = Input> {
+    (peer(), digest(), 0_u8..2, any::<bool>()).prop_map(|(peer, digest, byte, asked)| {
+        let pieces = PieceSet::full(12);
+        let hashes = vec![PieceHash::from_bytes([byte; 32]); 12];
+        if asked {
+            Input::HashesTold { peer, digest, pieces, hashes }
+        } else {
+            Input::Announced { peer, digest, size: SIZES[0], pieces, hashes }
+        }
+    })
+}
+
 fn input() -> impl Strategy<Value = Input> {
     let failure = any::<bool>().prop_map(|poisoned| TaskFailure {
         status: 502,
@@ -96,6 +117,9 @@ fn input() -> impl Strategy<Value = Input> {
             .prop_map(|(seed, digest, size, pieces)| Input::SourceReading { seed, digest, size, pieces }),
         1 => (peer(), digest(), failure)
             .prop_map(|(seed, digest, failure)| Input::SourceFailed { seed, digest, failure }),
+        3 => whole(),
+        2 => (peer(), variant()).prop_map(|(peer, variant)| Input::WrongBytes { peer, variant }),
+        1 => (peer(), variant()).prop_map(|(peer, variant)| Input::Entombed { peer, variant }),
         1 => (peer(), any::<u32>()).prop_map(|(peer, millis)| {
             Input::RoundTripMeasured { peer, round_trip: Duration::from_millis(millis.into()) }
         }),
@@ -166,4 +190,46 @@ fn whoever_claims_everything_and_serves_nothing_is_left_aside() {
         }
     }
     assert!(claimed(&scheduler));
+}
+
+/// It was forgotten with what it owed, and its seat given to another.
+#[test]
+fn whoever_turns_out_to_hold_nothing_of_what_it_owes_is_forgotten_with_it() {
+    let (mut scheduler, now) = (Scheduler::new(Limits::default(), 1), Instant::now());
+    let digest = Digest::from_bytes([0; 32]);
+    let (child, holder) = (PeerKey(0), PeerKey(1));
+    for (peer, seed) in [(child, true), (holder, false)] {
+        let facts = PeerFacts { id: format!("p{}", peer.0).parse().unwrap(), seed, zone: Zone(0) };
+        scheduler.handle(now, Input::PeerJoined { peer, facts });
+    }
+    scheduler.handle(now, Input::Wanted { peer: child, digest, size: SIZES[0], reader: true });
+    let (pieces, hashes) = (PieceSet::full(12), |byte| vec![PieceHash::from_bytes([byte; 32]); 12]);
+    let announced =
+        Input::Announced { peer: holder, digest, size: SIZES[0], pieces: pieces.clone(), hashes: hashes(0) };
+    scheduler.handle(now, announced);
+    scheduler.handle(now, Input::HashesTold { peer: holder, digest, pieces, hashes: hashes(1) });
+    scheduler.handle(now, Input::Wanted { peer: holder, digest, size: SIZES[0], reader: true });
+    scheduler.handle(now, Input::Unwanted { peer: holder, digest });
+    assert_eq!(scheduler.find_idle(now), None);
+    scheduler.handle(now, Input::PeerLeft { peer: child });
+    assert_eq!(scheduler.counts(), (1, 0));
+}
+
+#[test]
+fn a_peer_that_is_no_seed_does_not_read_and_so_purges_nothing() {
+    let (mut scheduler, now) = (Scheduler::new(Limits::default(), 1), Instant::now());
+    let digest = Digest::from_bytes([0; 32]);
+    let (holder, liar) = (PeerKey(0), PeerKey(1));
+    for peer in [holder, liar] {
+        let facts =
+            PeerFacts { id: format!("p{}", peer.0).parse().unwrap(), seed: peer == holder, zone: Zone(0) };
+        scheduler.handle(now, Input::PeerJoined { peer, facts });
+    }
+    let (size, pieces) = (SIZES[0], PieceSet::full(12));
+    let hashes = vec![PieceHash::from_bytes([0; 32]); 12];
+    scheduler.handle(now, Input::Announced { peer: holder, digest, size, pieces: pieces.clone(), hashes });
+    scheduler.handle(now, Input::SourceReading { seed: liar, digest, size, pieces });
+    let failure = TaskFailure { status: 502, code: "X".into(), message: String::new(), poisoned: true };
+    scheduler.handle(now, Input::SourceFailed { seed: liar, digest, failure });
+    assert_eq!(scheduler.poll_output(), None);
 }

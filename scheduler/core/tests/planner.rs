@@ -6,7 +6,8 @@
 //!
 //! 1. a child is sent only pieces that it neither holds nor awaits, by a partner that holds them;
 //! 2. nobody owes or awaits more than the limits say;
-//! 3. one seed at a time reads a blob, and only pieces that nobody holds (DESIGN.md §2.1);
+//! 3. one seed at a time reads a blob, and only pieces that nobody holds (DESIGN.md §2.1), but for
+//!    one peer that lies about wrong bytes: then once what the seed itself does not hold;
 //! 4. work conserving: no parent has a free slot while a partner lacks what it may give (§2.9; a
 //!    seed that reads gives nothing twice);
 //!    seen from outside: a lone download beside a full holder is never left without a plan;
@@ -14,10 +15,10 @@
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)] // a test may read the clock, once, and unwrap
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use flotilla_proto::{Digest, Layout, PieceHash, PieceSet};
+use flotilla_proto::{Digest, Layout, PieceHash, PieceSet, Root, Variant};
 use flotilla_scheduler_core::{
     FailureReason, Input, Limits, Output, PeerFacts, PeerKey, Scheduler, TaskFailure, Zone,
 };
@@ -36,6 +37,7 @@ enum Step {
     Deliver(usize),
     Fail(usize, FailureReason),
     SeedReads(usize),
+    Lie(u8),
     Wait,
 }
 
@@ -54,6 +56,7 @@ fn step() -> impl Strategy<Value = Step> {
         12 => any::<usize>().prop_map(Step::Deliver),
         3 => (any::<usize>(), reason).prop_map(|(pick, reason)| Step::Fail(pick, reason)),
         6 => any::<usize>().prop_map(Step::SeedReads),
+        1 => (0..BLOBS).prop_map(Step::Lie),
         1 => Just(Step::Wait),
     ]
 }
@@ -77,6 +80,9 @@ struct Swarm {
     transfers: BTreeSet<Transfer>,
     reads: BTreeMap<Digest, (PeerKey, BTreeSet<u32>)>,
     failures: Vec<(PeerKey, Digest, TaskFailure)>,
+    lies: BTreeSet<Digest>,
+    /// What peers answer to what they were told.
+    answers: VecDeque<Input>,
 }
 
 impl Swarm {
@@ -92,6 +98,8 @@ impl Swarm {
             transfers: BTreeSet::new(),
             reads: BTreeMap::new(),
             failures: Vec::new(),
+            lies: BTreeSet::new(),
+            answers: VecDeque::new(),
         };
         swarm.join(true);
         swarm.join(false);
@@ -102,6 +110,10 @@ impl Swarm {
         self.now += Duration::from_millis(1);
         self.scheduler.handle(self.now, input);
         self.drain();
+        while let Some(answer) = self.answers.pop_front() {
+            self.scheduler.handle(self.now, answer);
+            self.drain();
+        }
     }
 
     fn drain(&mut self) {
@@ -129,20 +141,41 @@ impl Swarm {
                 self.transfers.retain(|t| (t.child, t.digest, t.piece) != (child, digest, piece));
             }
             Output::ReadSource { seed, digest, pieces, .. } => {
-                for piece in pieces.iter() {
-                    assert!(!self.anyone_holds(digest, piece), "invariant 3: piece {piece} is held");
+                let (held, lacking): (Vec<u32>, Vec<u32>) =
+                    pieces.iter().partition(|piece| self.holds(seed, digest, *piece));
+                let may_read =
+                    |piece: &u32| self.lies.contains(&digest) || !self.anyone_holds(digest, *piece);
+                assert!(lacking.iter().all(may_read), "invariant 3: {lacking:?}");
+                if !held.is_empty() {
+                    let pieces = set_of(held);
+                    self.answers.push_back(Input::Announced {
+                        peer: seed,
+                        digest,
+                        size: SIZE,
+                        pieces,
+                        hashes: vec![],
+                    });
                 }
-                let (reader, ordered) = self.reads.entry(digest).or_insert((seed, BTreeSet::new()));
-                assert_eq!(*reader, seed, "invariant 3: one reader");
-                ordered.extend(pieces.iter());
+                if !lacking.is_empty() {
+                    let (reader, ordered) = self.reads.entry(digest).or_insert((seed, BTreeSet::new()));
+                    assert_eq!(*reader, seed, "invariant 3: one reader");
+                    ordered.extend(lacking);
+                }
             }
-            Output::FailTask { peer, digest, failure } => {
+            Output::FailTask { peer, digest, failure, root: _ } => {
                 self.wants.remove(&(peer, digest));
                 self.transfers.retain(|t| (t.child, t.digest) != (peer, digest));
                 self.failures.push((peer, digest, failure));
             }
             Output::UseSeed { seed, .. } => assert!(self.held.contains_key(&seed)),
-            Output::AskHashes { .. }
+            Output::AskHashes { peer, digest } => {
+                let count = Layout::of(SIZE).unwrap().piece_count();
+                let held = self.held[&peer].get(&digest);
+                let pieces = held.cloned().unwrap_or_else(|| PieceSet::new(count));
+                let hashes = pieces.iter().map(|piece| piece_hash(digest, piece)).collect();
+                self.answers.push_back(Input::HashesTold { peer, digest, pieces, hashes });
+            }
+            Output::Entomb { .. }
             | Output::PaceSource { .. }
             | Output::Link { .. }
             | Output::Unlink { .. }
@@ -176,7 +209,17 @@ impl Swarm {
                 }
             }
             Step::SeedReads(pick) => self.seed_reads(pick),
+            Step::Lie(blob) => self.lie(digest(blob)),
             Step::Wait => self.wait(Duration::from_secs(4)),
+        }
+    }
+
+    /// The first peer says that the right list is wrong.
+    fn lie(&mut self, digest: Digest) {
+        if self.held.contains_key(&PeerKey(1)) {
+            self.lies.insert(digest);
+            let root = Root::of((0..12).map(|piece| Some(piece_hash(digest, piece))));
+            self.input(Input::WrongBytes { peer: PeerKey(1), variant: Variant { digest, root } });
         }
     }
 
@@ -267,6 +310,13 @@ impl Swarm {
     fn anyone_holds(&self, digest: Digest, piece: u32) -> bool {
         self.held.keys().any(|peer| self.holds(*peer, digest, piece))
     }
+}
+
+fn set_of(pieces: Vec<u32>) -> PieceSet {
+    pieces.into_iter().fold(PieceSet::new(12), |mut set, piece| {
+        set.insert(piece);
+        set
+    })
 }
 
 fn choose(transfers: &BTreeSet<Transfer>, pick: usize) -> Option<Transfer> {

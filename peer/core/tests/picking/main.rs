@@ -135,7 +135,7 @@ fn a_download_goes_on_from_its_partners_a_second_after_its_scheduler_is_gone() {
         peer.fetched(piece);
     }
     assert_eq!(peer.on_disk.len(), PIECES as usize);
-    let outputs = peer.input(Input::Hashed { digest: digest(), matches: true });
+    let outputs = peer.input(Input::Hashed { digest: digest(), result: Ok(()) });
     assert!(outputs.contains(&Output::Complete { digest: digest() }));
     assert!(peer.followed.is_empty());
 }

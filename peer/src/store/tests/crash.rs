@@ -131,7 +131,7 @@ async fn write_until_killed(dir: &Path) {
         }
         if seed % 4 == 0 {
             println!("purging {seed}");
-            store.purge(blob.digest).await;
+            store.purge(blob.digest, None).await;
         }
     }
 }

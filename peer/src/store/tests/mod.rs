@@ -5,6 +5,7 @@ mod disk_full;
 mod eviction;
 mod model;
 mod recovery;
+mod tombstones;
 
 use std::fs;
 use std::os::unix::fs::FileExt as _;
@@ -107,8 +108,8 @@ async fn a_purged_blob_can_still_be_read_by_who_has_it_open_and_not_be_written()
     let file = store.begin(blob.digest, blob.layout).await.unwrap();
     blob.write(&store, &file, 0).await.unwrap();
 
-    assert!(store.purge(blob.digest).await);
-    assert!(!store.purge(blob.digest).await);
+    assert!(store.purge(blob.digest, None).await);
+    assert!(!store.purge(blob.digest, None).await);
 
     assert!(!partial_path(&dir, &blob).exists());
     assert_eq!(store.read(&file, 0).await.unwrap(), blob.piece(0));

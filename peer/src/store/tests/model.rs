@@ -96,7 +96,7 @@ impl World {
             Step::Read(blob, piece) => self.read(blob, piece).await,
             Step::Complete(blob) => self.complete(blob).await,
             Step::Purge(blob) => {
-                let was_there = self.store().purge(self.blobs[blob].digest).await;
+                let was_there = self.store().purge(self.blobs[blob].digest, None).await;
                 assert_eq!(was_there, self.model.contains_key(&blob));
                 self.forget(blob);
                 self.file_by_blob.remove(&blob);

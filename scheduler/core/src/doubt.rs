@@ -1,0 +1,216 @@
+//! Wrong bytes: whose word on them counts, and who drops what.
+//!
+//! A digest may have several variants, lists of piece hashes of which SHA-256 knows the right one.
+//! What was never verified may be any of them. A variant is purged from the region on the word of
+//! a seed, or of two peers that held it whole (DESIGN.md §7). One peer's word raises a doubt: the
+//! seed that reads tells its own hashes and reads what it does not hold, and whoever holds
+//! anything else drops it. If the seed was wrong itself, its own SHA-256 says so next.
+
+use std::time::Instant;
+
+use flotilla_proto::{Digest, PieceHash, PieceSet, Variant};
+
+use crate::hashes::{Learnt, Word};
+use crate::member::Member;
+use crate::scheduler::Scheduler;
+use crate::task::{Landing, Seat, TaskSlot};
+use crate::{Output, PeerKey, TaskFailure};
+
+impl Scheduler {
+    pub(crate) fn wrong_bytes(&mut self, now: Instant, peer: PeerKey, variant: Variant) {
+        let Some(is_certain) = self.heed(peer, variant) else { return };
+        let digest = variant.digest;
+        let Some((slot, _)) = self.find(peer, digest) else { return };
+        // It held something else than the region does.
+        if self.tasks[slot].hashes.root().is_some_and(|root| root != variant.root) {
+            return;
+        }
+        if is_certain {
+            return self.fail_task(now, slot, &wrong_bytes(digest), Some(variant.root));
+        }
+        // Where nobody can decide, what there is is better than nothing.
+        if !self.seeds.is_empty() && self.tasks[slot].hashes.raise_doubt() {
+            self.ensure_source(now, digest);
+        }
+    }
+
+    pub(crate) fn entombed(&mut self, peer: PeerKey, variant: Variant) {
+        if self.heed(peer, variant) != Some(true) {
+            return;
+        }
+        let Some(slot) = self.tasks.slot(variant.digest) else { return };
+        let found = self.tasks[slot].members().filter(|(_, member)| member.found);
+        let told: Vec<PeerKey> = found.map(|(_, member)| member.peer).collect();
+        self.outputs.extend(told.into_iter().map(|peer| Output::Entomb { peer, variant }));
+    }
+
+    /// Whether a peer's word makes it certain that a variant is wrong; `None` of a stranger.
+    fn heed(&mut self, peer: PeerKey, variant: Variant) -> Option<bool> {
+        let facts = &self.peers.get(peer)?.rest.facts;
+        Some(self.tombstones.word(variant, &facts.id, facts.seed))
+    }
+
+    /// A member came with a part from an earlier life, which nobody has checked: its hashes are
+    /// compared with what is known, and it hears of what was purged.
+    pub(crate) fn found(&mut self, slot: TaskSlot, seat: Seat) {
+        let task = &mut self.tasks[slot];
+        let digest = task.digest;
+        let member = task.member_mut(seat);
+        (member.found, member.asked_hashes) = (true, true);
+        let peer = member.peer;
+        self.outputs.extend(self.tombstones.of(digest).map(|variant| Output::Entomb { peer, variant }));
+        self.outputs.push_back(Output::AskHashes { peer, digest });
+    }
+
+    pub(crate) fn hashes_told(
+        &mut self,
+        now: Instant,
+        peer: PeerKey,
+        digest: Digest,
+        pieces: &PieceSet,
+        hashes: &[PieceHash],
+    ) {
+        let Some((slot, seat)) = self.find(peer, digest) else { return };
+        if pieces.len() != self.tasks[slot].piece_count() {
+            return;
+        }
+        let is_whole = pieces.is_full() && hashes.len() == pieces.len() as usize;
+        let word = self.word(slot, seat, is_whole);
+        let told: Vec<(u32, PieceHash)> = pieces.iter().zip(hashes.iter().copied()).collect();
+        let task = &mut self.tasks[slot];
+        let is_refuted = told.iter().any(|(piece, hash)| task.hashes.is_refuted(*piece, *hash));
+        if is_refuted && word == Word::Hearsay && task.source.reader() != Some(peer) {
+            return self.expel(now, slot, &[peer]);
+        }
+        let mut overruled = PieceSet::new(pieces.len());
+        for (piece, hash) in told {
+            match task.hashes.learn(piece, hash, word) {
+                Learnt::Agrees => {}
+                Learnt::Overrules => drop(overruled.insert(piece)),
+                Learnt::Differs => {
+                    task.drop_piece(seat, piece);
+                    self.seeds_are_due = true;
+                }
+            }
+        }
+        self.overrule(now, slot, seat, &overruled);
+        if let Some(slot) = self.tasks.slot(digest) {
+            self.feed_holders(now, slot);
+        }
+        self.ensure_source(now, digest);
+    }
+
+    /// What a member's word on hashes is worth. `has_checked`: it has just read the pieces, or
+    /// holds the whole.
+    pub(crate) fn word(&self, slot: TaskSlot, seat: Seat, has_checked: bool) -> Word {
+        let task = &self.tasks[slot];
+        let member = task.member(seat);
+        if task.hashes.judge() == Some(member.peer) {
+            Word::Judge
+        } else if member.seed && has_checked {
+            Word::Checked
+        } else {
+            Word::Hearsay
+        }
+    }
+
+    /// A seed reads: where there is a doubt, it tells what it holds already.
+    pub(crate) fn appoint(&mut self, slot: TaskSlot, seed: PeerKey) {
+        let task = &mut self.tasks[slot];
+        if task.hashes.appoint(seed) {
+            self.outputs.push_back(Output::AskHashes { peer: seed, digest: task.digest });
+        }
+    }
+
+    /// Hashes were told that stand over others: whoever holds such a piece holds another variant.
+    /// The seed that reads only loses those pieces: it will find out by itself. Costs a pass over
+    /// the members, and the leaving of those.
+    pub(crate) fn overrule(&mut self, now: Instant, slot: TaskSlot, by: Seat, pieces: &PieceSet) {
+        if pieces.is_empty() {
+            return;
+        }
+        self.cancel(now, slot, pieces);
+        let task = &mut self.tasks[slot];
+        let holds_other = |seat: &Seat| *seat != by && task.holds_any(*seat, pieces);
+        let others: Vec<Seat> = task.members().map(|(seat, _)| seat).filter(holds_other).collect();
+        let mut expelled = Vec::new();
+        for seat in others {
+            let peer = task.member(seat).peer;
+            if task.source.reader() == Some(peer) {
+                pieces.iter().for_each(|piece| task.drop_piece(seat, piece));
+                self.seeds_are_due = true;
+            } else {
+                expelled.push(peer);
+            }
+        }
+        self.expel(now, slot, &expelled);
+    }
+
+    /// Pieces on their way are not wanted any more.
+    fn cancel(&mut self, now: Instant, slot: TaskSlot, pieces: &PieceSet) {
+        let task = &self.tasks[slot];
+        let digest = task.digest;
+        let of_member = |(seat, member): (Seat, &Member)| {
+            let flights = member.ties.in_flight.iter().filter(|flight| pieces.contains(flight.piece));
+            flights.map(|flight| (seat, member.peer, flight.piece)).collect::<Vec<_>>()
+        };
+        let flights: Vec<(Seat, PeerKey, u32)> = task.members().flat_map(of_member).collect();
+        let mut freed = Vec::new();
+        for (seat, child, piece) in flights {
+            self.outputs.push_back(Output::Cancel { child, digest, piece });
+            freed.extend(self.land(now, slot, seat, piece, Landing::Lost));
+            freed.push(child);
+        }
+        for peer in freed {
+            self.feed_parent(now, peer);
+            self.feed_downloads(now, peer);
+        }
+    }
+
+    /// Members hold other bytes than those that stand: each drops them, and its clients come again.
+    /// Costs as much as their leaving.
+    pub(crate) fn expel(&mut self, now: Instant, slot: TaskSlot, peers: &[PeerKey]) {
+        let digest = self.tasks[slot].digest;
+        let mut gaps = Vec::new();
+        for &peer in peers {
+            let Some(seat) = self.seat(peer, slot) else { continue };
+            let zone = self.tasks[slot].member(seat).zone;
+            for (child, piece) in self.owed(slot, seat) {
+                let child = self.tasks[slot].member(child).peer;
+                self.outputs.push_back(Output::Cancel { child, digest, piece });
+            }
+            let failure = other_bytes(digest);
+            self.outputs.push_back(Output::FailTask { peer, digest, failure, root: None });
+            gaps.push((zone, self.detach(now, peer, slot)));
+        }
+        for (zone, gap) in gaps {
+            let Some(gap) = gap else { continue };
+            self.mend(now, &gap);
+            if let Some(slot) = self.tasks.slot(digest) {
+                self.feed_zone(now, slot, zone);
+            }
+        }
+        for &peer in peers {
+            self.feed_parent(now, peer);
+            self.feed_downloads(now, peer);
+        }
+    }
+}
+
+fn wrong_bytes(digest: Digest) -> TaskFailure {
+    TaskFailure {
+        status: 502,
+        code: "DIGEST_INVALID".into(),
+        message: format!("the bytes of {digest} that this region held hash to something else"),
+        poisoned: true,
+    }
+}
+
+fn other_bytes(digest: Digest) -> TaskFailure {
+    TaskFailure {
+        status: 502,
+        code: "DIGEST_INVALID".into(),
+        message: format!("what this peer held of {digest} is not what its registry has"),
+        poisoned: true,
+    }
+}
