@@ -60,7 +60,12 @@ impl<'a> Region<'a> {
 
     /// Starts one that reaches the registry by its address, whatever its name resolves to.
     pub fn up_by_address(stage: &'a Stage, ca: &Path, peers: usize) -> Result<Self> {
-        Self::up_with(stage, &format!("ca={},address={REGISTRY_IP}:443", ca.display()), peers)
+        Self::up_with_keys(stage, ca, &format!("address={REGISTRY_IP}:443"), peers)
+    }
+
+    /// Starts one where more is said of the registry, in the keys of `flotilla up --registry`.
+    pub fn up_with_keys(stage: &'a Stage, ca: &Path, keys: &str, peers: usize) -> Result<Self> {
+        Self::up_with(stage, &format!("ca={},{keys}", ca.display()), peers)
     }
 
     fn up_with(stage: &'a Stage, keys: &str, peers: usize) -> Result<Self> {

@@ -3,12 +3,15 @@
 mod bad_config;
 mod bad_registry;
 mod container;
+mod damage;
 mod demo;
 mod faults;
+mod grant;
 mod harbor;
 mod lab;
 mod lifecycle;
 mod matrix;
+mod offline;
 mod pull;
 mod resume;
 mod secrets;
@@ -71,6 +74,9 @@ pub const ALL: &[Story] = &[
     Story::new("faults_wrong_content_reaches_no_client", faults::wrong_content_reaches_no_client),
     Story::new("faults_bad_certificate_is_named", faults::bad_certificate_is_named),
     Story::new("faults_hang_is_told_in_time", faults::hang_is_told_in_time),
+    Story::new("offline_granted_serves_what_the_region_holds", offline::granted_serves_what_the_region_holds),
+    Story::new("damaged_disk_reaches_no_client", damage::reaches_no_client),
+    Story::new("a_basic_grant_ends_by_itself", grant::of_basic_ends_by_itself),
     Story::new("conformance_harbor", conformance::of_harbor),
     Story::new("conformance_docker_registry", |stage| conformance::of_docker_registry(stage, Setup::Plain)),
     Story::new("conformance_htpasswd", |stage| conformance::of_docker_registry(stage, Setup::Htpasswd)),

@@ -1,27 +1,33 @@
 //! No credential is written anywhere: not at TRACE, and not in any file that a region keeps.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 
 use crate::client::{Client, Curl, FrontDoor, Pull};
-use crate::harbor::{Access, Harbor, On, What};
-use crate::image::{Format, Image, ImageSpec};
+use crate::harbor::{Access, Auth, Harbor, On, Request, What};
+use crate::image::{Blob, Format, Image, ImageSpec};
 use crate::region::{Peer, Region};
 use crate::stage::Stage;
+use crate::wait;
 
 const ROBOT: &str = "robot$x:correct-horse-battery-staple";
 const WRONG: &str = "robot$x:incorrect-horse-battery-staple";
+/// The seed's own account, for blobs that no client may read.
+const SEED: &str = "robot$seed:patient-mule-magnet-rivet";
+/// May read until it has its manifest.
+const GONE: &str = "robot$gone:former-goat-socket-thimble";
 
 pub(super) fn are_in_no_file(stage: &Stage) -> Result<()> {
     let harbor = Harbor::start(stage)?;
     harbor.add_project("priv", Access::Private);
-    let (robot, secret) = ROBOT.split_once(':').context("a name and a secret")?;
-    harbor.add_robot(robot, secret, &["priv"]);
-    let mut region = Region::up(stage, harbor.ca(), 1)?;
+    let (robot, secret) = add_robot(&harbor, ROBOT)?;
+    let mut region = up_with_robot(stage, &harbor)?;
     region.open_sni_doors()?;
     region.log_everything()?;
     stage.assert_fenced()?;
@@ -42,8 +48,59 @@ pub(super) fn are_in_no_file(stage: &Stage) -> Result<()> {
         guest.pull(Client::Skopeo).with_context(|| format!("skopeo at {front_door:?}"))?;
         guest.ask(&token).with_context(|| format!("raw requests at {front_door:?}"))?;
     }
+    seed_reads_as_robot(stage, &harbor, &region)?;
     assert_says_all(&region)?;
     assert_in_no_file(&secrets(&harbor), &files_below(&region.dir())?)
+}
+
+fn add_robot<'a>(harbor: &Harbor, credentials: &'a str) -> Result<(&'a str, &'a str)> {
+    let (name, secret) = credentials.split_once(':').context("a name and a secret")?;
+    harbor.add_robot(name, secret, &["priv"]);
+    Ok((name, secret))
+}
+
+/// A region whose seed has an account of its own. Its password lies where nothing else of the region does.
+fn up_with_robot<'a>(stage: &'a Stage, harbor: &Harbor) -> Result<Region<'a>> {
+    let (name, secret) = add_robot(harbor, SEED)?;
+    let file = stage.region_dir("robot")?.join("password");
+    fs::write(&file, secret).context("write password")?;
+    Region::up_with_keys(stage, harbor.ca(), &format!("user={name},password-file={}", file.display()), 1)
+}
+
+/// A blob is read with the seed's account where the clients' are refused: here one that was good for the
+/// manifest, and no longer is. The client gets nothing.
+fn seed_reads_as_robot(stage: &Stage, harbor: &Harbor, region: &Region<'_>) -> Result<()> {
+    let (gone, _) = add_robot(harbor, GONE)?;
+    let (seed, _) = SEED.split_once(':').context("a name and a secret")?;
+    let image = ImageSpec { format: Format::Oci, layer_lens: vec![2 << 20] }.build("priv/robot", 5);
+    harbor.publish(&image, "v1");
+    let authorization = basic(GONE);
+    let peer = region.peers().next().context("no peer")?;
+    let curl = Curl { stage, peer, front_door: FrontDoor::Mirror, authorization: Some(&authorization) };
+    let blob = |of: &Blob| format!("priv/robot/blobs/{}", of.digest());
+    // The config is fetched with the manifest: to be refused it would end the grant.
+    for path in ["priv/robot/manifests/v1".to_owned(), blob(&image.config)] {
+        let heard = curl.get(&path)?;
+        ensure!(heard.status == 200, "{path}: answered {}", heard.status);
+    }
+    harbor.remove_account(gone);
+    let layer = blob(&image.layers[0]);
+    let heard = curl.get(&layer)?;
+    ensure!(heard.status == 401, "who is gone is answered {}", heard.status);
+    let is_robots = |request: &Request| {
+        request.path.ends_with(&layer)
+            && request.auth == Auth::Basic(seed.to_owned())
+            && matches!(request.status, 200 | 206 | 307)
+    };
+    wait::until("the seed's account at the registry", Duration::from_secs(20), || {
+        Ok(harbor.log_at_once().requests.iter().any(is_robots).then_some(()))
+    })
+    .with_context(|| {
+        harbor.log_at_once().filter(|request| request.path.contains("priv/robot")).to_string()
+    })?;
+    let heard = Curl { authorization: Some(&basic(ROBOT)), ..curl }.get(&layer)?;
+    ensure!(heard.status == 200 && heard.is_whole, "who may have it is answered {}", heard.status);
+    Ok(())
 }
 
 /// What the search relies on: all daemons are at TRACE, and speak of what they were asked.
@@ -77,7 +134,6 @@ impl Guest<'_> {
     }
 
     fn ask(&self, token: &str) -> Result<()> {
-        let basic = |credentials: &str| format!("Basic {}", BASE64_STANDARD.encode(credentials));
         let bearer = format!("Bearer {token}");
         let &Self { stage, peer, front_door, image } = self;
         for (authorization, status) in [(basic(ROBOT), 200), (basic(WRONG), 401), (bearer, 200)] {
@@ -91,6 +147,10 @@ impl Guest<'_> {
     }
 }
 
+fn basic(credentials: &str) -> String {
+    format!("Basic {}", BASE64_STANDARD.encode(credentials))
+}
+
 /// What must be nowhere, and how to call it.
 fn secrets(harbor: &Harbor) -> Vec<(&'static str, String)> {
     let secret = |credentials: &str| credentials.split(':').next_back().unwrap_or_default().to_owned();
@@ -101,6 +161,10 @@ fn secrets(harbor: &Harbor) -> Vec<(&'static str, String)> {
         ("the wrong password", secret(WRONG)),
         ("the password in base64", BASE64_STANDARD.encode(ROBOT)),
         ("the wrong password in base64", BASE64_STANDARD.encode(WRONG)),
+        ("the seed's own password", secret(SEED)),
+        ("the seed's own password in base64", BASE64_STANDARD.encode(SEED)),
+        ("the password of who is gone", secret(GONE)),
+        ("the password of who is gone in base64", BASE64_STANDARD.encode(GONE)),
         ("a token", header),
         ("a signed URL", "Signature=".to_owned()),
     ]
@@ -110,7 +174,11 @@ fn assert_in_no_file(secrets: &[(&str, String)], files: &[PathBuf]) -> Result<()
     ensure!(!files.is_empty(), "the region keeps no files");
     let mut found = String::new();
     for file in files {
-        let content = fs::read(file).with_context(|| format!("read {}", file.display()))?;
+        let content = match fs::read(file) {
+            // A download that has ended lies elsewhere.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            content => content.with_context(|| format!("read {}", file.display()))?,
+        };
         for (name, secret) in secrets {
             if let Some(line) = line_with(&content, secret.as_bytes()) {
                 found += &format!("\n{name} in {}: {line}", file.display());

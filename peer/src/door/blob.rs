@@ -113,15 +113,11 @@ impl BlobRequest<'_> {
             return Ok(size);
         }
         match self.probe().await {
-            Err(answer) if answer.status().is_server_error() => self.offline_size().ok_or(answer),
+            Err(answer) if answer.status().is_server_error() => {
+                self.door.offline_size(&self.credential, self.digest).ok_or(answer)
+            }
             judged => judged,
         }
-    }
-
-    /// The blob's size, if it was granted before and is served without the registry's word.
-    fn offline_size(&self) -> Option<u64> {
-        let longer = self.door.offline(&self.credential.upstream)?;
-        self.door.grants.find(&self.holder, self.digest, Instant::now(), longer)
     }
 
     /// Asks the registry whether this very credential may read the blob, and how long it is.
@@ -141,7 +137,7 @@ impl BlobRequest<'_> {
         let answer = self.in_time(asked).await?.map_err(|error| not_forwarded(&error))?;
         let refused = matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
         if refused {
-            self.door.grants.revoke(&self.holder);
+            self.door.revoke(&self.holder);
         }
         if !answer.status().is_success() && answer.status() != StatusCode::RANGE_NOT_SATISFIABLE {
             return Err(answer);
@@ -174,7 +170,7 @@ impl BlobRequest<'_> {
                 Ok(())
             }
             Offered::Refused(refused) => {
-                self.door.grants.revoke(&self.holder);
+                self.door.revoke(&self.holder);
                 Err(refused.map(body::full))
             }
         }
@@ -246,7 +242,7 @@ impl BlobRequest<'_> {
                 Ok(None) => {}
                 Ok(Some(Given::Blob(bytes))) => self.keep(layout, bytes).await,
                 Ok(Some(Given::Refused(refused))) => {
-                    self.door.grants.revoke(&self.holder);
+                    self.door.revoke(&self.holder);
                     return Err(refused.map(body::full));
                 }
                 Ok(Some(Given::Failed { status, message })) => return Err(not_given(status, &message)),
@@ -366,7 +362,7 @@ fn text(value: &str) -> HeaderValue {
 }
 
 /// Clients wait for ever, or give up after 15 s: an answer comes well before (DESIGN.md §8).
-const HEADER_TIME: Duration = Duration::from_millis(9_700);
+pub(super) const HEADER_TIME: Duration = Duration::from_millis(9_700);
 
 /// A disk that damages a piece three times in a row is broken.
 const READ_ATTEMPTS: usize = 3;

@@ -8,6 +8,7 @@ use flotilla_proto::{Digest, RepositoryName};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 
 use super::answer::{Answerer, holder};
+use super::blob::HEADER_TIME;
 use super::error::{API_VERSION, refusal};
 use super::prefetch;
 use super::route::Target;
@@ -26,7 +27,7 @@ impl Answerer {
     ) -> Response<BodyStream> {
         let authorization = authorization(request.headers());
         let credential = ReadCredential { upstream: target.upstream.clone(), repository, authorization };
-        let asked = request.method().clone();
+        let (asked, began_at) = (request.method().clone(), Instant::now());
         let known = single_tag(request.headers());
         let reference = target.path.path().rsplit('/').next().unwrap_or_default();
         let kept = self.to_revalidate(&credential, reference, &request);
@@ -40,13 +41,16 @@ impl Answerer {
             return kept_answer(&kept, &Method::GET);
         }
         match answer.status() {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.grants.revoke(&holder(&credential)),
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.revoke(&holder(&credential)),
             StatusCode::OK if asked == Method::GET => return self.served(target, &credential, answer).await,
             StatusCode::OK => self.grant_known(&credential, reference, digest_of(answer.headers())),
             StatusCode::NOT_MODIFIED => self.grant_known(&credential, reference, known),
             status if status.is_server_error() => {
-                let kept = self.offline_manifest(&credential, reference, &asked);
-                return kept.unwrap_or(answer);
+                if let Some(kept) = self.offline_manifest(&credential, reference, &asked) {
+                    return kept;
+                }
+                let challenge = self.offline_challenge(target, &credential, began_at + HEADER_TIME);
+                return challenge.await.unwrap_or(answer);
             }
             _ => {}
         }
@@ -102,15 +106,23 @@ impl Answerer {
 
     /// An answer without a body says which manifest the credential may have.
     fn grant_known(&self, credential: &ReadCredential, reference: &str, digest: Option<Digest>) {
-        if let Some(manifest) = digest.and_then(|digest| self.manifests.find(digest)) {
-            self.grant(credential, reference, &manifest);
+        let Some(digest) = digest else { return };
+        match self.manifests.find(digest) {
+            Some(manifest) => self.grant(credential, reference, &manifest),
+            // Whoever asks what a tag means goes on to ask for that manifest.
+            None => self.grant_manifest(credential, reference, digest),
         }
     }
 
     fn grant(&self, credential: &ReadCredential, reference: &str, manifest: &Manifest) {
-        let (now, life) = (Instant::now(), life(&credential.authorization, SystemTime::now()));
-        self.grants.record(holder(credential), manifest.blobs.iter().copied(), life, now);
-        self.grants.record_manifest(holder(credential), reference, manifest.digest, life, now);
+        let life = life(&credential.authorization, SystemTime::now());
+        self.grants.record(holder(credential), manifest.blobs.iter().copied(), life, Instant::now());
+        self.grant_manifest(credential, reference, manifest.digest);
+    }
+
+    fn grant_manifest(&self, credential: &ReadCredential, reference: &str, digest: Digest) {
+        let life = life(&credential.authorization, SystemTime::now());
+        self.grants.record_manifest(holder(credential), reference, digest, life, Instant::now());
     }
 }
 

@@ -5,21 +5,23 @@
 //! A client that needs a token for that is given the one it had: it opens nothing but the grants that
 //! it opened before.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use flotilla_daemon::settings::Offline;
-use flotilla_proto::{CredentialHash, RegistryHost};
+use flotilla_proto::{Authorization, CredentialHash, Digest, RegistryHost};
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use serde::Deserialize;
-use serde::de::IgnoredAny;
+use tokio::time::timeout_at;
 
 use super::answer::{Answerer, holder};
 use super::manifest::kept_answer;
 use super::route::Target;
 use crate::body;
+use crate::grant::Holder;
 use crate::http_wire::authorization;
 use crate::source::{BodyStream, NO_TOKEN_SERVICE, Purpose, ReadCredential};
 
@@ -41,14 +43,56 @@ impl Answerer {
         reference: &str,
         asked: &Method,
     ) -> Option<Response<BodyStream>> {
-        let longer = self.offline(&credential.upstream)?;
-        let digest = self.grants.manifest(&holder(credential), reference, Instant::now(), longer)?;
+        let (longer, now) = (self.offline(&credential.upstream)?, Instant::now());
+        let mut holders = self.offline_holders(credential).into_iter();
+        let digest = holders.find_map(|holder| self.grants.manifest(&holder, reference, now, longer))?;
         let manifest = self.manifests.find(digest)?;
         tracing::warn!(
             registry = %credential.upstream, repository = %credential.repository, reference,
             "the registry is unreachable; a manifest that it granted before is served"
         );
         Some(kept_answer(&manifest, asked))
+    }
+
+    /// The blob's size, if this credential was granted it, and may have it still.
+    pub(super) fn offline_size(&self, credential: &ReadCredential, digest: Digest) -> Option<u64> {
+        let (longer, now) = (self.offline(&credential.upstream)?, Instant::now());
+        let mut holders = self.offline_holders(credential).into_iter();
+        holders.find_map(|holder| self.grants.find(&holder, digest, now, longer))
+    }
+
+    /// Whom a grant may be for: this credential, or a token that was given for the same wish. containerd
+    /// asks for one token to resolve a tag and for another to fetch, and offline is given one twice.
+    fn offline_holders(&self, credential: &ReadCredential) -> Vec<Holder> {
+        let own = holder(credential);
+        let given = self.kept_tokens.given_with(&own.upstream, own.credential, Instant::now());
+        let others = given.into_iter().map(|credential| Holder { credential, ..own.clone() });
+        others.chain([own.clone()]).collect()
+    }
+
+    /// The registry refused this credential: what it was granted is void, and so is what was granted to
+    /// others as whom it could pull.
+    pub(super) fn revoke(&self, holder: &Holder) {
+        self.grants.revoke(holder);
+        self.kept_tokens.forget(&holder.upstream, holder.credential);
+    }
+
+    /// What `/v2/` says to whoever came without a credential: containerd and its like show theirs only to
+    /// a registry that has asked for it.
+    pub(super) async fn offline_challenge(
+        &self,
+        target: &Target,
+        credential: &ReadCredential,
+        deadline: Instant,
+    ) -> Option<Response<BodyStream>> {
+        if !credential.authorization.is_anonymous() {
+            return None;
+        }
+        self.offline(&target.upstream)?;
+        let base = Target { path: PathAndQuery::from_static("/v2/"), ..target.clone() };
+        let asked = self.forward(&base, Request::new(body::empty()), Purpose::Pass);
+        let answer = timeout_at(deadline.into(), asked).await.ok()?.ok()?;
+        (answer.status() == StatusCode::UNAUTHORIZED).then_some(answer)
     }
 
     /// Sends on a request that may be one for a token, and answers it from what was given before while
@@ -98,11 +142,12 @@ impl Answerer {
                 body::broken("a token service's answer is too long, or broke"),
             );
         };
-        if let Ok(token) = serde_json::from_slice::<Token>(&bytes)
-            && (token.token.is_some() || token.access_token.is_some())
+        if let Ok(answer) = serde_json::from_slice::<Token>(&bytes)
+            && let Some(token) = answer.token.filter(|token| !token.is_empty()).or(answer.access_token)
         {
-            let life = Duration::from_secs(token.expires_in.min(Offline::LONGEST.as_secs()));
-            self.kept_tokens.keep(wish, bytes.clone(), Instant::now() + life + longer);
+            let life = Duration::from_secs(answer.expires_in.min(Offline::LONGEST.as_secs()));
+            let shown = Authorization::new(format!("Bearer {token}")).hash();
+            self.kept_tokens.keep(wish, shown, bytes.clone(), Instant::now() + life + longer);
         }
         Response::from_parts(head, body::full(bytes))
     }
@@ -117,7 +162,16 @@ fn token_answer(bytes: Bytes) -> Response<BodyStream> {
 /// What token services answered, by who asked for what. Never printed, in no file. Bounded: at
 /// [`MAX_KEPT`] the one that ends first goes.
 #[derive(Default)]
-pub(crate) struct KeptTokens(Mutex<HashMap<Wish, (Bytes, Instant)>>);
+pub(crate) struct KeptTokens(Mutex<HashMap<Wish, Kept>>);
+
+/// What was given for one wish.
+struct Kept {
+    /// The last answer.
+    answer: Bytes,
+    until: Instant,
+    /// The tokens, the last one at the end, each with its end. At [`MAX_GIVEN`] the first one goes.
+    given: VecDeque<(CredentialHash, Instant)>,
+}
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Wish {
@@ -126,33 +180,73 @@ struct Wish {
     path: String,
 }
 
+impl Kept {
+    fn gave(&self, shown: CredentialHash) -> bool {
+        self.given.iter().any(|(token, _)| *token == shown)
+    }
+}
+
 impl KeptTokens {
-    fn keep(&self, wish: Wish, answer: Bytes, until: Instant) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Keeps an answer, whose token clients show as `shown`.
+    fn keep(&self, wish: Wish, shown: CredentialHash, answer: Bytes, until: Instant) {
+        let mut kept = self.lock();
         if kept.len() >= MAX_KEPT && !kept.contains_key(&wish) {
-            let ends_first = kept.iter().min_by_key(|(_, (_, until))| *until).map(|(wish, _)| wish.clone());
+            let ends_first = kept.iter().min_by_key(|(_, kept)| kept.until).map(|(wish, _)| wish.clone());
             kept.remove(&ends_first.expect("not empty"));
         }
-        kept.insert(wish, (answer, until));
+        let fresh = || Kept { answer: Bytes::new(), until, given: VecDeque::new() };
+        let kept = kept.entry(wish).or_insert_with(fresh);
+        (kept.answer, kept.until) = (answer, until);
+        if kept.given.len() >= MAX_GIVEN {
+            kept.given.pop_front();
+        }
+        kept.given.push_back((shown, until));
     }
 
     fn find(&self, wish: &Wish, now: Instant) -> Option<Bytes> {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.get(wish).filter(|(_, until)| now < *until).map(|(answer, _)| answer.clone())
+        let kept = self.lock();
+        kept.get(wish).filter(|kept| now < kept.until).map(|kept| kept.answer.clone())
+    }
+
+    /// The tokens that were given for the wish that this one was given for, and have not ended.
+    fn given_with(
+        &self,
+        upstream: &RegistryHost,
+        shown: CredentialHash,
+        now: Instant,
+    ) -> Vec<CredentialHash> {
+        let kept = self.lock();
+        let of_upstream = kept.iter().filter(|(wish, _)| wish.upstream == *upstream);
+        let mut lists = of_upstream.map(|(_, kept)| kept).filter(|kept| kept.gave(shown));
+        let given = lists.next().into_iter().flat_map(|kept| &kept.given);
+        given.filter(|(_, until)| now < *until).map(|(token, _)| *token).collect()
+    }
+
+    /// Nothing is given, or served, any more for the wish that this token was given for.
+    fn forget(&self, upstream: &RegistryHost, shown: CredentialHash) {
+        self.lock().retain(|wish, kept| wish.upstream != *upstream || !kept.gave(shown));
+    }
+
+    /// Held for one look-up or change.
+    fn lock(&self) -> MutexGuard<'_, HashMap<Wish, Kept>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// A token service's answer, as far as it says that it is one.
 #[derive(Deserialize)]
 struct Token {
-    token: Option<IgnoredAny>,
-    access_token: Option<IgnoredAny>,
+    token: Option<String>,
+    access_token: Option<String>,
     #[serde(default)]
     expires_in: u64,
 }
 
 /// Answers of some KiB each.
 const MAX_KEPT: usize = 4096;
+
+/// Tokens for one wish: a pull takes one or two.
+const MAX_GIVEN: usize = 32;
 
 /// Bytes of a token service's answer.
 const MAX_ANSWER: usize = 64 << 10;
@@ -168,19 +262,48 @@ mod tests {
         Wish { upstream: "reg.test".parse().unwrap(), credential, path: path.to_string() }
     }
 
+    fn shown(token: usize) -> CredentialHash {
+        Authorization::new(format!("Bearer {token}")).hash()
+    }
+
     #[test]
     fn a_token_is_given_again_to_whom_it_was_given_and_while_it_lives() {
         let (kept, now) = (KeptTokens::default(), Instant::now());
-        kept.keep(wish("Basic a", 0), Bytes::from_static(b"{}"), now + Duration::from_secs(9));
+        kept.keep(wish("Basic a", 0), shown(0), Bytes::from_static(b"{}"), now + Duration::from_secs(9));
         assert!(kept.find(&wish("Basic a", 0), now).is_some());
         assert!(
             kept.find(&wish("Basic b", 0), now).is_none() && kept.find(&wish("Basic a", 1), now).is_none()
         );
         assert!(kept.find(&wish("Basic a", 0), now + Duration::from_secs(9)).is_none());
         for path in 0..2 * MAX_KEPT {
-            kept.keep(wish("Basic b", path), Bytes::new(), now + Duration::from_secs(60));
+            kept.keep(wish("Basic b", path), shown(path), Bytes::new(), now + Duration::from_secs(60));
         }
-        assert!(kept.0.lock().unwrap().len() <= MAX_KEPT);
+        assert!(kept.lock().len() <= MAX_KEPT);
         assert!(kept.find(&wish("Basic a", 0), now).is_none(), "it ended first");
+    }
+
+    #[test]
+    fn tokens_go_together_that_one_credential_was_given_for_one_wish() {
+        let (kept, now, host) = (KeptTokens::default(), Instant::now(), "reg.test".parse().unwrap());
+        let ends_at = |seconds| now + Duration::from_secs(seconds);
+        for (whose, path, token, end) in
+            [("Basic a", 0, 1, 5), ("Basic a", 0, 2, 9), ("Basic a", 1, 3, 9), ("Basic b", 0, 4, 9)]
+        {
+            kept.keep(wish(whose, path), shown(token), Bytes::new(), ends_at(end));
+        }
+        let with = |token, now| kept.given_with(&host, shown(token), now);
+        assert_eq!(with(2, now), [shown(1), shown(2)]);
+        assert_eq!(with(2, ends_at(5)), [shown(2)], "the other has ended");
+        assert_eq!((with(3, now), with(4, now)), (vec![shown(3)], vec![shown(4)]));
+        assert_eq!(with(5, now), [], "given to nobody");
+        for token in 10..10 + 2 * MAX_GIVEN {
+            kept.keep(wish("Basic a", 0), shown(token), Bytes::new(), ends_at(9));
+        }
+        assert_eq!(with(9 + 2 * MAX_GIVEN, now).len(), MAX_GIVEN);
+        kept.forget(&host, shown(3));
+        assert_eq!(with(3, now), []);
+        assert!(
+            kept.find(&wish("Basic a", 1), now).is_none() && kept.find(&wish("Basic a", 0), now).is_some()
+        );
     }
 }
