@@ -75,12 +75,14 @@ async fn service_of(endpoint: &EndpointClient, metrics: &Metrics) -> Result<Toke
 }
 
 /// What `/v2/` says without a credential. Every pull begins with that question, and the answer
-/// is the same for all: it is kept for [`KEPT`], without what belongs to one session.
+/// is the same for all: it is kept for [`KEPT`], through an outage longer, without what belongs to one session.
 pub(super) async fn base_of(
     endpoint: &EndpointClient,
     metrics: &Metrics,
 ) -> Result<RegistryAnswer, EndpointFailure> {
-    if let Some(known) = endpoint.learned.get(KEPT) {
+    // A registry that hangs would be waited for each time, and longer than a client has.
+    let kept_for = if endpoint.is_down() { KEPT_IN_AN_OUTAGE } else { KEPT };
+    if let Some(known) = endpoint.learned.get(kept_for) {
         return Ok(known);
     }
     match learn(endpoint, metrics).await {

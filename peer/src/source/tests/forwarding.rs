@@ -92,6 +92,28 @@ async fn what_the_base_says_to_anybody_is_asked_once() {
 }
 
 #[tokio::test]
+async fn while_a_registry_is_down_what_it_said_before_is_answered_at_once() {
+    let registry = FakeRegistry::start(|seen: &Seen| match seen.index {
+        0 => Reply::Answer(text(401, "who are you?")),
+        _ => Reply::Hang,
+    })
+    .await;
+    let bench = Bench::new(&[registry.url()]);
+    let ask = async || {
+        let anonymous = Request::get("/v2/").body(empty()).unwrap();
+        bench.source.forward(&host(), anonymous, Purpose::Pass).await.unwrap().status()
+    };
+    assert_eq!(ask().await, StatusCode::UNAUTHORIZED);
+    // Longer than it is kept otherwise.
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(301)).await;
+    tokio::time::resume();
+    bench.source.0.routes.load().endpoints().for_each(|(_, endpoint)| endpoint.seems_down());
+    assert_eq!(ask().await, StatusCode::UNAUTHORIZED);
+    assert_eq!(registry.seen().len(), 1, "it is not waited for");
+}
+
+#[tokio::test]
 async fn a_blobs_redirect_is_followed_without_the_credential() {
     let content = blob(70_000);
     let storage = FakeRegistry::start({
