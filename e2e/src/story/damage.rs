@@ -42,7 +42,8 @@ pub(super) fn reaches_no_client(stage: &Stage) -> Result<()> {
     flip_bits(&file, layer)?;
     pull(stage, &[damaged, newcomer], &image, "damaged")?;
     let found = damaged.metrics()?.sum("flotilla_peer_store_corrupt_pieces_total", "");
-    ensure!(found == FLIPPED as u64, "{found} damaged pieces were found on the disk, not {FLIPPED}");
+    // Two readers may both find one.
+    ensure!(found >= FLIPPED as u64, "{found} damaged pieces were found on the disk, not {FLIPPED}");
 
     for peer in &peers {
         assert_right_layer(stage, peer, &image).with_context(|| peer.name.clone())?;
