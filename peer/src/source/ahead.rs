@@ -22,7 +22,7 @@ use super::blob_request::{Answer, BlobRequest};
 use super::content::Content;
 use super::endpoint::EndpointClient;
 use super::failure::EndpointFailure;
-use super::read::Received;
+use super::metrics::Received;
 use super::roster::Candidate;
 
 /// What all readings share.

@@ -1,6 +1,8 @@
 //! What the registry client counts.
 
 use std::fmt::{self, Write as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use flotilla_proto::RegistryHost;
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -59,6 +61,11 @@ impl Metrics {
         self.probe_bytes.inc_by(bytes);
     }
 
+    /// For one reading of a blob for the region.
+    pub(super) fn received(&self) -> Received {
+        Received { bytes: Arc::default(), counter: self.blob_bytes(Reader::Region) }
+    }
+
     pub(super) fn count_request(&self, kind: RequestKind) {
         self.requests.get_or_create(&RequestLabel { kind }).inc();
     }
@@ -70,6 +77,24 @@ impl Metrics {
 
     pub(super) fn count_error(&self, reason: FailureReason) {
         self.errors.get_or_create(&ErrorLabel { reason }).inc();
+    }
+}
+
+/// Bytes of blob bodies received for one reading.
+#[derive(Debug, Clone)]
+pub(super) struct Received {
+    bytes: Arc<AtomicU64>,
+    counter: Counter,
+}
+
+impl Received {
+    pub(super) fn count(&self, bytes: u64) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.counter.inc_by(bytes);
+    }
+
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 }
 

@@ -7,13 +7,11 @@
 
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_proto::{Digest, Layout};
 use http::StatusCode;
-use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{mpsc, watch};
 
 use super::ahead::{Ahead, Aheads, Part};
@@ -23,7 +21,7 @@ use super::content::Content;
 use super::cutter::{Cutter, Finished, Hasher};
 use super::endpoint::EndpointClient;
 use super::failure::EndpointFailure;
-use super::metrics::{FailureReason, Reader as ByteReader};
+use super::metrics::{FailureReason, Received};
 use super::order::{ReadError, ReadOrder, ReadSummary, SourcePiece};
 use super::provenance::Provenance;
 use super::roster::{Candidate, Roster};
@@ -64,7 +62,7 @@ impl<'a> Reading<'a> {
             roster: Roster::new(shared, credentials),
             aheads: Aheads::new(),
             provenance: Provenance::default(),
-            received: Received::new(shared.metrics.blob_bytes(ByteReader::Region)),
+            received: shared.metrics.received(),
             read_by: None,
         }
     }
@@ -340,28 +338,6 @@ impl<'a> Reading<'a> {
         self.shared.metrics.count_error(FailureReason::Digest);
         self.provenance.blame(self.digest, &self.layout);
         ReadError::DigestMismatch { endpoints: self.provenance.names() }
-    }
-}
-
-/// Bytes of blob bodies received for one reading.
-#[derive(Clone)]
-pub(super) struct Received {
-    bytes: Arc<AtomicU64>,
-    counter: Counter,
-}
-
-impl Received {
-    fn new(counter: Counter) -> Self {
-        Self { bytes: Arc::default(), counter }
-    }
-
-    pub(super) fn count(&self, bytes: u64) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
-        self.counter.inc_by(bytes);
-    }
-
-    fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
     }
 }
 
