@@ -6,7 +6,7 @@
 //! seed that reads tells its own hashes and reads what it does not hold, and whoever holds
 //! anything else drops it. If the seed was wrong itself, its own SHA-256 says so next.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flotilla_proto::{Digest, PieceHash, PieceSet, Variant};
 
@@ -50,16 +50,19 @@ impl Scheduler {
         Some(self.tombstones.word(variant, &facts.id, facts.seed))
     }
 
-    /// A member came with a part from an earlier life, which nobody has checked: its hashes are
-    /// compared with what is known, and it hears of what was purged.
-    pub(crate) fn found(&mut self, slot: TaskSlot, seat: Seat) {
+    /// A member came with a part from an earlier life, which nobody has checked: it hears of what was
+    /// purged, and its hashes are compared with what is known, unless a whole region comes like that.
+    pub(crate) fn found(&mut self, now: Instant, slot: TaskSlot, seat: Seat) {
         let task = &mut self.tasks[slot];
-        let digest = task.digest;
+        let (digest, is_asked) = (task.digest, task.found_lately.is_one_of_few(now));
         let member = task.member_mut(seat);
-        (member.found, member.asked_hashes) = (true, true);
+        member.found = true;
+        member.asked_hashes |= is_asked;
         let peer = member.peer;
         self.outputs.extend(self.tombstones.of(digest).map(|variant| Output::Entomb { peer, variant }));
-        self.outputs.push_back(Output::AskHashes { peer, digest });
+        if is_asked {
+            self.outputs.push_back(Output::AskHashes { peer, digest });
+        }
     }
 
     pub(crate) fn hashes_told(
@@ -196,6 +199,28 @@ impl Scheduler {
         }
     }
 }
+
+/// How many members of a task came lately with a part from an earlier life. After a scheduler's
+/// restart that may be all of them, each with 32 bytes a piece to tell: then SHA-256 finds out, as it
+/// does anyway, and costs whoever holds wrong bytes one pull.
+#[derive(Debug, Default)]
+pub(crate) struct FoundLately {
+    since: Option<Instant>,
+    count: u32,
+}
+
+impl FoundLately {
+    fn is_one_of_few(&mut self, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= LATELY) {
+            *self = Self { since: Some(now), count: 0 };
+        }
+        self.count += 1;
+        self.count <= FEW
+    }
+}
+
+const LATELY: Duration = Duration::from_secs(60);
+const FEW: u32 = 32;
 
 fn wrong_bytes(digest: Digest) -> TaskFailure {
     TaskFailure {

@@ -122,7 +122,7 @@ impl Scheduler {
         let lacked_hashes = !hashes.is_empty() && !self.tasks[slot].knows_what_is_held();
         let parents = self.take_pieces(now, slot, seat, pieces, hashes);
         if is_found && !self.peers[peer].rest.inventory_told {
-            self.found(slot, seat);
+            self.found(now, slot, seat);
         }
         self.source_delivered(peer, slot, pieces);
         self.pace_source(slot);

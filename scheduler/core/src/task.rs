@@ -5,6 +5,7 @@ use std::time::Instant;
 use flotilla_proto::{Digest, Layout, PieceHash, PieceSet, Rarity, bits};
 
 use crate::PeerKey;
+use crate::doubt::FoundLately;
 use crate::hashes::Hashes;
 pub(crate) use crate::member::Seat;
 use crate::member::{Flight, Member, Wish};
@@ -37,6 +38,7 @@ pub(crate) struct Task {
     /// Pieces that any of them does.
     shared: Vec<u64>,
     pub(crate) hashes: Hashes,
+    pub(crate) found_lately: FoundLately,
     /// Members that want the blob, and those of them that are no seeds.
     pub(crate) wanting_count: usize,
     pub(crate) peers_wanting: usize,
@@ -81,6 +83,7 @@ impl Task {
             shared: vec![0; unheld.len()],
             unheld,
             hashes: Hashes::new(piece_count),
+            found_lately: FoundLately::default(),
             wanting_count: 0,
             peers_wanting: 0,
             source: Source::Idle,

@@ -134,6 +134,26 @@ fn a_judge_that_leaves_is_followed_by_one_that_begins_anew() {
 }
 
 #[test]
+fn a_whole_region_that_comes_with_parts_is_not_asked_for_all_hashes() {
+    let mut region = Region::new();
+    region.announce(SEED, 0..12, Some(RIGHT));
+    let mut asked = |range: std::ops::Range<u32>| {
+        let comes = |number| {
+            region.join(PeerKey(number), &format!("p{number}"), false);
+            region.announce(PeerKey(number), 0..4, None)
+        };
+        let told = range.flat_map(comes).collect::<Vec<_>>();
+        told.iter().filter(|output| matches!(output, Output::AskHashes { .. })).count()
+    };
+    assert_eq!(asked(100..300), 32);
+    assert_eq!(asked(300..310), 0);
+    region.now += Duration::from_secs(60);
+    region.join(PeerKey(400), "late", false);
+    let told = region.announce(PeerKey(400), 0..4, None);
+    assert!(told.contains(&Output::AskHashes { peer: PeerKey(400), digest: digest() }));
+}
+
+#[test]
 fn a_part_from_an_earlier_life_is_compared_and_dropped_where_it_is_another() {
     let mut region = Region::new();
     region.announce(SEED, 0..12, Some(RIGHT));
