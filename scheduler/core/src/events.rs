@@ -181,12 +181,14 @@ impl Scheduler {
         }
         self.trust_again(slot, seat);
         let word = self.word(slot, seat, true);
-        let mut overruled = PieceSet::new(pieces.len());
+        let mut overruled: Option<PieceSet> = None;
         for (index, piece) in pieces.iter().enumerate() {
             let learnt = hashes.get(index).map(|hash| self.tasks[slot].hashes.learn(piece, *hash, word));
             match learnt {
                 None | Some(Learnt::Agrees) => {}
-                Some(Learnt::Overrules) => drop(overruled.insert(piece)),
+                Some(Learnt::Overrules) => {
+                    overruled.get_or_insert_with(|| PieceSet::new(pieces.len())).insert(piece);
+                }
                 Some(Learnt::Differs) => continue,
             }
             if let Some(parent) = self.land(now, slot, seat, piece, Landing::Held)
@@ -196,7 +198,9 @@ impl Scheduler {
             }
             self.tasks[slot].source.spread(peer, piece);
         }
-        self.overrule(now, slot, seat, &overruled);
+        if let Some(overruled) = overruled {
+            self.overrule(now, slot, seat, &overruled);
+        }
         parents
     }
 
