@@ -1,0 +1,141 @@
+//! The planner alone: what it says to a few inputs.
+
+use std::time::Instant;
+
+use flotilla_proto::{Layout, PieceSet};
+use flotilla_scheduler_core::{FailureReason, Input, Limits, Output, PeerFacts, PeerKey, Scheduler, Zone};
+
+use super::{SIZE, digest, next_told, piece_hash};
+
+#[test]
+fn without_a_seed_a_download_fails_in_time_and_says_so() {
+    let mut scheduler = Scheduler::new(Limits::default(), 1);
+    let now = Instant::now();
+    let facts = PeerFacts { id: "p".parse().unwrap(), seed: false, zone: Zone(0) };
+    scheduler.handle(now, Input::PeerJoined { peer: PeerKey(0), facts });
+    scheduler.handle(now, Input::Wanted { peer: PeerKey(0), digest: digest(0), size: SIZE, reader: true });
+    assert_eq!(next_told(&mut scheduler), None);
+    scheduler.handle_timeout(scheduler.poll_timeout().unwrap());
+    let Some(Output::FailTask { failure, .. }) = next_told(&mut scheduler) else { panic!("no failure") };
+    assert_eq!((failure.status, failure.poisoned), (503, false));
+}
+
+#[test]
+fn a_fresh_scheduler_orders_nothing_that_a_seed_to_come_may_hold_or_read() {
+    let mut scheduler = Scheduler::new(Limits::default(), 1);
+    let now = Instant::now();
+    let join = |key: u32, name: &str, seed| Input::PeerJoined {
+        peer: PeerKey(key),
+        facts: PeerFacts { id: name.parse().unwrap(), seed, zone: Zone(0) },
+    };
+    let seeds = vec!["s1".parse().unwrap(), "s2".parse().unwrap()];
+    scheduler.handle(now, Input::SeedsConfigured { seeds });
+    scheduler.handle(now, join(0, "p", false));
+    scheduler.handle(now, join(1, "s1", true));
+    scheduler.handle(now, Input::InventoryTold { peer: PeerKey(1) });
+    scheduler.handle(now, Input::Wanted { peer: PeerKey(0), digest: digest(0), size: SIZE, reader: true });
+    assert_eq!(next_told(&mut scheduler), None, "s2 may read it");
+    scheduler.handle(now, join(2, "s2", true));
+    assert_eq!(next_told(&mut scheduler), None, "s2 has not spoken yet");
+    let pieces = PieceSet::full(12);
+    scheduler.handle(now, Input::SourceReading { seed: PeerKey(2), digest: digest(0), size: SIZE, pieces });
+    scheduler.handle(now, Input::InventoryTold { peer: PeerKey(2) });
+    let told = Output::UseSeed { child: PeerKey(0), seed: PeerKey(2), digest: digest(0) };
+    assert_eq!(next_told(&mut scheduler), Some(told));
+    assert_eq!(next_told(&mut scheduler), None, "s2 reads it");
+}
+
+#[test]
+fn a_fresh_scheduler_waits_for_absent_seeds_only_so_long() {
+    let mut scheduler = Scheduler::new(Limits::default(), 1);
+    let now = Instant::now();
+    scheduler
+        .handle(now, Input::SeedsConfigured { seeds: vec!["gone".parse().unwrap(), "s".parse().unwrap()] });
+    for (key, name, seed) in [(0, "p", false), (1, "s", true)] {
+        let facts = PeerFacts { id: name.parse().unwrap(), seed, zone: Zone(0) };
+        scheduler.handle(now, Input::PeerJoined { peer: PeerKey(key), facts });
+    }
+    scheduler.handle(now, Input::Wanted { peer: PeerKey(0), digest: digest(0), size: SIZE, reader: true });
+    assert_eq!(next_told(&mut scheduler), None);
+    scheduler.handle_timeout(scheduler.poll_timeout().unwrap());
+    assert!(matches!(next_told(&mut scheduler), Some(Output::ReadSource { seed: PeerKey(1), .. })));
+}
+
+#[test]
+fn what_only_a_corrupt_parent_has_leaves_the_seed_anew_as_if_nobody_had_it() {
+    let limits = Limits { queue_start: 2, queue_max: 2, window_max: 2, ..Limits::default() };
+    let mut planner = Planner::new(limits, 1);
+    let (seed, corrupt, child) = (PeerKey(0), PeerKey(1), PeerKey(2));
+    planner.join(seed, true);
+    planner.join(corrupt, false);
+    planner.join(child, false);
+    planner.announce(seed, 0..12);
+    planner.want(corrupt);
+    planner.announce(corrupt, 0..1);
+    assert_eq!(planner.want(child), [(child, corrupt, 0)], "the seed's slots are taken");
+    let (digest, reason) = (digest(0), FailureReason::Corrupt);
+    planner.input(Input::Failed { child, parent: corrupt, digest, piece: 0, reason });
+    assert_eq!(planner.announce(corrupt, 1..2), [(child, seed, 0)]);
+}
+
+#[test]
+fn whoever_loses_its_last_partner_is_served_by_the_next() {
+    let limits =
+        Limits { partners_drawn: 1, partners_max: 1, partners_min: 1, full_mesh_max: 0, ..Limits::default() };
+    for seed in 0..8 {
+        let mut planner = Planner::new(limits, seed);
+        let (holder, between, child) = (PeerKey(0), PeerKey(1), PeerKey(2));
+        planner.join(holder, false);
+        planner.join(between, false);
+        planner.join(child, false);
+        planner.announce(holder, 0..12);
+        for (_, parent, piece) in planner.want(between) {
+            let (digest, reason) = (digest(0), FailureReason::TimedOut);
+            planner.input(Input::Failed { child: between, parent, digest, piece, reason });
+        }
+        let mut planned = planner.want(child);
+        planned.extend(planner.input(Input::PeerLeft { peer: between }));
+        assert!(!planned.is_empty(), "seed {seed}: the child waits for ever beside the holder");
+    }
+}
+
+/// With blob 0; what an input makes it assign, as (child, parent, piece).
+struct Planner {
+    scheduler: Scheduler,
+    now: Instant,
+}
+
+impl Planner {
+    fn new(limits: Limits, seed: u64) -> Self {
+        Self { scheduler: Scheduler::new(limits, seed), now: Instant::now() }
+    }
+
+    fn join(&mut self, peer: PeerKey, seed: bool) {
+        let id = format!("p{}", peer.0).parse().unwrap();
+        self.input(Input::PeerJoined { peer, facts: PeerFacts { id, seed, zone: Zone(0) } });
+    }
+
+    fn want(&mut self, peer: PeerKey) -> Vec<(PeerKey, PeerKey, u32)> {
+        self.input(Input::Wanted { peer, digest: digest(0), size: SIZE, reader: true })
+    }
+
+    fn announce(&mut self, peer: PeerKey, indices: std::ops::Range<u32>) -> Vec<(PeerKey, PeerKey, u32)> {
+        let mut pieces = PieceSet::new(Layout::of(SIZE).unwrap().piece_count());
+        let hashes = indices.clone().map(|piece| piece_hash(digest(0), piece)).collect();
+        for piece in indices {
+            pieces.insert(piece);
+        }
+        self.input(Input::Announced { peer, digest: digest(0), size: SIZE, pieces, hashes })
+    }
+
+    fn input(&mut self, input: Input) -> Vec<(PeerKey, PeerKey, u32)> {
+        self.scheduler.handle(self.now, input);
+        let outputs = std::iter::from_fn(|| self.scheduler.poll_output());
+        outputs
+            .filter_map(|output| match output {
+                Output::Assign { child, parent, piece, .. } => Some((child, parent, piece)),
+                _ => None,
+            })
+            .collect()
+    }
+}
