@@ -2,8 +2,8 @@
 //! before, to whom it granted it, from what is here. A registry that answers 401, 403, 404 or 412
 //! is reached, and obeyed.
 //!
-//! A client that needs a token for that is given the one it had: it opens nothing but the grants that
-//! it opened before.
+//! A client that needs a token for that is given the one it had: it opens nothing but the grants that it
+//! opened before, or that another token did which the same credential was given for the same scope.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};

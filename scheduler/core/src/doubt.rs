@@ -10,11 +10,12 @@ use std::time::{Duration, Instant};
 
 use flotilla_proto::{Digest, PieceHash, PieceSet, Variant};
 
+use crate::failure::{other_bytes, wrong_bytes};
 use crate::hashes::{Learnt, Word};
 use crate::member::Member;
 use crate::scheduler::Scheduler;
 use crate::task::{Landing, Seat, TaskSlot};
-use crate::{Output, PeerKey, TaskFailure};
+use crate::{Output, PeerKey};
 
 impl Scheduler {
     pub(crate) fn wrong_bytes(&mut self, now: Instant, peer: PeerKey, variant: Variant) {
@@ -221,21 +222,3 @@ impl FoundLately {
 
 const LATELY: Duration = Duration::from_secs(60);
 const FEW: u32 = 32;
-
-fn wrong_bytes(digest: Digest) -> TaskFailure {
-    TaskFailure {
-        status: 502,
-        code: "DIGEST_INVALID".into(),
-        message: format!("the bytes of {digest} that this region held hash to something else"),
-        poisoned: true,
-    }
-}
-
-fn other_bytes(digest: Digest) -> TaskFailure {
-    TaskFailure {
-        status: 502,
-        code: "DIGEST_INVALID".into(),
-        message: format!("what this peer held of {digest} is not what its registry has"),
-        poisoned: true,
-    }
-}

@@ -17,6 +17,7 @@ mod books;
 mod doubt;
 mod events;
 mod explain;
+mod failure;
 mod hash;
 mod hashes;
 mod input;

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use flotilla_proto::{Digest, Layout};
 
+use crate::failure::{only_corrupt, size_differs, too_large, too_many_pieces, too_many_tasks};
 use crate::member::{Member, Wish};
 use crate::scheduler::{Deadline, Scheduler};
 use crate::source::Source;
@@ -285,52 +286,4 @@ pub(crate) struct Gap {
     parents: Vec<PeerKey>,
     /// Those it was sending to: they have free windows.
     children: Vec<PeerKey>,
-}
-
-fn only_corrupt(digest: Digest) -> TaskFailure {
-    TaskFailure {
-        status: 502,
-        code: "DIGEST_INVALID".into(),
-        message: format!("every peer that holds {digest} sent corrupt pieces of it"),
-        poisoned: false,
-    }
-}
-
-fn size_differs(digest: Digest, size: u64, known: u64) -> TaskFailure {
-    TaskFailure {
-        status: 502,
-        code: "SIZE_INVALID".into(),
-        message: format!("{digest} has {known} bytes, not {size} as the manifest says"),
-        poisoned: false,
-    }
-}
-
-fn too_large(digest: Digest, size: u64) -> TaskFailure {
-    TaskFailure {
-        status: 502,
-        code: "SIZE_INVALID".into(),
-        message: format!(
-            "{digest} with {size} bytes is larger than the {} bytes a blob may have",
-            Layout::MAX_SIZE
-        ),
-        poisoned: false,
-    }
-}
-
-fn too_many_tasks(max: usize) -> TaskFailure {
-    TaskFailure {
-        status: 503,
-        code: "TOOMANYREQUESTS".into(),
-        message: format!("the scheduler knows {max} blobs already, its limit"),
-        poisoned: false,
-    }
-}
-
-fn too_many_pieces(max: u64) -> TaskFailure {
-    TaskFailure {
-        status: 503,
-        code: "TOOMANYREQUESTS".into(),
-        message: format!("the blobs that the scheduler knows have {max} pieces already, its limit"),
-        poisoned: false,
-    }
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use flotilla_proto::{Digest, PeerId, PieceSet, rendezvous_order};
 
+use crate::failure::no_seed;
 use crate::pace::Pace;
 use crate::scheduler::{Deadline, Scheduler};
 use crate::task::TaskSlot;
@@ -248,14 +249,5 @@ impl Scheduler {
             able.map(|key| (self.peers[*key].rest.facts.id.as_str(), *key)).collect();
         let first = *rendezvous_order(digest.as_bytes(), named.iter().map(|(name, _)| *name)).first()?;
         named.iter().find(|(name, _)| *name == first).map(|(_, key)| *key)
-    }
-}
-
-fn no_seed() -> TaskFailure {
-    TaskFailure {
-        status: 503,
-        code: "UNAVAILABLE".into(),
-        message: "no seed peer is connected in this region".into(),
-        poisoned: false,
     }
 }
