@@ -103,8 +103,8 @@ impl Aheads {
         }
     }
 
-    /// An endpoint besides `first` that may read ahead for this credential: in use, well, and none of
-    /// its siblings under suspicion of wrong bytes, for then it must show who gave which.
+    /// An endpoint besides `first` that may read ahead for this credential: in use and well. None while
+    /// any of them is under suspicion of wrong bytes: only a blob from one alone shows who was wrong.
     pub(super) fn other(
         &self,
         book: &AheadBook,

@@ -101,9 +101,9 @@ async fn whatever_goes_wrong_ahead_the_blob_comes_whole() {
         ("stalled", |content, seen| with_end(content, seen, Ending::Stall).into()),
     ];
     for (name, fault) in faults {
-        let struck = AtomicBool::new(false);
+        let struck = Arc::new(AtomicBool::new(false));
         let two = Two::start({
-            let content = content.clone();
+            let (content, struck) = (content.clone(), struck.clone());
             move |_, seen| match is_ahead(seen) && !struck.swap(true, Ordering::Relaxed) {
                 true => fault(&content, seen),
                 false => serve(&content, seen).into(),
@@ -111,6 +111,7 @@ async fn whatever_goes_wrong_ahead_the_blob_comes_whole() {
         })
         .await;
         let outcome = two.bench().read(&content, &anonymous()).await;
+        assert!(struck.load(Ordering::Relaxed), "{name}: nothing was read ahead");
         assert!(outcome.result.is_ok(), "{name}: {:?}", outcome.result);
         outcome.assert_whole(&content);
     }
