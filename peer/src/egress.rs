@@ -7,7 +7,7 @@ use dashmap::DashMap;
 use flotilla_daemon::settings::Receiver;
 use flotilla_proto::wire::peer::Credential;
 use flotilla_proto::{Digest, PeerId, RegistryHost, rendezvous_order};
-use http::{Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response};
 use tokio::time::timeout;
 
 use crate::body;
@@ -74,7 +74,7 @@ impl Egress {
     }
 
     /// Asks the digest's home seed, or the next one, whether the registry holds the blob in
-    /// the credential's repository.
+    /// the credential's repository; after a read that failed, first how that place let it down.
     ///
     /// # Errors
     ///
@@ -83,13 +83,15 @@ impl Egress {
         &self,
         digest: Digest,
         credential: &ReadCredential,
+        after_failure: bool,
     ) -> Result<Offered, EgressError> {
         let mut failure = EgressError::NoSeed;
         let began = Instant::now();
         let seeds = self.seeds(digest.as_bytes()).await;
         let patience = share(PATIENCE.saturating_sub(began.elapsed()), seeds.len());
         for seed in seeds {
-            match self.offer_within(&seed, digest, credential, patience).await {
+            let offer = Offer { digest, credential, after_failure };
+            match self.offer_within(&seed, offer, patience).await {
                 Err(EgressError::Seed { seed, error }) if error.is_seeds_own() => {
                     self.rest(&seed);
                     failure = EgressError::Seed { seed, error };
@@ -111,7 +113,7 @@ impl Egress {
         digest: Digest,
         credential: &ReadCredential,
     ) -> Result<Offered, EgressError> {
-        self.offer_within(seed, digest, credential, PATIENCE).await
+        self.offer_within(seed, Offer { digest, credential, after_failure: false }, PATIENCE).await
     }
 
     /// Asks the digest's home seed, or the next if that rests, for a small blob. `None` on a node
@@ -130,7 +132,8 @@ impl Egress {
             return Ok(None);
         }
         let seed = self.seeds(digest.as_bytes()).await.into_iter().next().ok_or(EgressError::NoSeed)?;
-        let given = self.transport.small(&seed, message(digest, credential), size, SMALL_PATIENCE).await;
+        let offer = Offer { digest, credential, after_failure: false };
+        let given = self.transport.small(&seed, offer.message(), size, SMALL_PATIENCE).await;
         given.map(Some).map_err(|error| {
             // A slow answer may be the registry's fault.
             if matches!(error, CallError::Dial(_) | CallError::Lost { .. }) {
@@ -143,14 +146,14 @@ impl Egress {
     async fn offer_within(
         &self,
         seed: &PeerId,
-        digest: Digest,
-        credential: &ReadCredential,
+        offer: Offer<'_>,
         patience: Duration,
     ) -> Result<Offered, EgressError> {
         if let Some(local) = self.seed.as_ref().filter(|_| *seed == self.me) {
-            return Ok(local.confirm(digest, credential.clone()).await?);
+            let Offer { digest, credential, after_failure } = offer;
+            return Ok(local.confirm(digest, credential.clone(), after_failure).await?);
         }
-        let said = self.transport.offer(seed, message(digest, credential), patience).await;
+        let said = self.transport.offer(seed, offer.message(), patience).await;
         said.map_err(|error| EgressError::Seed { seed: seed.clone(), error })
     }
 
@@ -179,12 +182,23 @@ impl Egress {
     }
 }
 
-fn message(digest: Digest, credential: &ReadCredential) -> Credential {
-    Credential {
-        digest: digest.into(),
-        upstream: credential.upstream.to_string(),
-        repository: credential.repository.to_string(),
-        authorization: credential.authorization.expose().clone(),
+/// A client's credential for a blob.
+#[derive(Clone, Copy)]
+struct Offer<'a> {
+    digest: Digest,
+    credential: &'a ReadCredential,
+    after_failure: bool,
+}
+
+impl Offer<'_> {
+    fn message(self) -> Credential {
+        Credential {
+            digest: self.digest.into(),
+            upstream: self.credential.upstream.to_string(),
+            repository: self.credential.repository.to_string(),
+            authorization: self.credential.authorization.expose().clone(),
+            after_failure: self.after_failure,
+        }
     }
 }
 
@@ -224,6 +238,15 @@ pub(crate) enum EgressError {
 }
 
 impl EgressError {
+    /// When the registry wants to be asked again.
+    pub(crate) fn retry_after(&self) -> Option<HeaderValue> {
+        match self {
+            Self::Seed { error: CallError::UpstreamFailed(told), .. } => told.retry_after.clone(),
+            Self::Registry(error) => error.retry_after().map(|after| after.as_secs().into()),
+            Self::NoSeed | Self::Seed { .. } => None,
+        }
+    }
+
     /// Whether a seed was reached, and got no answer from the registry.
     pub(crate) fn is_of_registry(&self) -> bool {
         let by_another = matches!(

@@ -5,7 +5,7 @@
 //! in one's own project must not open another's layer. A read confirms by itself; only
 //! where none runs does a confirmation cost the registry a probe.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::body;
 use crate::grant::Confirmed;
 use crate::source::{
-    BodyStream, Credentials, EndpointFailure, ForwardError, Purpose, ReadCredential, ReadError, ReadOrder,
-    ReadSummary, Source, SourcePiece, Verdict,
+    BodyStream, Credentials, ForwardError, Purpose, ReadCredential, ReadError, ReadOrder, ReadSummary,
+    Source, SourcePiece, Verdict,
 };
 use crate::transport::Offered;
 
@@ -38,8 +38,6 @@ struct Reading {
     active: watch::Sender<bool>,
     /// When a credential was last offered. Held for a read or a write.
     offered_at: Mutex<Instant>,
-    /// How the registry let the last read down, if it did. Held for one operation.
-    let_down: Mutex<Option<(RegistryHost, String, EndpointFailure)>>,
 }
 
 impl Seed {
@@ -58,28 +56,34 @@ impl Seed {
     }
 
     /// Whether the registry holds the blob in the credential's repository. The credential
-    /// serves a read of the blob meanwhile.
+    /// serves a read of the blob meanwhile. After a read that failed, how this very place let it down
+    /// comes first, if it did.
     pub(crate) async fn confirm(
         self: &Arc<Self>,
         digest: Digest,
         credential: ReadCredential,
+        after_failure: bool,
     ) -> Result<Offered, ForwardError> {
         let (upstream, repository) = (&credential.upstream, &credential.repository);
         let reading = self.reading(digest);
+        if after_failure && let Some(Verdict::Failed(failure)) = reading.credentials.said(&credential) {
+            return Err(failure.of(upstream));
+        }
         reading.offer(&credential);
         self.forget_later(digest);
         if self.confirmed.contains(upstream, repository, digest) {
-            return Ok(Offered::Confirmed);
+            return Ok(reading.confirmed(upstream));
         }
         let said = tokio::select! {
+            biased;
             verdict = reading.credentials.verdict(&credential) => verdict,
-            () = self.confirmed.until(upstream, repository, digest) => return Ok(Offered::Confirmed),
+            () = self.confirmed.until(upstream, repository, digest) => return Ok(reading.confirmed(upstream)),
             () = reading.until_hopeless(&credential) => None,
         };
         match said {
             Some(Verdict::Accepted) => {
                 self.confirmed.insert(upstream.clone(), repository.clone(), digest);
-                Ok(Offered::Confirmed)
+                Ok(reading.confirmed(upstream))
             }
             Some(Verdict::Refused(answer)) => {
                 let mut refusal = Response::new(answer.body.clone());
@@ -87,13 +91,11 @@ impl Seed {
                 *refusal.headers_mut() = answer.headers.clone();
                 Ok(Offered::Refused(refusal))
             }
-            // A read that ended may have confirmed the place in the same moment.
-            None if self.confirmed.contains(upstream, repository, digest) => Ok(Offered::Confirmed),
             // The client has waited for the read already: a probe would find no other registry.
-            None => match reading.let_down_by(upstream) {
-                Some(error) => Err(error),
-                None => self.probe(digest, &credential).await,
-            },
+            Some(Verdict::Failed(failure)) => Err(failure.of(upstream)),
+            // A read that ended may have confirmed the place in the same moment.
+            None if self.confirmed.contains(upstream, repository, digest) => Ok(reading.confirmed(upstream)),
+            None => self.probe(digest, &credential, &reading).await,
         }
     }
 
@@ -116,21 +118,20 @@ impl Seed {
         let credentials = reading.credentials.clone();
         let order = ReadOrder { digest, layout, wanted, until, credentials };
         let result = self.source.read_blob(order, sink, cancel).await;
-        match &result {
-            Ok(ReadSummary { read_by: Some(by), .. }) => {
-                self.confirmed.insert(by.upstream.clone(), by.repository.clone(), digest);
-            }
-            Err(ReadError::Endpoint { upstream, endpoint, cause }) => {
-                *reading.let_down() = Some((upstream.clone(), endpoint.clone(), cause.clone()));
-            }
-            Ok(_) | Err(_) => {}
+        if let Ok(ReadSummary { read_by: Some(by), .. }) = &result {
+            self.confirmed.insert(by.upstream.clone(), by.repository.clone(), digest);
         }
         reading.active.send_replace(false);
         self.forget_later(digest);
         result
     }
 
-    async fn probe(&self, digest: Digest, credential: &ReadCredential) -> Result<Offered, ForwardError> {
+    async fn probe(
+        &self,
+        digest: Digest,
+        credential: &ReadCredential,
+        reading: &Reading,
+    ) -> Result<Offered, ForwardError> {
         let ReadCredential { upstream, repository, .. } = credential;
         let mut request = Request::new(body::empty());
         *request.method_mut() = Method::GET;
@@ -146,7 +147,7 @@ impl Seed {
         let is_empty = answer.status() == StatusCode::RANGE_NOT_SATISFIABLE;
         if answer.status().is_success() || is_empty {
             self.confirmed.insert(upstream.clone(), repository.clone(), digest);
-            return Ok(Offered::Confirmed);
+            return Ok(reading.confirmed(upstream));
         }
         let (head, body) = answer.into_parts();
         let body = body::read_whole(body, MAX_REFUSAL).await;
@@ -176,18 +177,18 @@ impl Reading {
             first_place: watch::Sender::new(None),
             active: watch::Sender::new(false),
             offered_at: Mutex::new(Instant::now()),
-            let_down: Mutex::new(None),
         }
     }
 
-    fn let_down(&self) -> MutexGuard<'_, Option<(RegistryHost, String, EndpointFailure)>> {
-        self.let_down.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Why this registry gave a read no answer, if that is how it ended.
-    fn let_down_by(&self, registry: &RegistryHost) -> Option<ForwardError> {
-        let (upstream, endpoint, cause) = self.let_down().clone().filter(|(host, ..)| host == registry)?;
-        Some(ForwardError::Endpoint { upstream, endpoint, cause })
+    /// The registry holds the blob for this client: does what is read of it come from there, too? A client is
+    /// shown no byte of another registry's before it was found right.
+    fn confirmed(&self, upstream: &RegistryHost) -> Offered {
+        let is_begun_elsewhere = self.first_place.borrow().as_ref().is_some_and(|(host, _)| host != upstream);
+        let elsewhere = match self.credentials.readers() {
+            readers if readers.is_empty() => is_begun_elsewhere,
+            readers => !readers.contains(upstream),
+        };
+        Offered::Confirmed { elsewhere }
     }
 
     /// Whether nobody offered a credential for so long that no read will ask for it.

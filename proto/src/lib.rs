@@ -7,6 +7,7 @@
 mod authorization;
 pub mod bits;
 mod digest;
+mod failure;
 pub mod frame;
 mod id;
 mod join_token;
@@ -21,6 +22,7 @@ pub mod wire;
 
 pub use authorization::{Authorization, CredentialHash};
 pub use digest::{Digest, ParseDigestError};
+pub use failure::{Failure, FailureCause};
 pub use id::{Identity, ParseIdentityError, ParseLabelError, PeerId, RegionName, Role};
 pub use join_token::{JoinTokenText, ParseJoinTokenError};
 pub use mix::mix;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
-use crate::{Digest, ParseDigestError, PieceHash, PieceSet, Root, Run, Variant};
+use crate::{Digest, Failure, FailureCause, ParseDigestError, PieceHash, PieceSet, Root, Run, Variant};
 
 /// Manager: identity, settings, topology.
 #[allow(missing_docs, clippy::all, clippy::pedantic, unreachable_pub)]
@@ -48,6 +48,66 @@ impl From<Root> for Bytes {
 impl From<Variant> for scheduler::Variant {
     fn from(Variant { digest, root }: Variant) -> Self {
         Self { digest: digest.into(), root: root.into() }
+    }
+}
+
+impl scheduler::SourceFailed {
+    /// What a seed tells of a read that failed.
+    pub fn new(digest: Digest, failure: Failure) -> Self {
+        Self {
+            digest: digest.into(),
+            status: failure.status.into(),
+            poisoned: failure.is_poisoned(),
+            of_source: failure.cause == FailureCause::Source,
+            other_size: failure.other_size(),
+            code: failure.code,
+            message: failure.message,
+        }
+    }
+
+    /// Why it failed.
+    pub fn failure(&self) -> Failure {
+        let cause = cause(self.poisoned, self.of_source, self.other_size, false);
+        Failure { status: status(self.status), code: self.code.clone(), message: self.message.clone(), cause }
+    }
+}
+
+impl scheduler::TaskFailed {
+    /// What those who want a blob are told; with a root, what is purged of it.
+    pub fn new(digest: Digest, failure: Failure, root: Option<Root>) -> Self {
+        let contested = failure.cause == FailureCause::Contested;
+        Self {
+            digest: digest.into(),
+            status: failure.status.into(),
+            poisoned: failure.is_poisoned(),
+            of_source: failure.cause == FailureCause::Source,
+            other_size: failure.other_size(),
+            code: failure.code,
+            message: failure.message,
+            root: root.map(Bytes::from).unwrap_or_default(),
+            contested,
+        }
+    }
+
+    /// Why it failed.
+    pub fn failure(&self) -> Failure {
+        let cause = cause(self.poisoned, self.of_source, self.other_size, self.contested);
+        Failure { status: status(self.status), code: self.code.clone(), message: self.message.clone(), cause }
+    }
+}
+
+/// A status that tells a client of a failure: what is none becomes 502.
+fn status(said: u32) -> u16 {
+    u16::try_from(said).ok().filter(|status| (400..600).contains(status)).unwrap_or(502)
+}
+
+fn cause(poisoned: bool, of_source: bool, other_size: Option<u64>, contested: bool) -> FailureCause {
+    match other_size {
+        _ if poisoned => FailureCause::WrongBytes,
+        _ if contested => FailureCause::Contested,
+        Some(size) => FailureCause::OtherSize(size),
+        None if of_source => FailureCause::Source,
+        None => FailureCause::Region,
     }
 }
 

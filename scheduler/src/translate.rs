@@ -6,8 +6,8 @@
 use bytes::Bytes;
 use flotilla_proto::wire::scheduler as wire;
 use flotilla_proto::wire::{pieces_from, runs_of, split_hashes, variant_from};
-use flotilla_proto::{Digest, Layout, PeerId, Root, Variant};
-use flotilla_scheduler_core::{FailureReason, Input, PeerKey, TaskFailure};
+use flotilla_proto::{Digest, Layout, PeerId, Variant};
+use flotilla_scheduler_core::{FailureReason, Input, PeerKey};
 
 /// Who is attached under which name, as far as translating needs it.
 pub(crate) trait Names {
@@ -26,10 +26,10 @@ pub(crate) fn inputs(
 ) -> Result<Vec<Input>, Malformed> {
     let mut inputs = Vec::new();
     // A seed that read wrong bytes withdraws them too: why it does comes first.
-    let (poisoned, failed_reads): (Vec<_>, Vec<_>) =
-        batch.source_failed.into_iter().partition(|failed| failed.poisoned);
-    for failed in poisoned {
-        inputs.push(source_failed(peer, failed)?);
+    let (void, failed_reads): (Vec<_>, Vec<_>) =
+        batch.source_failed.into_iter().partition(|failed| failed.failure().voids_pieces());
+    for failed in void {
+        inputs.push(source_failed(peer, &failed)?);
     }
     for found in &batch.wrong_bytes {
         inputs.push(Input::WrongBytes { peer, variant: parse_variant(found)? });
@@ -63,7 +63,7 @@ pub(crate) fn inputs(
         inputs.push(Input::ReaderMoved { peer, digest: parse_digest(&reader.digest)?, piece: reader.piece });
     }
     for failed in failed_reads {
-        inputs.push(source_failed(peer, failed)?);
+        inputs.push(source_failed(peer, &failed)?);
     }
     if batch.inventory_told {
         inputs.push(Input::InventoryTold { peer });
@@ -116,15 +116,9 @@ fn failed(child: PeerKey, failure: &wire::Failure, names: &impl Names) -> Result
     Ok(names.key(&parent).map(|parent| Input::Failed { child, parent, digest, piece, reason }))
 }
 
-fn source_failed(seed: PeerKey, failed: wire::SourceFailed) -> Result<Input, Malformed> {
+fn source_failed(seed: PeerKey, failed: &wire::SourceFailed) -> Result<Input, Malformed> {
     let digest = parse_digest(&failed.digest)?;
-    let failure = TaskFailure {
-        status: u16::try_from(failed.status).ok().filter(|status| (400..600).contains(status)).unwrap_or(502),
-        code: failed.code,
-        message: failed.message,
-        poisoned: failed.poisoned,
-    };
-    Ok(Input::SourceFailed { seed, digest, failure })
+    Ok(Input::SourceFailed { seed, digest, failure: failed.failure() })
 }
 
 /// An order to read, as a seed is told.
@@ -134,18 +128,6 @@ pub(crate) fn source_order(
     pieces: &flotilla_proto::PieceSet,
 ) -> wire::SourceOrder {
     wire::SourceOrder { digest: digest.into(), size, runs: runs_of(pieces) }
-}
-
-/// A failure, as a peer is told.
-pub(crate) fn task_failed(digest: Digest, failure: TaskFailure, root: Option<Root>) -> wire::TaskFailed {
-    wire::TaskFailed {
-        digest: digest.into(),
-        status: failure.status.into(),
-        code: failure.code,
-        message: failure.message,
-        poisoned: failure.poisoned,
-        root: root.map(Bytes::from).unwrap_or_default(),
-    }
 }
 
 fn parse_variant(variant: &wire::Variant) -> Result<Variant, Malformed> {
@@ -175,6 +157,8 @@ pub(crate) enum Malformed {
 
 #[cfg(test)]
 mod tests {
+    use flotilla_proto::Root;
+
     use super::*;
 
     struct Nobody;
@@ -230,7 +214,7 @@ mod tests {
         else {
             panic!("{inputs:?}");
         };
-        assert!(first.poisoned && !last.poisoned);
+        assert!(first.is_poisoned() && !last.is_poisoned());
         assert_eq!(
             inputs[1..3],
             [Input::WrongBytes { peer: PeerKey(1), variant }, Input::Entombed { peer: PeerKey(1), variant }]

@@ -1,9 +1,9 @@
 //! Control messages: what each word means on the other side, and the order in which a peer
 //! takes a batch: that of its daemon (`peer/src/swarm/wire.rs`).
 
-use flotilla_peer_core::{Failure, FetchError, Input as PeerInput, Report};
+use flotilla_peer_core::{FetchError, Input as PeerInput, Report};
 use flotilla_proto::{Layout, PeerId};
-use flotilla_scheduler_core::{FailureReason, Input as SchedulerInput, Output, PeerKey, TaskFailure};
+use flotilla_scheduler_core::{FailureReason, Input as SchedulerInput, Output, PeerKey};
 
 /// The order in which a peer takes a batch.
 pub(crate) fn downward_rank(input: &PeerInput) -> u8 {
@@ -53,16 +53,9 @@ pub(crate) fn to_scheduler(
         Report::WrongBytes { variant } => SchedulerInput::WrongBytes { peer, variant },
         Report::Entombed { variant } => SchedulerInput::Entombed { peer, variant },
         Report::InventoryTold => SchedulerInput::InventoryTold { peer },
-        Report::SourceFailed { digest, failure } => SchedulerInput::SourceFailed {
-            seed: peer,
-            digest,
-            failure: TaskFailure {
-                status: failure.status,
-                code: failure.code,
-                message: failure.message,
-                poisoned: failure.poisoned,
-            },
-        },
+        Report::SourceFailed { digest, failure } => {
+            SchedulerInput::SourceFailed { seed: peer, digest, failure }
+        }
     })
 }
 
@@ -90,8 +83,6 @@ pub(crate) fn to_peer(output: Output, id: impl Fn(PeerKey) -> PeerId) -> (PeerKe
         }
         Output::AskHashes { peer, digest } => (peer, PeerInput::HashesWanted { digest }),
         Output::FailTask { peer, digest, failure, root } => {
-            let TaskFailure { status, code, message, poisoned } = failure;
-            let failure = Failure { status, code, message, poisoned };
             (peer, PeerInput::TaskFailed { digest, failure, root })
         }
         Output::Entomb { peer, variant } => (peer, PeerInput::Entombed { variant }),

@@ -3,8 +3,8 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use flotilla_peer_core::{Failure, Input as PeerInput};
-use flotilla_proto::{Digest, Layout, PieceSet, Run};
+use flotilla_peer_core::Input as PeerInput;
+use flotilla_proto::{Digest, Failure, FailureCause, Layout, PieceSet, Run};
 
 use crate::event::{Event, NodeIndex};
 use crate::network::FlowId;
@@ -88,7 +88,7 @@ impl World<'_> {
         let (seed, digest) = (*seed, *digest);
         self.reads.remove(&id);
         let message = "no client's credential reached the seed".to_owned();
-        let failure = Failure { status: 502, code: "UNAVAILABLE".to_owned(), message, poisoned: false };
+        let failure = Failure::new(502, "UNAVAILABLE", message, FailureCause::Source);
         self.tell_peer(seed, PeerInput::SourceEnded { digest, result: Err(failure) });
     }
 

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use flotilla_peer_core::{
-    Failure, FetchError, Input as PeerInput, Patience, UploadId, UploadRefusal, UploadWish,
-};
-use flotilla_proto::{Digest, Layout, PeerId};
+use flotilla_peer_core::{FetchError, Input as PeerInput, Patience, UploadId, UploadRefusal, UploadWish};
+use flotilla_proto::{Digest, Failure, FailureCause, Layout, PeerId};
 
 use crate::event::{Event, NodeIndex, Time};
 use crate::fair::Path;
@@ -282,7 +280,7 @@ fn path(parent: &NodeLinks, child: &NodeLinks) -> Path {
 
 fn disk_full_failure() -> Failure {
     let message = "the disk of this node is full".to_owned();
-    Failure { status: 507, code: "UNAVAILABLE".to_owned(), message, poisoned: false }
+    Failure::new(507, "UNAVAILABLE", message, FailureCause::Region)
 }
 
 /// From a request to the first byte of its piece, or to its refusal.

@@ -1,36 +1,25 @@
 //! Why this peer itself gives a download up, in its clients' words.
 
-use flotilla_proto::Digest;
-
-use crate::Failure;
+use flotilla_proto::{Digest, Failure, FailureCause};
 
 pub(crate) fn wrong_bytes(digest: Digest) -> Failure {
-    Failure {
-        status: 502,
-        code: "DIGEST_INVALID".into(),
-        message: format!("the bytes of {digest} that reached this peer hash to something else"),
-        poisoned: true,
-    }
+    Failure::wrong_bytes(format!("the bytes of {digest} that reached this peer hash to something else"))
 }
 
 pub(crate) fn purged(digest: Digest) -> Failure {
-    Failure {
-        status: 502,
-        code: "DIGEST_INVALID".into(),
-        message: format!("a part of {digest} that this peer held was wrong bytes of its registry"),
-        poisoned: true,
-    }
+    Failure::wrong_bytes(format!("a part of {digest} that this peer held was wrong bytes of its registry"))
+}
+
+/// What was wanted, or held, with another size cannot be had with it.
+pub(crate) fn other_size(digest: Digest, size: u64) -> Failure {
+    let message = format!("{digest} has {size} bytes");
+    Failure::new(502, "SIZE_INVALID", message, FailureCause::OtherSize(size))
 }
 
 pub(crate) fn evicted(digest: Digest) -> Failure {
-    let message = format!("{digest} was evicted from this peer's store while it was downloading");
-    unavailable(message)
+    Failure::unavailable(format!("{digest} was evicted from this peer's store while it was downloading"))
 }
 
 pub(crate) fn no_scheduler() -> Failure {
-    unavailable("no scheduler of this region is reachable".into())
-}
-
-fn unavailable(message: String) -> Failure {
-    Failure { status: 503, code: "UNAVAILABLE".into(), message, poisoned: false }
+    Failure::unavailable("no scheduler of this region is reachable".into())
 }

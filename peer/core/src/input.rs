@@ -2,9 +2,7 @@
 
 use std::time::Duration;
 
-use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet, Root, Variant};
-
-use crate::Failure;
+use flotilla_proto::{Digest, Failure, Layout, PeerId, PieceHash, PieceSet, Root, Variant};
 
 /// What happened to this peer. An input about a download or piece that is not there any
 /// more is late news and changes nothing.

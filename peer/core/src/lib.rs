@@ -36,5 +36,5 @@ mod uploads;
 
 pub use input::{FetchError, Input, UploadId, UploadWish};
 pub use outbox::Batch;
-pub use output::{Failure, Output, Patience, Report, UploadRefusal};
+pub use output::{Output, Patience, Report, UploadRefusal};
 pub use swarm::{Limits, Swarm};

@@ -123,12 +123,12 @@ impl Announced {
     }
 }
 
-/// The order in which the scheduler takes a batch. That bytes were wrong comes first: whoever
+/// The order in which the scheduler takes a batch. That pieces are void comes first: whoever
 /// says so withdraws them in the same breath, and is heard only while it is known to hold or read
 /// them. What was purged comes before what is held.
 fn rank(report: &Report) -> u8 {
     match report {
-        Report::SourceFailed { failure, .. } if failure.poisoned => 0,
+        Report::SourceFailed { failure, .. } if failure.voids_pieces() => 0,
         Report::WrongBytes { .. } => 1,
         Report::Entombed { .. } => 2,
         Report::Withdraw { .. } => 3,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet, Root, Variant};
+use flotilla_proto::{Digest, Failure, Layout, PeerId, PieceHash, PieceSet, Root, Variant};
 
 use crate::outbox::Batch;
 use crate::{FetchError, UploadId};
@@ -261,17 +261,4 @@ pub enum Report {
         /// Why.
         failure: Failure,
     },
-}
-
-/// Why a blob cannot be had, as its clients will read it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// The HTTP status to answer with.
-    pub status: u16,
-    /// The OCI error code.
-    pub code: String,
-    /// What failed, naming it.
-    pub message: String,
-    /// The bytes do not match the digest: what is held of it and was not found right is worthless.
-    pub poisoned: bool,
 }

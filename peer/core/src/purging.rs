@@ -1,10 +1,10 @@
 //! How a download ends for the worse, and what goes with it: of wrong bytes everything but what
 //! SHA-256 has found right.
 
-use flotilla_proto::{Digest, PieceSet, Root, Variant};
+use flotilla_proto::{Digest, Failure, Layout, PieceSet, Root, Variant};
 
-use crate::failure::{evicted, purged, wrong_bytes};
-use crate::{Failure, Output, Report, Swarm};
+use crate::failure::{evicted, other_size, purged, wrong_bytes};
+use crate::{Output, Report, Swarm};
 
 impl Swarm {
     pub(crate) fn hashed(&mut self, digest: Digest, result: Result<(), Root>) {
@@ -29,7 +29,7 @@ impl Swarm {
             known => {
                 let is_right = known.is_some();
                 self.outputs.extend(root.map(|root| Output::Entomb { variant: Variant { digest, root } }));
-                if is_right && failure.poisoned {
+                if is_right && failure.voids_pieces() {
                     self.announce_all(digest);
                 }
             }
@@ -51,9 +51,24 @@ impl Swarm {
         }
     }
 
-    /// The download ends without its blob. What is held stays, unless the bytes are wrong.
+    /// The download ends without its blob. What is held stays, unless it is wrong or cut for
+    /// another size.
     pub(crate) fn give_up(&mut self, digest: Digest, failure: Failure) {
         self.end(digest, failure, None);
+    }
+
+    /// Whether the blob may be had with this layout. What was cut for another size, and not found right,
+    /// goes: sizes are claims until then. What was found right knows its size.
+    pub(crate) fn makes_way(&mut self, digest: Digest, layout: Layout) -> bool {
+        match self.blobs.get(&digest) {
+            Some(blob) if blob.layout == layout => true,
+            Some(blob) if blob.verified => false,
+            Some(_) => {
+                self.give_up(digest, other_size(digest, layout.size()));
+                true
+            }
+            None => true,
+        }
     }
 
     /// `root` names what is purged, where that is news.
@@ -62,7 +77,7 @@ impl Swarm {
         blob.hashing = false;
         self.unwanted(digest);
         self.abort_all(digest);
-        if failure.poisoned {
+        if failure.voids_pieces() {
             self.outputs.push_back(Output::Purge { digest, root });
             self.discard(digest);
         }

@@ -1,18 +1,23 @@
 //! A seed's reads from the registry: only what was ordered, as far as it was ordered, and only
 //! while the scheduler can renew the order.
 
-use flotilla_proto::{Digest, Layout, PieceHash, PieceSet};
+use flotilla_proto::{Digest, Failure, Layout, PieceHash, PieceSet};
 
 use crate::download::Blob;
-use crate::{Failure, Output, Report, Swarm};
+use crate::failure::other_size;
+use crate::{Output, Report, Swarm};
 
 impl Swarm {
     pub(crate) fn read_ordered(&mut self, digest: Digest, layout: Layout, pieces: &PieceSet) {
-        let now = self.now();
-        let blob = self.blobs.entry(digest).or_insert_with(|| Blob::new(layout, now));
-        if blob.layout != layout || pieces.len() != layout.piece_count() {
+        if pieces.len() != layout.piece_count() {
             return;
         }
+        if !self.makes_way(digest, layout) {
+            let known = self.blobs[&digest].layout.size();
+            return self.tell(Report::SourceFailed { digest, failure: other_size(digest, known) });
+        }
+        let now = self.now();
+        let blob = self.blobs.entry(digest).or_insert_with(|| Blob::new(layout, now));
         let mut fresh = PieceSet::new(pieces.len());
         let mut held = Vec::new();
         for piece in pieces.iter() {
@@ -51,9 +56,9 @@ impl Swarm {
             Ok(_) => {}
             Err(failure) => {
                 blob.reading = PieceSet::new(blob.layout.piece_count());
-                let poisoned = failure.poisoned;
+                let is_void = failure.voids_pieces();
                 self.tell(Report::SourceFailed { digest, failure: failure.clone() });
-                if poisoned {
+                if is_void {
                     self.give_up(digest, failure);
                 } else {
                     // What is read no more may be had of others.

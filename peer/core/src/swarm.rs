@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use fastrand::Rng;
-use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet};
+use flotilla_proto::{Digest, Failure, Layout, PeerId, PieceHash, PieceSet};
 
 use crate::download::Blob;
 use crate::health::Health;
@@ -13,7 +13,7 @@ use crate::outbox::Outbox;
 use crate::scheduler::Scheduler;
 use crate::tombstones::Tombstones;
 use crate::uploads::Uploads;
-use crate::{Failure, Input, Output, Patience, Report, UploadId, UploadWish};
+use crate::{Input, Output, Patience, Report, UploadId, UploadWish};
 
 /// The bounds of a peer's waiting, and of its memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,9 +193,12 @@ impl Swarm {
     }
 
     fn wanted(&mut self, digest: Digest, layout: Layout) {
+        if !self.makes_way(digest, layout) {
+            return;
+        }
         let now = self.now();
         let blob = self.blobs.entry(digest).or_insert_with(|| Blob::new(layout, now));
-        if blob.verified || blob.wanted || blob.layout != layout {
+        if blob.verified || blob.wanted {
             return;
         }
         (blob.wanted, blob.progress_at) = (true, now);

@@ -14,8 +14,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use flotilla_peer_core::{Failure, FetchError, Input, Limits, Output, Report, Swarm};
-use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet, Root, Variant};
+use flotilla_peer_core::{FetchError, Input, Limits, Output, Report, Swarm};
+use flotilla_proto::{Digest, Failure, FailureCause, Layout, PeerId, PieceHash, PieceSet, Root, Variant};
 use proptest::prelude::*;
 
 /// 6 pieces of 128 KiB.
@@ -212,7 +212,8 @@ fn variant() -> Variant {
 }
 
 fn failure(poisoned: bool) -> Failure {
-    Failure { status: 502, code: "X".into(), message: "x".into(), poisoned }
+    let cause = if poisoned { FailureCause::WrongBytes } else { FailureCause::Source };
+    Failure::new(502, "X", "x".into(), cause)
 }
 
 /// What the outputs tell the scheduler.

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use flotilla_daemon::settings::Upstream;
-use flotilla_peer_core::Failure;
 use flotilla_proto::{Digest, Layout, ParseDigestError, RepositoryName};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -14,6 +13,7 @@ use tokio::time::timeout_at;
 
 use super::answer::{Answerer, holder};
 use super::error::{API_VERSION, failed, not_forwarded, refusal};
+use super::pursuit::{Lost, Pursuit};
 use super::range::{self, Asked};
 use super::route::Target;
 use crate::body;
@@ -23,7 +23,7 @@ use crate::http_wire::authorization;
 use crate::metrics::PieceSource;
 use crate::source::{BodyStream, BoxError, Purpose, ReadCredential};
 use crate::store::{BlobFile, ReadPieceError};
-use crate::swarm::{Live, Reading};
+use crate::swarm::Live;
 use crate::transport::{Given, Offered, SMALL};
 
 /// Answers a GET or HEAD of a blob.
@@ -47,9 +47,7 @@ pub(super) async fn answer(
     };
     let authorization = authorization(&head.headers);
     let credential = ReadCredential { upstream: target.upstream.clone(), repository, authorization };
-    match BlobRequest::new(door, digest, credential).answer(&head).await {
-        Ok(response) | Err(response) => response,
-    }
+    BlobRequest::new(door, digest, credential).answer(&head).await
 }
 
 /// One client's request for one blob.
@@ -70,9 +68,25 @@ impl<'a> BlobRequest<'a> {
 }
 
 impl BlobRequest<'_> {
-    /// `Err` is an answer too: the one that ends the request early.
-    async fn answer(&self, request: &Parts) -> Result<Response<BodyStream>, Response<BodyStream>> {
-        let size = self.granted_size().await?;
+    /// The size of a blob is a manifest's claim until the registry was seen to send it: then it is corrected,
+    /// and the client is told the right one.
+    async fn answer(&self, request: &Parts) -> Response<BodyStream> {
+        let mut size = match self.granted_size(&request.method).await {
+            Ok(size) => size,
+            Err(answer) => return answer,
+        };
+        for _ in 0..MAX_SIZES {
+            match self.answer_sized(request, size).await {
+                Ok(answer) | Err(Ended::Answer(answer)) => return answer,
+                Err(Ended::OtherSize(right)) => size = right,
+            }
+            self.grant(size);
+        }
+        let message = format!("nobody agrees on how long {} is", self.digest);
+        refusal(StatusCode::BAD_GATEWAY, "SIZE_INVALID", &message)
+    }
+
+    async fn answer_sized(&self, request: &Parts, size: u64) -> Result<Response<BodyStream>, Ended> {
         let header = |name| request.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
         let etag = format!("\"{}\"", self.digest);
         let current = header(header::IF_RANGE).is_none_or(|tag| tag == etag);
@@ -82,7 +96,7 @@ impl BlobRequest<'_> {
         let bytes = match &asked {
             Asked::Whole => 0..size,
             Asked::Part(bytes) => bytes.clone(),
-            Asked::Unsatisfiable => return Err(unsatisfiable(self.digest, size)),
+            Asked::Unsatisfiable => return Err(unsatisfiable(self.digest, size).into()),
         };
         let mut response = Response::new(body::empty());
         if let Asked::Part(bytes) = &asked {
@@ -107,10 +121,18 @@ impl BlobRequest<'_> {
         Ok(response)
     }
 
-    /// The blob's size, if the registry has accepted this credential for it.
-    async fn granted_size(&self) -> Result<u64, Response<BodyStream>> {
-        if let Some(size) = self.door.grants.find(&self.holder, self.digest, Instant::now(), Duration::ZERO) {
-            return Ok(size);
+    /// The blob's size, if the registry has accepted this credential for it. What is here whole has told its
+    /// own; who asks for no more than the size is told the registry's.
+    async fn granted_size(&self, method: &Method) -> Result<u64, Response<BodyStream>> {
+        let granted = self.door.grants.find(&self.holder, self.digest, Instant::now(), Duration::ZERO);
+        if let Some(claimed) = granted {
+            let live = self.door.swarm.live(self.digest);
+            if let Some(complete) = live.filter(|live| live.is_complete()) {
+                return Ok(complete.layout().size());
+            }
+            if claimed > 0 && *method == Method::GET {
+                return Ok(claimed);
+            }
         }
         match self.probe().await {
             Err(answer) if answer.status().is_server_error() => {
@@ -151,23 +173,31 @@ impl BlobRequest<'_> {
             let message = format!("{} does not say how long {} is", self.credential.upstream, self.digest);
             refusal(StatusCode::BAD_GATEWAY, "SIZE_INVALID", &message)
         })?;
-        let life = life(&self.credential.authorization, SystemTime::now());
-        self.door.grants.record(self.holder.clone(), [(self.digest, size)], life, Instant::now());
+        self.grant(size);
         self.confirmed();
         Ok(size)
     }
 
+    /// The registry was seen to hold the blob, this long, for this credential.
+    fn grant(&self, size: u64) {
+        let life = life(&self.credential.authorization, SystemTime::now());
+        self.door.grants.record(self.holder.clone(), [(self.digest, size)], life, Instant::now());
+    }
+
     /// Makes sure that the registry holds the blob in this repository: a manifest may list
-    /// any digest.
-    async fn confirm(&self) -> Result<(), Response<BodyStream>> {
-        if self.door.confirmed.contains(&self.credential.upstream, &self.credential.repository, self.digest) {
-            return Ok(());
+    /// any digest. Whether what is being read of it is another registry's: only where nothing is, what was
+    /// confirmed before need not be asked.
+    async fn confirm(&self) -> Result<bool, Response<BodyStream>> {
+        let (upstream, repository) = (&self.credential.upstream, &self.credential.repository);
+        let is_whole = self.door.swarm.live(self.digest).is_some_and(|live| live.is_complete());
+        if is_whole && self.door.confirmed.contains(upstream, repository, self.digest) {
+            return Ok(false);
         }
-        let asked = self.door.egress.confirm(self.digest, &self.credential);
+        let asked = self.door.egress.confirm(self.digest, &self.credential, false);
         match self.in_time(asked).await?.map_err(|error| not_forwarded(&error))? {
-            Offered::Confirmed => {
+            Offered::Confirmed { elsewhere } => {
                 self.confirmed();
-                Ok(())
+                Ok(elsewhere)
             }
             Offered::Refused(refused) => {
                 self.door.revoke(&self.holder);
@@ -183,40 +213,42 @@ impl BlobRequest<'_> {
 
     /// The bytes, as they come. Returns once the first of them may go out, or at the
     /// deadline.
-    async fn body(&self, size: u64, bytes: std::ops::Range<u64>) -> Result<BodyStream, Response<BodyStream>> {
+    async fn body(&self, size: u64, bytes: std::ops::Range<u64>) -> Result<BodyStream, Ended> {
         let layout = Layout::of(size).ok_or_else(|| {
             let message = format!("{} with {size} bytes is larger than any blob may be", self.digest);
             refusal(StatusCode::BAD_GATEWAY, "SIZE_INVALID", &message)
         })?;
-        let live = if size <= SMALL.into() {
+        let (live, is_foreign) = if size <= SMALL.into() {
             let live = self.small(layout).await?;
-            self.confirm().await?;
-            live
+            (live, self.confirm().await?)
         } else {
             let (live, confirmed) = tokio::join!(self.want(layout), self.confirm());
-            confirmed?;
-            live?
+            let is_foreign = confirmed?;
+            (live?, is_foreign)
         };
+        if live.layout() != layout {
+            return Err(Ended::OtherSize(live.layout().size()));
+        }
         let pieces = layout.pieces_of(&bytes);
-        let opened = self.door.store.begin(self.digest, layout).await;
-        let file = opened
-            .map_err(|error| refusal(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", &error.to_string()))?;
         self.door.piece_bytes.add(PieceSource::Store, live.claim_found());
         let reading = self.door.swarm.read_from(live, pieces.start).await;
-        let first = if self.waits_for_all() { layout.last_piece() } else { Some(pieces.start) };
+        let first = if is_foreign || self.waits_for_all() { layout.last_piece() } else { Some(pieces.start) };
         let first = first.expect("an empty blob has no body");
-        if let Ok(Err(failure)) = timeout_at(self.deadline.into(), reading.live().released(first)).await {
-            return Err(failed(&failure));
-        }
-        let body = BlobBody {
-            store: self.door.store.clone(),
-            swarm: self.door.swarm.clone(),
-            credential: self.credential.clone(),
-            file,
-            reading,
-            bytes,
-            first,
+        let (swarm, egress) = (self.door.swarm.clone(), Arc::clone(&self.door.egress));
+        let mut pursuit = Pursuit::new(swarm, egress, self.credential.clone(), reading);
+        let is_late = match pursuit.released(first, self.deadline, false).await {
+            Ok(()) => false,
+            // Its bytes may come later.
+            Err(Lost::Late) => true,
+            Err(lost) => return Err(Ended::of(lost)),
         };
+        // What was begun before may have been purged meanwhile.
+        let file = self.door.store.begin(self.digest, layout).await;
+        let file = file
+            .map_err(|error| refusal(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", &error.to_string()))?;
+        let swarm = self.door.swarm.clone();
+        let late = is_late.then_some(first);
+        let body = BlobBody { store: self.door.store.clone(), swarm, file, pursuit, bytes, late };
         Ok(body::from_task(|sender| body.send(sender)))
     }
 
@@ -226,13 +258,16 @@ impl BlobRequest<'_> {
         settings.upstream(&self.credential.upstream).is_some_and(Upstream::releases_verified)
     }
 
-    async fn want(&self, layout: Layout) -> Result<Arc<Live>, Response<BodyStream>> {
+    async fn want(&self, layout: Layout) -> Result<Arc<Live>, Ended> {
         let want = self.door.swarm.want(self.digest, layout, self.credential.clone());
-        want.await.map_err(|failure| failed(&failure))
+        self.in_time(want).await?.map_err(|failure| match failure.other_size() {
+            Some(size) => Ended::OtherSize(size),
+            None => Ended::Answer(failed(&failure)),
+        })
     }
 
     /// A small blob in one request to its home seed; by a plan, where that does not give it.
-    pub(super) async fn small(&self, layout: Layout) -> Result<Arc<Live>, Response<BodyStream>> {
+    pub(super) async fn small(&self, layout: Layout) -> Result<Arc<Live>, Ended> {
         // Of several clients one asks, and the others find what it got.
         let _turn = self.door.asking.turn(self.digest).await;
         if self.door.swarm.live(self.digest).is_none() {
@@ -243,9 +278,14 @@ impl BlobRequest<'_> {
                 Ok(Some(Given::Blob(bytes))) => self.keep(layout, bytes).await,
                 Ok(Some(Given::Refused(refused))) => {
                     self.door.revoke(&self.holder);
-                    return Err(refused.map(body::full));
+                    return Err(refused.map(body::full).into());
                 }
-                Ok(Some(Given::Failed { status, message })) => return Err(not_given(status, &message)),
+                Ok(Some(Given::Failed(told))) => match told.other_size {
+                    Some(size) => return Err(Ended::OtherSize(size)),
+                    None => {
+                        tracing::debug!(task = %self.digest.short(), told.detail, "a small blob goes by a plan")
+                    }
+                },
                 Err(error) => {
                     tracing::debug!(task = %self.digest.short(), %error, "a small blob goes by a plan");
                 }
@@ -275,35 +315,74 @@ impl BlobRequest<'_> {
     }
 }
 
+/// Why a request for a blob of some size has no body.
+pub(super) enum Ended {
+    /// This is what the client is told.
+    Answer(Response<BodyStream>),
+    /// The blob has another size.
+    OtherSize(u64),
+}
+
+impl std::fmt::Debug for Ended {
+    /// Without headers and body: they may hold a session.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Answer(answer) => write!(f, "Answer({})", answer.status()),
+            Self::OtherSize(size) => write!(f, "OtherSize({size})"),
+        }
+    }
+}
+
+impl Ended {
+    fn of(lost: Lost) -> Self {
+        match lost {
+            Lost::Answer(answer) => Self::Answer(*answer),
+            Lost::Failure(failure) => Self::Answer(failed(&failure)),
+            Lost::OtherSize(size) => Self::OtherSize(size),
+            Lost::Late => {
+                Self::Answer(refusal(StatusCode::GATEWAY_TIMEOUT, "UNAVAILABLE", "no byte came in time"))
+            }
+        }
+    }
+}
+
+impl From<Response<BodyStream>> for Ended {
+    fn from(answer: Response<BodyStream>) -> Self {
+        Self::Answer(answer)
+    }
+}
+
 /// A blob's bytes on their way to one client.
 struct BlobBody {
     store: crate::store::Store,
     swarm: crate::swarm::Swarm,
-    credential: ReadCredential,
     /// While it is open, the blob is not evicted.
     file: Arc<BlobFile>,
-    reading: Reading,
+    pursuit: Pursuit,
     bytes: std::ops::Range<u64>,
-    /// The piece that is waited for before any goes out.
-    first: u32,
+    /// The piece that is waited for before any goes out, if it is not here yet.
+    late: Option<u32>,
 }
 
 impl BlobBody {
     /// Sends piece after piece, each read from disk and verified just before. A body that
     /// cannot go on ends with an error, so that the client sees a cut and not an end.
     async fn send(mut self, sender: mpsc::Sender<Result<Bytes, BoxError>>) {
-        if let Err(failure) = self.reading.live().released(self.first).await {
+        if let Some(first) = self.late
+            && let Err(lost) = self.wait_late(first).await
+        {
             // A client that is gone needs no reason.
-            let _ = sender.send(Err(failure.message.into())).await;
+            let _ = sender.send(Err(lost)).await;
             return;
         }
-        let layout = self.reading.live().layout();
+        let layout = self.pursuit.layout();
         for piece in layout.pieces_of(&self.bytes) {
             let whole = layout.piece_range(piece);
             let from = self.bytes.start.max(whole.start) - whole.start;
             let to = self.bytes.end.min(whole.end) - whole.start;
             let within = |offset: u64| usize::try_from(offset).expect("within a piece");
-            let chunk = self.piece(piece).await.map(|bytes| bytes.slice(within(from)..within(to)));
+            let has_sent = piece > layout.piece_at(self.bytes.start);
+            let chunk = self.piece(piece, has_sent).await.map(|bytes| bytes.slice(within(from)..within(to)));
             let ended = chunk.is_err();
             if sender.send(chunk).await.is_err() || ended {
                 return;
@@ -311,9 +390,22 @@ impl BlobBody {
         }
     }
 
-    async fn piece(&mut self, piece: u32) -> Result<Bytes, BoxError> {
+    async fn wait_for(&mut self, piece: u32, has_sent: bool) -> Result<(), BoxError> {
+        let deadline = Instant::now() + BODY_PATIENCE;
+        let released = self.pursuit.released(piece, deadline, has_sent).await;
+        released.map_err(|lost| lost.reason(self.file.digest()).into())
+    }
+
+    /// Waits for what was not here when the headers went out. What was opened before may have been purged.
+    async fn wait_late(&mut self, piece: u32) -> Result<(), BoxError> {
+        self.wait_for(piece, false).await?;
+        self.file = self.store.begin(self.file.digest(), self.pursuit.layout()).await?;
+        Ok(())
+    }
+
+    async fn piece(&mut self, piece: u32, has_sent: bool) -> Result<Bytes, BoxError> {
         for _ in 0..READ_ATTEMPTS {
-            self.reading.live().released(piece).await.map_err(|failure| failure.message)?;
+            self.wait_for(piece, has_sent).await?;
             match self.store.read(&self.file, piece).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(ReadPieceError::Corrupt { digest, piece }) => self.repair(digest, piece).await?,
@@ -326,11 +418,7 @@ impl BlobBody {
     /// A damaged piece is fetched anew while the client waits.
     async fn repair(&mut self, digest: Digest, piece: u32) -> Result<(), BoxError> {
         self.swarm.damaged(digest, piece).await;
-        let layout = self.reading.live().layout();
-        let wanted = self.swarm.want(digest, layout, self.credential.clone()).await;
-        let live: Arc<Live> = wanted.map_err(|failure: Failure| failure.message)?;
-        self.reading = self.swarm.read_from(live, piece).await;
-        Ok(())
+        self.pursuit.want_again(piece).await.map_err(|lost| lost.reason(digest).into())
     }
 }
 
@@ -343,11 +431,6 @@ fn size_of(answer: &Response<BodyStream>) -> Option<u64> {
         StatusCode::PARTIAL_CONTENT => header(header::CONTENT_RANGE)?.rsplit_once('/')?.1.parse().ok(),
         _ => header(header::CONTENT_LENGTH)?.parse().ok(),
     }
-}
-
-fn not_given(status: u16, message: &str) -> Response<BodyStream> {
-    let code = if status == 429 { "TOOMANYREQUESTS" } else { "UNAVAILABLE" };
-    refusal(StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_GATEWAY), code, message)
 }
 
 fn unsatisfiable(digest: Digest, size: u64) -> Response<BodyStream> {
@@ -363,6 +446,13 @@ fn text(value: &str) -> HeaderValue {
 
 /// Clients wait for ever, or give up after 15 s: an answer comes well before (DESIGN.md §8).
 pub(super) const HEADER_TIME: Duration = Duration::from_millis(9_700);
+
+/// A size is corrected so often: by what the region knows, by the registry, by another registry.
+const MAX_SIZES: usize = 4;
+
+/// How long a client that has its headers waits for its next piece: a slow link may take minutes for one. A
+/// registry that stands still is given up long before, by the seed that reads.
+const BODY_PATIENCE: Duration = Duration::from_secs(900);
 
 /// A disk that damages a piece three times in a row is broken.
 const READ_ATTEMPTS: usize = 3;

@@ -1,9 +1,8 @@
 //! Errors at the door, in the form that OCI clients show to people.
 
+use flotilla_proto::Failure;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
-
-use flotilla_peer_core::Failure;
 
 use crate::body;
 use crate::egress::EgressError;
@@ -53,16 +52,27 @@ pub(super) fn not_forwarded(error: &EgressError) -> Response<BodyStream> {
         | EgressError::Registry(ForwardError::Upstream(UpstreamError::Unknown { .. })) => {
             (StatusCode::NOT_FOUND, "NAME_UNKNOWN")
         }
-        EgressError::Seed { error: CallError::UpstreamFailed(_), .. } | EgressError::Registry(_) => {
-            (StatusCode::BAD_GATEWAY, "UNAVAILABLE")
-        }
+        EgressError::Seed { error: CallError::UpstreamFailed(told), .. } => told_by_registry(told.status),
+        EgressError::Registry(error) => told_by_registry(error.status()),
         EgressError::Seed { .. } => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
     };
     let mut response = refusal(status, code, &error.to_string());
+    if let Some(after) = error.retry_after() {
+        response.headers_mut().insert(header::RETRY_AFTER, after);
+    }
     if error.is_of_registry() {
         response.headers_mut().insert(REFUSED_BY, HeaderValue::from_static("seed"));
     }
     response
+}
+
+/// 502, or what a registry says that wants to be left alone.
+fn told_by_registry(status: u16) -> (StatusCode, &'static str) {
+    match StatusCode::from_u16(status) {
+        Ok(StatusCode::TOO_MANY_REQUESTS) => (StatusCode::TOO_MANY_REQUESTS, "TOOMANYREQUESTS"),
+        Ok(status) if status.is_server_error() => (status, "UNAVAILABLE"),
+        Ok(_) | Err(_) => (StatusCode::BAD_GATEWAY, "UNAVAILABLE"),
+    }
 }
 
 /// Who refused: `registry`, `seed` (it got no answer of the registry's) or `peer` (this daemon).

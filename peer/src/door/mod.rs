@@ -14,6 +14,7 @@ mod manifest;
 mod offline;
 mod prefetch;
 mod proxy;
+mod pursuit;
 mod range;
 mod rewrite;
 mod route;

@@ -23,10 +23,9 @@ pub(super) fn begin(door: &Arc<Answerer>, target: &Target, credential: &ReadCred
         let Some(layout) = Layout::of(*size).filter(|_| door.swarm.live(digest).is_none()) else { continue };
         let (door, credential, registry) = (door.clone(), credential.clone(), target.upstream.clone());
         tokio::spawn(async move {
-            if let Err(answer) = BlobRequest::new(&door, digest, credential).small(layout).await {
-                // Whoever asks for it is told why.
-                let status = answer.status().as_u16();
-                tracing::debug!(task = %digest.short(), %registry, status, "a small blob is not fetched ahead");
+            if let Err(ended) = BlobRequest::new(&door, digest, credential).small(layout).await {
+                // Who asks for it is told why.
+                tracing::debug!(task = %digest.short(), %registry, ?ended, "a small blob is not fetched ahead");
             }
         });
     }

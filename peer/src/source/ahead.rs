@@ -210,7 +210,6 @@ async fn feed(
             shared.ahead.note_refusal(endpoint, part.candidate.authorization.hash());
             return Err(EndpointFailure::Status(answer.status));
         }
-        Answer::RateLimited(_) => return Err(EndpointFailure::Status(StatusCode::TOO_MANY_REQUESTS)),
     };
     let mut body = Content::open(response, part.range, &part.layout)?;
     while let Some(bytes) = body.next(shared.config.stall_timeout).await? {

@@ -2,7 +2,6 @@
 //! registry wants one, the answer sorted into content, refusal or failure.
 
 use std::ops::Range;
-use std::time::Duration;
 
 use flotilla_proto::{Authorization, Digest, RepositoryName};
 use http::header;
@@ -37,8 +36,6 @@ pub(super) enum Answer {
     Content(Response<Incoming>),
     /// The credential may not read this.
     Refused(RegistryAnswer),
-    /// Later, perhaps after this long.
-    RateLimited(Option<Duration>),
 }
 
 impl BlobRequest<'_> {
@@ -70,7 +67,6 @@ impl BlobRequest<'_> {
         let token = match self.trade(&challenge).await? {
             Trade::Token(token) => token,
             Trade::Refused => return Ok(Answer::Refused(direct)),
-            Trade::RateLimited(after) => return Ok(Answer::RateLimited(after)),
         };
         match self.get(Some(token.header())).await? {
             // The first 401 is what the client would have got for its own header, with the
@@ -151,11 +147,8 @@ impl BlobRequest<'_> {
         let response = self.endpoint.send(place, request).await?;
         match response.status() {
             StatusCode::OK => {}
-            StatusCode::TOO_MANY_REQUESTS => {
-                return Ok(Trade::RateLimited(wire::retry_after(response.headers())));
-            }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Ok(Trade::Refused),
-            status => return Err(EndpointFailure::Status(status)),
+            _ => return Err(EndpointFailure::of_answer(&response)),
         }
         let body = body::read_prefix(response.into_body(), MAX_TOKEN_ANSWER).await;
         Token::parse(&body, Instant::now()).map(Trade::Token).ok_or(EndpointFailure::NoToken)
@@ -165,7 +158,6 @@ impl BlobRequest<'_> {
 enum Trade {
     Token(Token),
     Refused,
-    RateLimited(Option<Duration>),
 }
 
 /// Whether a status with a `Location` sends a read elsewhere.
@@ -180,13 +172,13 @@ async fn judge(response: Response<Incoming>, is_registry: bool) -> Result<Answer
             Err(EndpointFailure::Encoded)
         }
         StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(Answer::Content(response)),
-        StatusCode::TOO_MANY_REQUESTS => Ok(Answer::RateLimited(wire::retry_after(response.headers()))),
+        StatusCode::TOO_MANY_REQUESTS => Err(EndpointFailure::of_answer(&response)),
         // Its body is never read: some registries announce a length that they do not send.
         StatusCode::RANGE_NOT_SATISFIABLE => Err(EndpointFailure::WrongRange),
         status if status.is_client_error() && is_registry => {
             Ok(Answer::Refused(RegistryAnswer::read(response).await))
         }
-        status => Err(EndpointFailure::Status(status)),
+        _ => Err(EndpointFailure::of_answer(&response)),
     }
 }
 

@@ -28,6 +28,10 @@ pub struct SourceConfig {
     /// How long a blob's body may give no byte before the read is resumed elsewhere.
     #[serde(with = "humantime_serde")]
     pub stall_timeout: Duration,
+    /// How long a blob that has begun to come may give no byte, whatever was tried, before its read fails:
+    /// a registry that restarts within this time costs its clients a wait.
+    #[serde(with = "humantime_serde")]
+    pub give_up_after: Duration,
     /// How often each endpoint is asked whether it is well.
     #[serde(with = "humantime_serde")]
     pub probe_interval: Duration,
@@ -41,6 +45,7 @@ impl Default for SourceConfig {
             connect_timeout: Duration::from_secs(5),
             header_timeout: Duration::from_secs(8),
             stall_timeout: Duration::from_secs(5),
+            give_up_after: Duration::from_secs(30),
             probe_interval: Duration::from_secs(10),
         }
     }

@@ -13,6 +13,8 @@ use hyper::body::Incoming;
 use tokio::sync::watch;
 
 use super::body;
+use super::failure::EndpointFailure;
+use super::forward::ForwardError;
 use super::header as wire;
 
 /// A credential and the repository it is to be used for.
@@ -50,6 +52,25 @@ pub enum Verdict {
     Accepted,
     /// It refused, in these words. The credential is not used again in this reading.
     Refused(Arc<RegistryAnswer>),
+    /// It gave nothing, and no verdict either. The next reading tries it again.
+    Failed(Arc<PlaceFailure>),
+}
+
+/// How the place of one credential let a reading down.
+#[derive(Debug, Clone)]
+pub struct PlaceFailure {
+    /// The URL of the endpoint that failed last.
+    pub endpoint: String,
+    /// How.
+    pub cause: EndpointFailure,
+}
+
+impl PlaceFailure {
+    /// As the failure of a request to that registry.
+    pub(crate) fn of(&self, upstream: &RegistryHost) -> ForwardError {
+        let Self { endpoint, cause } = self.clone();
+        ForwardError::Endpoint { upstream: upstream.clone(), endpoint, cause }
+    }
 }
 
 /// A registry's refusal, to be relayed to the client whose credential it was.
@@ -110,18 +131,33 @@ impl Credentials {
         Self(watch::Sender::new(Vec::new()))
     }
 
-    /// Adds a credential, unless it is there or the list is full.
+    /// Adds a credential, unless it is there or the list is full. One whose place failed waits for the next
+    /// verdict: its client asks anew.
     pub fn offer(&self, credential: ReadCredential) -> Offer {
         let key = credential.key();
         let mut offer = Offer::Full;
         self.0.send_if_modified(|entries| {
             offer = room_for(entries, &key);
-            if offer == Offer::Added {
-                entries.push(Entry { credential, key, verdict: None });
+            match offer {
+                Offer::Added => entries.push(Entry { credential, key, verdict: None }),
+                Offer::Known => {
+                    let known = entries.iter_mut().find(|entry| entry.key == key);
+                    known
+                        .expect("it is known")
+                        .verdict
+                        .take_if(|verdict| matches!(verdict, Verdict::Failed(_)));
+                }
+                Offer::Full => {}
             }
             offer == Offer::Added
         });
         offer
+    }
+
+    /// The registry's verdict on this credential, if there is one already.
+    pub fn said(&self, credential: &ReadCredential) -> Option<Verdict> {
+        let key = credential.key();
+        self.0.borrow().iter().find(|entry| entry.key == key)?.verdict.clone()
     }
 
     /// Waits for the registry's verdict on this credential. A credential that another spares the
@@ -137,11 +173,24 @@ impl Credentials {
         judged[index].verdict.clone()
     }
 
-    /// The first credential that was not refused and that `is_usable` agrees to.
-    pub(super) fn first_live(&self, is_usable: impl Fn(&ReadCredential) -> bool) -> Option<ReadCredential> {
+    /// The credentials from the `known`th on that were not refused, and how many there are in all.
+    pub(super) fn live_from(&self, known: usize) -> (Vec<ReadCredential>, usize) {
         let entries = self.0.borrow();
-        let live = entries.iter().filter(|entry| !entry.is_refused()).map(|entry| &entry.credential);
-        live.into_iter().find(|credential| is_usable(credential)).cloned()
+        let live = entries.iter().skip(known).filter(|entry| !entry.is_refused());
+        (live.map(|entry| entry.credential.clone()).collect(), entries.len())
+    }
+
+    /// The registries that served a part of the blob to one of these credentials.
+    pub fn readers(&self) -> HashSet<RegistryHost> {
+        let entries = self.0.borrow();
+        let accepted = entries.iter().filter(|entry| matches!(entry.verdict, Some(Verdict::Accepted)));
+        accepted.map(|entry| entry.key.upstream.clone()).collect()
+    }
+
+    /// Returns once there are more than `known` credentials.
+    pub(super) async fn more_than(&self, known: usize) {
+        let mut entries = self.0.subscribe();
+        entries.wait_for(|entries| entries.len() > known).await.expect("the sender lives in self");
     }
 
     /// The registries and repositories of the list, each once, in order.

@@ -5,9 +5,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::StatusCode;
+use http::{Response, StatusCode};
 
 use super::body::BoxError;
+use super::header as wire;
 use super::metrics::FailureReason;
 
 /// Why an endpoint gave no usable answer. Never a verdict on a credential.
@@ -45,6 +46,17 @@ pub enum EndpointFailure {
     /// A status that is neither content nor a verdict on the credential.
     #[error("answered {0}")]
     Status(StatusCode),
+    /// It wants to be left alone for a while: 429, or a 503 that says for how long.
+    #[error("answered {status}{}", RetryAfter(.retry_after))]
+    Busy {
+        /// What it answered.
+        status: StatusCode,
+        /// For how long, if it says so.
+        retry_after: Option<Duration>,
+    },
+    /// All bytes came, and they do not hash to the digest.
+    #[error("sent wrong bytes")]
+    WrongBytes,
     /// The announced length is not the blob's.
     #[error("announces {announced} bytes, the blob has {expected}")]
     WrongSize {
@@ -96,12 +108,24 @@ impl EndpointFailure {
         }
     }
 
+    /// From an answer that is neither content nor a verdict on the credential.
+    pub(super) fn of_answer<B>(response: &Response<B>) -> Self {
+        let (status, retry_after) = (response.status(), wire::retry_after(response.headers()));
+        let is_busy = status == StatusCode::SERVICE_UNAVAILABLE && retry_after.is_some();
+        if is_busy || status == StatusCode::TOO_MANY_REQUESTS {
+            return Self::Busy { status, retry_after };
+        }
+        Self::Status(status)
+    }
+
     /// Whether the endpoint itself seems down, so that others should be tried first for a while.
     pub(super) fn is_outage(&self) -> bool {
         match self {
             Self::Connect(_) | Self::Tls(_) | Self::NoHeader { .. } => true,
             Self::Status(status) => status.is_server_error(),
-            Self::Stalled { .. }
+            Self::Busy { .. }
+            | Self::WrongBytes
+            | Self::Stalled { .. }
             | Self::Cut(_)
             | Self::Truncated { .. }
             | Self::WrongSize { .. }
@@ -123,11 +147,13 @@ impl EndpointFailure {
             | Self::NoHeader { .. }
             | Self::Stalled { .. }
             | Self::Cut(_)
+            | Self::Busy { .. }
             | Self::Truncated { .. } => true,
             // 403 is of an object store, for a registry's own is a verdict: the URL has expired, and
             // the registry signs another.
             Self::Status(status) => status.is_server_error() || *status == StatusCode::FORBIDDEN,
             Self::Tls(_)
+            | Self::WrongBytes
             | Self::WrongSize { .. }
             | Self::TooLong { .. }
             | Self::Encoded
@@ -140,6 +166,39 @@ impl EndpointFailure {
         }
     }
 
+    /// Whether it says no more than that nobody answers for the present: time may cure it.
+    pub(super) fn is_nobody_there(&self) -> bool {
+        match self {
+            Self::Connect(_) | Self::NoHeader { .. } | Self::Busy { .. } => true,
+            // What a front end says while there is nobody behind it.
+            Self::Status(status) => matches!(status.as_u16(), 502..=504),
+            Self::Tls(_)
+            | Self::Stalled { .. }
+            | Self::Cut(_)
+            | Self::Truncated { .. }
+            | Self::WrongSize { .. }
+            | Self::WrongBytes
+            | Self::TooLong { .. }
+            | Self::Encoded
+            | Self::WrongRange
+            | Self::BadRedirect
+            | Self::Downgrade
+            | Self::TooManyRedirects { .. }
+            | Self::NoToken
+            | Self::ClearTokenService => false,
+        }
+    }
+
+    /// How long the registry asks to be left alone.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        if let Self::Busy { retry_after, .. } = self { *retry_after } else { None }
+    }
+
+    /// What a client is answered with: a registry that wants patience says so itself.
+    pub(crate) fn status(&self) -> u16 {
+        if let Self::Busy { status, .. } = self { status.as_u16() } else { 502 }
+    }
+
     pub(super) fn reason(&self) -> FailureReason {
         match self {
             Self::Connect(_) => FailureReason::Connect,
@@ -148,6 +207,8 @@ impl EndpointFailure {
             Self::Stalled { .. } => FailureReason::Stall,
             Self::Cut(_) | Self::Truncated { .. } => FailureReason::Cut,
             Self::Status(_) => FailureReason::Status,
+            Self::Busy { .. } => FailureReason::RateLimit,
+            Self::WrongBytes => FailureReason::Digest,
             Self::WrongSize { .. } | Self::TooLong { .. } => FailureReason::Size,
             Self::Encoded => FailureReason::Encoding,
             Self::WrongRange => FailureReason::Range,
@@ -198,6 +259,15 @@ impl fmt::Display for Causes {
 impl Error for Causes {
     fn source(&self) -> Option<&(dyn Error + 'static)> {
         self.0.source()
+    }
+}
+
+/// For how long a registry wants to be left alone, if it says so.
+struct RetryAfter<'a>(&'a Option<Duration>);
+
+impl fmt::Display for RetryAfter<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |after| write!(f, ": retry after {}s", after.as_secs()))
     }
 }
 

@@ -356,3 +356,19 @@ pub enum ForwardError {
         cause: EndpointFailure,
     },
 }
+
+impl ForwardError {
+    /// What a client is answered with.
+    pub(crate) fn status(&self) -> u16 {
+        match self {
+            Self::Upstream(UpstreamError::Unknown { .. }) => 404,
+            Self::Upstream(UpstreamError::Unusable { .. }) => 502,
+            Self::Endpoint { cause, .. } => cause.status(),
+        }
+    }
+
+    /// For how long the registry wants to be left alone.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        if let Self::Endpoint { cause, .. } = self { cause.retry_after() } else { None }
+    }
+}

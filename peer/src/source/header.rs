@@ -1,7 +1,7 @@
 //! The headers that reading and forwarding look into.
 
 use std::ops::Range;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use http::header::{self, HeaderMap, HeaderName};
 use http::{HeaderValue, Uri};
@@ -64,11 +64,21 @@ pub(super) fn is_encoded(headers: &HeaderMap) -> bool {
     encodings.iter().any(|value| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity"))
 }
 
-/// `Retry-After` in seconds. Its date form counts as absent: registries do not send it.
+/// `Retry-After`: seconds, or a date, which is counted from the answer's own `Date` where it has one:
+/// clocks differ (RFC 9110 §10.2.3). A day at most.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
-    Some(Duration::from_secs(seconds))
+    let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds).min(LONGEST_RETRY));
+    }
+    let until = httpdate::parse_http_date(text).ok()?;
+    let dated =
+        headers.get(header::DATE).and_then(|date| httpdate::parse_http_date(date.to_str().ok()?).ok());
+    let wait = until.duration_since(dated.unwrap_or_else(SystemTime::now)).unwrap_or_default();
+    Some(wait.min(LONGEST_RETRY))
 }
+
+const LONGEST_RETRY: Duration = Duration::from_secs(24 * 3600);
 
 /// Where `Location` leads from `base` (RFC 3986 §5.2, without removing dot segments: a
 /// registry that sends them resolves them itself). `None` if it leads nowhere.

@@ -51,7 +51,7 @@ pub use body::{BodyStream, BoxError};
 pub use client_certificate::{ClientCertificate, ClientCertificateError};
 pub use config::{Robot, SourceConfig};
 pub use connect::ParseCaError;
-pub use credential::{Credentials, Offer, ReadCredential, RegistryAnswer, Verdict};
+pub use credential::{Credentials, Offer, PlaceFailure, ReadCredential, RegistryAnswer, Verdict};
 pub use failure::{Causes, EndpointFailure};
 pub use forward::{ForwardError, NO_TOKEN_SERVICE, Purpose};
 pub use order::{ReadError, ReadOrder, ReadSummary, SourcePiece};
@@ -138,7 +138,8 @@ impl Source {
 
     /// Reads the wanted pieces in index order into `sink`, which slows the reading down when it is full.
     ///
-    /// At most 9 s pass without a byte, and five failures in a row, before an error. Pieces sent before
+    /// Each place may give no byte for 9 s before the first one, and for `give_up_after` later, and fail five
+    /// times in a row in ways that time does not cure; the error is the last place's. Pieces sent before
     /// an error are as the registry sent them; after [`ReadError::DigestMismatch`] they are worthless.
     ///
     /// # Errors

@@ -1,7 +1,6 @@
 //! What a reading is asked for, gives and comes to.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_proto::{Digest, Layout, PieceHash, PieceSet, RegistryHost, RepositoryName};
@@ -68,13 +67,15 @@ pub enum ReadError {
         /// For the client.
         answer: Arc<RegistryAnswer>,
     },
-    /// The registry wants more patience than a client has.
-    #[error("{endpoint} limits requests: retry after {}s", .retry_after.as_secs())]
-    RateLimited {
-        /// Its URL.
+    /// The blob is there, with another size than was ordered, and no place has it with that.
+    #[error("{upstream} at {endpoint} has it with {size} bytes")]
+    OtherSize {
+        /// The registry.
+        upstream: RegistryHost,
+        /// The URL of the endpoint that said so.
         endpoint: String,
-        /// What it asks for.
-        retry_after: Duration,
+        /// The blob's size in bytes.
+        size: u64,
     },
     /// No endpoint gave the bytes.
     #[error("{upstream} at {endpoint} {cause}")]

@@ -6,6 +6,7 @@
 //! gets that. Where several endpoints can give a large blob, each part comes from another than the one before.
 
 use std::ops::Range;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +14,9 @@ use bytes::Bytes;
 use flotilla_proto::{Digest, Layout};
 use http::StatusCode;
 use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
 
 use super::ahead::{Ahead, Aheads, Part};
-use super::attempts::Attempts;
 use super::blob_request::{Answer, BlobRequest};
 use super::content::Content;
 use super::cutter::{Cutter, Finished, Hasher};
@@ -37,12 +38,11 @@ pub(super) struct Reading<'a> {
     cutter: Cutter,
     hasher: Hasher,
     is_whole: bool,
-    attempts: Attempts,
     roster: Roster<'a>,
     aheads: Aheads,
     provenance: Provenance,
     received: Received,
-    read_by: Option<ReadBy>,
+    readers: Readers,
 }
 
 impl<'a> Reading<'a> {
@@ -58,12 +58,11 @@ impl<'a> Reading<'a> {
             cutter: Cutter::new(layout, &wanted),
             hasher: Hasher::new(digest, &layout, &wanted),
             is_whole: wanted.is_full(),
-            attempts: Attempts::new(layout.piece_len().bytes().into()),
-            roster: Roster::new(shared, credentials),
+            roster: Roster::new(shared, credentials, layout.piece_len().bytes().into()),
             aheads: Aheads::new(),
             provenance: Provenance::default(),
             received: shared.metrics.received(),
-            read_by: None,
+            readers: Readers::default(),
         }
     }
 
@@ -75,26 +74,25 @@ impl<'a> Reading<'a> {
                 self.go_on_with(part, &candidate).await?;
                 continue;
             }
-            let endpoint = self.attempts.endpoint(&candidate);
+            let endpoint = self.roster.endpoint();
             let other = self.aheads.other(&self.shared.ahead, &candidate, &endpoint);
             let asked = self.aheads.share(needed.clone(), other.as_ref());
             match self.ask(&candidate, &endpoint, &asked).await {
                 Ok(Answer::Content(response)) => {
-                    self.roster.accepted(&candidate);
-                    self.read_by = Some(candidate.read_by());
+                    self.roster.accepted();
+                    self.readers.note(candidate.read_by());
                     if response.status() == StatusCode::PARTIAL_CONTENT && asked.end < needed.end {
                         self.read_ahead(other, &candidate, asked.end);
                     }
                     let body = Content::open(response, asked, &self.layout).map(Feed::Asked);
                     let Some(failure) = self.consume(body, &endpoint).await? else { continue };
-                    self.failed(&candidate, &endpoint, failure).await?;
+                    self.failed(&candidate, &endpoint, failure)?;
                 }
                 Ok(Answer::Refused(answer)) => {
                     self.shared.metrics.count_error(FailureReason::Refused);
-                    self.roster.refused(&candidate, answer);
+                    self.roster.refused(answer);
                 }
-                Ok(Answer::RateLimited(after)) => self.rate_limited(&endpoint, after).await?,
-                Err(failure) => self.failed(&candidate, &endpoint, failure).await?,
+                Err(failure) => self.failed(&candidate, &endpoint, failure)?,
             }
         }
         self.finish().await
@@ -131,8 +129,9 @@ impl<'a> Reading<'a> {
         self.aheads.begin(self.shared, endpoint, part, &self.received);
     }
 
+    /// Asks for the bytes. What is waited for may get less time meanwhile: another place comes.
     async fn ask(
-        &self,
+        &mut self,
         candidate: &Candidate,
         endpoint: &EndpointClient,
         needed: &Range<u64>,
@@ -147,27 +146,34 @@ impl<'a> Reading<'a> {
             authorization: &candidate.authorization,
             range: (!is_whole_blob).then(|| needed.clone()),
         };
-        let after = self.attempts.share(candidate, self.shared.config.header_timeout);
-        let answer = tokio::time::timeout(after, request.send()).await;
-        answer.unwrap_or(Err(EndpointFailure::NoHeader { after }))
+        let (began_at, limit) = (Instant::now(), self.shared.config.header_timeout);
+        let mut answer = pin!(request.send());
+        loop {
+            let after = self.roster.share(limit);
+            tokio::select! {
+                answer = &mut answer => return answer,
+                () = sleep_until(began_at + after) => return Err(EndpointFailure::NoHeader { after }),
+                () = self.roster.offered() => {}
+            }
+        }
     }
 
-    async fn failed(
+    fn failed(
         &mut self,
         candidate: &Candidate,
         endpoint: &EndpointClient,
         failure: EndpointFailure,
     ) -> Result<(), ReadError> {
         self.note_failure(candidate, endpoint, &failure);
-        let outcome = match self.cutter.needed() {
-            Some(_) => self.attempts.failed(candidate, endpoint, failure).await,
-            // Everything came, and then something else: there is nothing to ask another endpoint for.
-            None => Err(failure),
-        };
-        outcome.map_err(|cause| ReadError::Endpoint {
+        if self.cutter.needed().is_some() {
+            self.roster.failed(endpoint, failure);
+            return Ok(());
+        }
+        // Everything came, and then something else: there is nothing to ask another place for.
+        Err(ReadError::Endpoint {
             upstream: candidate.upstream.clone(),
             endpoint: endpoint.name().to_owned(),
-            cause,
+            cause: failure,
         })
     }
 
@@ -175,18 +181,6 @@ impl<'a> Reading<'a> {
         self.shared.metrics.count_error(failure.reason());
         let (blob, name) = (self.digest.short(), endpoint.name());
         tracing::debug!(%blob, upstream = %candidate.upstream, endpoint = name, %failure, "source read interrupted");
-    }
-
-    async fn rate_limited(
-        &mut self,
-        endpoint: &EndpointClient,
-        after: Option<Duration>,
-    ) -> Result<(), ReadError> {
-        self.shared.metrics.count_error(FailureReason::RateLimit);
-        self.attempts.rate_limited(after).await.map_err(|retry_after| ReadError::RateLimited {
-            endpoint: endpoint.name().to_owned(),
-            retry_after,
-        })
     }
 
     /// Feeds one body to the cutter, to its end or as far as it is of use; how its endpoint failed, if it did.
@@ -219,15 +213,16 @@ impl<'a> Reading<'a> {
                 return Ok(());
             }
             self.until_allowed().await?;
+            let patience = self.shared.config.stall_timeout.min(self.roster.time_left());
             tokio::select! {
                 biased;
                 Some(finished) = self.hasher.finished(), if !self.is_last_held_back() => {
                     self.release(finished).await?;
                 }
-                frame = body.next(self.shared.config.stall_timeout.min(self.attempts.time_left())) => {
+                frame = body.next(patience) => {
                     let Some(bytes) = frame? else { return Ok(()) };
                     self.take(&body, bytes, endpoint).await?;
-                    self.attempts.resumed();
+                    self.roster.resumed();
                 }
             }
         }
@@ -269,7 +264,7 @@ impl<'a> Reading<'a> {
                 changed = self.until.changed() => changed.map_err(|_| ReadError::Cancelled)?,
                 () = self.sink.closed() => return Err(ReadError::Cancelled),
             }
-            self.attempts.resumed();
+            self.roster.resumed();
         }
         Ok(())
     }
@@ -278,7 +273,7 @@ impl<'a> Reading<'a> {
     async fn cut(&mut self, end: u64, mut bytes: Bytes) -> Result<(), ReadError> {
         let mut offset = end - bytes.len() as u64;
         let needed_from = self.cutter.needed().map_or(end, |needed| needed.start.max(offset));
-        self.attempts.progressed(end.saturating_sub(needed_from));
+        self.roster.progressed(end.saturating_sub(needed_from));
         while !bytes.is_empty() {
             // One frame may hold several pieces.
             self.until_allowed().await?;
@@ -312,7 +307,7 @@ impl<'a> Reading<'a> {
             Finished::Piece(piece) => {
                 self.sink.send(piece).await.map_err(|_| ReadError::Cancelled)?;
                 // Waiting for the sink was no fault of the registry.
-                self.attempts.resumed();
+                self.roster.resumed();
                 Ok(())
             }
             Finished::WrongDigest => Err(self.digest_mismatch()),
@@ -331,13 +326,39 @@ impl<'a> Reading<'a> {
         if let Some(endpoint) = self.provenance.only().filter(|_| is_verified) {
             endpoint.sent_right_bytes(self.digest);
         }
-        Ok(ReadSummary { source_bytes: self.received.bytes(), is_verified, read_by: self.read_by })
+        Ok(ReadSummary { source_bytes: self.received.bytes(), is_verified, read_by: self.readers.last() })
     }
 
-    fn digest_mismatch(&self) -> ReadError {
+    /// Blames the endpoints that gave a part, and the place, if it was one alone.
+    fn digest_mismatch(&mut self) -> ReadError {
         self.shared.metrics.count_error(FailureReason::Digest);
+        if self.readers.is_one() {
+            self.roster.sent_wrong_bytes(self.digest);
+        }
         self.provenance.blame(self.digest, &self.layout);
         ReadError::DigestMismatch { endpoints: self.provenance.names() }
+    }
+}
+
+/// Who was served a part of the blob.
+#[derive(Default)]
+struct Readers {
+    last: Option<ReadBy>,
+    is_mixed: bool,
+}
+
+impl Readers {
+    fn note(&mut self, reader: ReadBy) {
+        self.is_mixed |= self.last.as_ref().is_some_and(|last| *last != reader);
+        self.last = Some(reader);
+    }
+
+    fn last(self) -> Option<ReadBy> {
+        self.last
+    }
+
+    fn is_one(&self) -> bool {
+        self.last.is_some() && !self.is_mixed
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Instant;
 use flotilla_daemon::telemetry::Readiness;
 use flotilla_peer_core::{Batch, Input, Limits, Output, Patience, UploadId, UploadRefusal};
 use flotilla_proto::wire::scheduler::{FromPeer, ToPeer};
-use flotilla_proto::{Digest, Layout, PeerId, PieceSet};
+use flotilla_proto::{Digest, Failure, Layout, PeerId, PieceSet};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep_until;
@@ -56,6 +56,8 @@ pub(crate) struct Driver {
     uploads: HashMap<UploadId, Granted>,
     /// Source reads of a blob, under way or ended; one order may follow another.
     reads: HashMap<Digest, Vec<SourceRead>>,
+    /// Purges under way.
+    purges: HashMap<Digest, u32>,
     running: JoinSet<()>,
     link: Option<mpsc::Sender<FromPeer>>,
     readiness: Readiness,
@@ -85,6 +87,7 @@ impl Driver {
             follows: HashMap::new(),
             uploads: HashMap::new(),
             reads: HashMap::new(),
+            purges: HashMap::new(),
             running: JoinSet::new(),
             link: None,
             readiness,
@@ -133,6 +136,7 @@ impl Driver {
             }
             Event::Heard(message) => self.heard(*message),
             Event::LinkDown => self.link_down(),
+            Event::Purged(digest) => self.purged(digest),
             Event::UploadAsked { upload, child, digest, wish, granted } => {
                 self.uploads.insert(upload, granted);
                 self.input(Input::UploadAsked { upload, child, digest, wish });
@@ -162,11 +166,7 @@ impl Driver {
             Input::Damaged { digest, piece } => {
                 tracing::warn!(task = %digest.short(), piece, "a piece on disk is damaged; it is dropped");
             }
-            Input::Evicted { digest } => {
-                if let Some((_, live)) = self.lives.remove(digest) {
-                    live.fail(evicted());
-                }
-            }
+            Input::Evicted { digest } => self.fail(*digest, evicted()),
             _ => {}
         }
         self.core.handle(Instant::now(), input);
@@ -180,6 +180,11 @@ impl Driver {
 
     fn wanted(&mut self, want: Want) {
         let Want { digest, layout, file, credential, live } = want;
+        if let Some(failed) = self.lives.get(&digest).filter(|live| live.has_failed()) {
+            // What was opened for it may be purged yet: its client begins again.
+            let _ = live.send(failed.clone());
+            return;
+        }
         let credentials = self.credentials.entry(digest).or_default();
         let known = credentials.iter().any(|other| is_same(other, &credential));
         if !known && credentials.len() < MAX_CREDENTIALS {
@@ -238,8 +243,28 @@ impl Driver {
         }
     }
 
+    /// The last purge of a blob ended: it may be begun again.
+    fn purged(&mut self, digest: Digest) {
+        let pending = self.purges.get_mut(&digest).expect("each purge is counted");
+        *pending -= 1;
+        if *pending == 0 {
+            self.purges.remove(&digest);
+            self.forget(digest);
+        }
+    }
+
+    /// A blob that failed goes, once nothing of it will be purged any more.
+    fn forget(&mut self, digest: Digest) {
+        if self.purges.contains_key(&digest) {
+            return;
+        }
+        if let Some((_, live)) = self.lives.remove_if(&digest, |_, live| live.has_failed()) {
+            live.go();
+        }
+    }
+
     /// The download goes on while any client's credential is not refused.
-    fn refused(&mut self, digest: Digest, credential: &ReadCredential, failure: flotilla_peer_core::Failure) {
+    fn refused(&mut self, digest: Digest, credential: &ReadCredential, failure: Failure) {
         let Some(credentials) = self.credentials.get_mut(&digest) else { return };
         credentials.retain(|other| !is_same(other, credential));
         if credentials.is_empty() {
@@ -324,20 +349,16 @@ impl Driver {
                 tracing::info!(task = %digest.short(), status = failure.status, reason = failure.message, "download failed");
                 self.file_by_digest.remove(&digest);
                 self.credentials.remove(&digest);
-                if let Some((_, live)) = self.lives.remove(&digest) {
-                    live.fail(failure);
-                }
+                self.fail(digest, failure);
             }
-            Output::Forget { digest } => {
-                // A read that nobody waited for leaves no client behind.
-                if let Some((_, live)) = self.lives.remove(&digest) {
-                    live.fail(evicted());
-                }
-            }
+            // A read that nobody waited for leaves no client behind.
+            Output::Forget { digest } => self.fail(digest, evicted()),
             Output::Purge { digest, root } => {
-                let store = self.work.store.clone();
+                *self.purges.entry(digest).or_default() += 1;
+                let (store, swarm) = (self.work.store.clone(), self.work.swarm.clone());
                 self.running.spawn(async move {
                     store.purge(digest, root).await;
+                    swarm.send(Event::Purged(digest)).await;
                 });
             }
             Output::Entomb { variant } => {
@@ -345,6 +366,13 @@ impl Driver {
                 self.running.spawn(async move { store.entomb(variant).await });
             }
             Output::Flush(batch) => self.flush(batch),
+        }
+    }
+
+    fn fail(&mut self, digest: Digest, failure: Failure) {
+        if let Some(live) = self.lives.get(&digest).map(|live| live.clone()) {
+            live.fail(failure);
+            self.forget(digest);
         }
     }
 

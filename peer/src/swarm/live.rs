@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use flotilla_peer_core::Failure;
-use flotilla_proto::{Digest, Layout, PieceSet};
+use flotilla_proto::{Digest, Failure, Layout, PieceSet};
 use tokio::sync::watch;
 
 /// One blob that this peer holds or fetches. Written by the driver, read by clients' bodies.
@@ -26,6 +25,8 @@ struct State {
     released: PieceSet,
     complete: bool,
     failure: Option<Failure>,
+    /// Whether it is forgotten, and what the disk held of it too, if that is void.
+    gone: bool,
 }
 
 impl Live {
@@ -37,7 +38,7 @@ impl Live {
             released.remove(last);
         }
         let found = AtomicU64::new(layout.bytes_in(&held));
-        let state = watch::Sender::new(State { held, released, complete, failure: None });
+        let state = watch::Sender::new(State { held, released, complete, failure: None, gone: false });
         Self { digest, layout, state, found, readers: Mutex::default() }
     }
 
@@ -103,6 +104,28 @@ impl Live {
     /// If its download fails first.
     pub(crate) async fn ended(&self) -> Result<(), Failure> {
         self.wait(|state| state.complete).await
+    }
+
+    /// Waits until a piece is here, so that the size was seen and not only claimed; `false` if the
+    /// download fails before.
+    pub(super) async fn seen(&self) -> bool {
+        self.wait(|state| !state.held.is_empty()).await.is_ok()
+    }
+
+    /// Whether its download failed: it is about to go.
+    pub(super) fn has_failed(&self) -> bool {
+        self.state.borrow().failure.is_some()
+    }
+
+    /// Waits until a blob that failed may be begun again.
+    pub(super) async fn gone(&self) {
+        let mut changes = self.state.subscribe();
+        changes.wait_for(|state| state.gone).await.expect("the sender lives in self");
+    }
+
+    /// Whoever waits for it to go may begin again.
+    pub(super) fn go(&self) {
+        self.state.send_modify(|state| state.gone = true);
     }
 
     async fn wait(&self, ready: impl Fn(&State) -> bool) -> Result<(), Failure> {
@@ -185,7 +208,7 @@ mod tests {
     }
 
     fn failure(message: &str) -> Failure {
-        Failure { status: 502, code: "UNAVAILABLE".into(), message: message.into(), poisoned: false }
+        Failure::unavailable(message.into())
     }
 
     #[test]

@@ -17,15 +17,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dashmap::DashMap;
-use flotilla_peer_core::{Failure, Input, UploadId, UploadRefusal, UploadWish};
+use flotilla_peer_core::{Input, UploadId, UploadRefusal, UploadWish};
 use flotilla_proto::wire::scheduler::{FromPeer, ToPeer};
-use flotilla_proto::{Digest, Layout, PeerId, PieceHash};
+use flotilla_proto::{Digest, Failure, FailureCause, Layout, PeerId, PieceHash};
 use futures_util::future::try_join_all;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
 use crate::source::ReadCredential;
-use crate::store::{BlobFile, Store};
+use crate::store::{BeginError, BlobFile, Store};
 
 pub(crate) use driver::{Driver, DriverParts};
 pub(crate) use live::Live;
@@ -63,6 +63,8 @@ pub(crate) enum Event {
     LinkDown,
     /// Another peer asks for a piece.
     UploadAsked { upload: UploadId, child: PeerId, digest: Digest, wish: UploadWish, granted: Granted },
+    /// What was void of a blob is off the disk.
+    Purged(Digest),
     /// A registry refused a client's credential for a blob.
     Refused { digest: Digest, credential: ReadCredential, failure: Failure },
 }
@@ -127,34 +129,48 @@ impl Swarm {
     }
 
     /// The blob, being fetched if it is not complete. The credential is what the registry
-    /// may be asked with.
+    /// may be asked with. The layout is a claim: where the blob was seen with another size, it comes
+    /// with that; while another claim is tried, this one waits.
     ///
     /// # Errors
     ///
-    /// If the store has no room for it, or the blob is known with another size.
+    /// If the store has no room for it, or holds pieces that were cut for another size, or another
+    /// claim takes long.
     pub(crate) async fn want(
         &self,
         digest: Digest,
         layout: Layout,
         credential: ReadCredential,
     ) -> Result<Arc<Live>, Failure> {
-        while let Some(live) = self.live(digest) {
-            if live.layout() == layout {
-                if live.is_complete() {
-                    return Ok(live);
-                }
-                break;
-            }
-            // Whether that size is right shows when the other download ends.
-            let ended = timeout(SIZE_WAIT, live.ended()).await;
-            if ended.is_err() || live.is_complete() {
-                return Err(size_differs(digest, live.layout(), layout));
-            }
+        let seen = timeout(CLAIM_WAIT, self.settled(digest, layout)).await;
+        let known = seen.map_err(|_| contested(digest))?;
+        if let Some(complete) = known.as_ref().filter(|live| live.is_complete()) {
+            return Ok(Arc::clone(complete));
         }
+        let layout = known.map_or(layout, |live| live.layout());
         let file = self.store.begin(digest, layout).await.map_err(|error| no_room(&error))?;
         let (sender, live) = oneshot::channel();
         self.send(Event::Wanted(Want { digest, layout, file, credential, live: sender })).await;
         live.await.map_err(|_| stopping())
+    }
+
+    /// The blob, if it is known with this layout or was seen with another. Waits while it is only claimed
+    /// to have another.
+    async fn settled(&self, digest: Digest, layout: Layout) -> Option<Arc<Live>> {
+        loop {
+            let live = self.live(digest)?;
+            if !live.has_failed() && (live.layout() == layout || live.seen().await) {
+                return Some(live);
+            }
+            live.gone().await;
+        }
+    }
+
+    /// Waits until nothing is left of a download that failed: what comes next would be purged with it.
+    async fn cleared(&self, digest: Digest) {
+        while let Some(failed) = self.live(digest).filter(|live| live.has_failed()) {
+            failed.gone().await;
+        }
     }
 
     /// Keeps a whole blob that came in one go, and lets clients and other peers have it.
@@ -234,40 +250,33 @@ impl Drop for Reading {
     }
 }
 
+/// How long a client waits while the blob is read as somebody else claims it to be.
+const CLAIM_WAIT: Duration = Duration::from_secs(5);
+
 /// Events that may wait for the driver; beyond, whoever tells waits.
 const EVENTS_WAITING: usize = 4096;
 
-/// How long a client waits for the end of a download that takes the blob for another size.
-const SIZE_WAIT: Duration = Duration::from_secs(5);
-
-fn size_differs(digest: Digest, known: Layout, asked: Layout) -> Failure {
-    Failure {
-        status: 502,
-        code: "SIZE_INVALID".into(),
-        message: format!("{digest} has {} bytes, not {} as the manifest says", known.size(), asked.size()),
-        poisoned: false,
+fn no_room(error: &BeginError) -> Failure {
+    match error {
+        BeginError::SizeDiffers { held_size, .. } => {
+            Failure::new(502, "SIZE_INVALID", error.to_string(), FailureCause::OtherSize(*held_size))
+        }
+        BeginError::Empty | BeginError::NoRoom { .. } | BeginError::Io { .. } | BeginError::Index { .. } => {
+            store_failure(&error.to_string())
+        }
     }
 }
 
-fn no_room(error: &crate::store::BeginError) -> Failure {
-    store_failure(&error.to_string())
+fn contested(digest: Digest) -> Failure {
+    let message = format!("{digest} is being read with another size than its manifest says");
+    Failure::new(502, "SIZE_INVALID", message, FailureCause::Contested)
 }
 
 /// For those who follow a blob that is gone.
 fn evicted() -> Failure {
-    Failure {
-        status: 503,
-        code: "UNAVAILABLE".into(),
-        message: "the blob was evicted from this peer's store".into(),
-        poisoned: false,
-    }
+    Failure::unavailable("the blob was evicted from this peer's store".into())
 }
 
 fn stopping() -> Failure {
-    Failure {
-        status: 503,
-        code: "UNAVAILABLE".into(),
-        message: "this peer is stopping".into(),
-        poisoned: false,
-    }
+    Failure::unavailable("this peer is stopping".into())
 }

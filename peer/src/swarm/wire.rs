@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use flotilla_peer_core::{Batch, Failure, FetchError, Input, Report};
+use flotilla_peer_core::{Batch, FetchError, Input, Report};
 use flotilla_proto::wire::scheduler as wire;
 use flotilla_proto::wire::{join_hashes, pieces_from, root_from, runs_of, split_hashes, variant_from};
 use flotilla_proto::{Digest, Layout, PeerId, PieceSet};
@@ -49,13 +49,9 @@ fn add(message: &mut wire::FromPeer, report: Report, store: &Store) {
         Report::WrongBytes { variant } => message.wrong_bytes.push(variant.into()),
         Report::Entombed { variant } => message.tombstones.push(variant.into()),
         Report::InventoryTold => message.inventory_told = true,
-        Report::SourceFailed { digest, failure } => message.source_failed.push(wire::SourceFailed {
-            digest: digest.into(),
-            status: failure.status.into(),
-            code: failure.code,
-            message: failure.message,
-            poisoned: failure.poisoned,
-        }),
+        Report::SourceFailed { digest, failure } => {
+            message.source_failed.push(wire::SourceFailed::new(digest, failure));
+        }
     }
 }
 
@@ -128,7 +124,7 @@ pub(super) fn heard(
     for assignment in &message.assignments {
         inputs.extend(assigned(assignment).unwrap_or_default());
     }
-    inputs.extend(message.tasks_failed.into_iter().filter_map(task_failed));
+    inputs.extend(message.tasks_failed.into_iter().filter_map(|failed| task_failed(&failed)));
     inputs.extend(
         message
             .tombstones
@@ -164,16 +160,10 @@ fn assigned(assignment: &wire::Assignment) -> Option<Vec<Input>> {
     Some(pieces.zip(hashes).map(input).collect())
 }
 
-fn task_failed(failed: wire::TaskFailed) -> Option<Input> {
+fn task_failed(failed: &wire::TaskFailed) -> Option<Input> {
     let digest = Digest::try_from(&failed.digest).ok()?;
     let root = root_from(&failed.root);
-    let failure = Failure {
-        status: u16::try_from(failed.status).ok()?,
-        code: failed.code,
-        message: failed.message,
-        poisoned: failed.poisoned,
-    };
-    Some(Input::TaskFailed { digest, failure, root })
+    Some(Input::TaskFailed { digest, failure: failed.failure(), root })
 }
 
 #[cfg(test)]

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_peer_core::{Failure, FetchError, Input, Patience};
-use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet, Root};
+use flotilla_peer_core::{FetchError, Input, Patience};
+use flotilla_proto::{Digest, Failure, FailureCause, Layout, PeerId, PieceHash, PieceSet, Root};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, watch};
 use tokio::task::JoinSet;
@@ -41,7 +41,7 @@ pub(super) struct ReadTask {
 /// What work is done with; a clone works with the same.
 #[derive(Clone)]
 pub(super) struct Work {
-    swarm: Swarm,
+    pub(super) swarm: Swarm,
     pub(super) store: Store,
     pub(super) transport: Transport,
     egress: Arc<Egress>,
@@ -166,7 +166,7 @@ impl Work {
     /// Hands a client's credential to the seed that reads the blob.
     pub(super) async fn offer(&self, digest: Digest, seed: &PeerId, credential: ReadCredential) {
         match self.egress.offer(seed, digest, &credential).await {
-            Ok(Offered::Confirmed) => {}
+            Ok(Offered::Confirmed { .. }) => {}
             Ok(Offered::Refused(refusal)) => {
                 let failure = refused(&credential, &refusal);
                 self.swarm.send(Event::Refused { digest, credential, failure }).await;
@@ -184,6 +184,7 @@ impl Work {
             tracing::warn!(task = %digest.short(), "ordered to read from the registry, but this peer is no seed");
             return self.source_failed(digest, not_a_seed()).await;
         };
+        self.swarm.cleared(digest).await;
         let file = match self.store.begin(digest, layout).await {
             Ok(file) => file,
             Err(error) => return self.source_failed(digest, store_failure(&error.to_string())).await,
@@ -343,38 +344,31 @@ fn refused(credential: &ReadCredential, refusal: &http::Response<bytes::Bytes>) 
     };
     let message =
         format!("{} answered {status} for a blob of {}", credential.upstream, credential.repository);
-    Failure { status: status.as_u16(), code: code.into(), message, poisoned: false }
+    Failure::new(status.as_u16(), code, message, FailureCause::Source)
 }
 
 fn source_failure(error: &ReadError) -> Failure {
-    let (status, code, poisoned) = match error {
-        ReadError::Refused { answer, .. } => (answer.status.as_u16(), "DENIED", false),
-        ReadError::RateLimited { .. } => (429, "TOOMANYREQUESTS", false),
-        ReadError::DigestMismatch { .. } => (502, "DIGEST_INVALID", true),
-        ReadError::Upstream(_) => (404, "NAME_UNKNOWN", false),
-        ReadError::NoCredential | ReadError::Endpoint { .. } | ReadError::Cancelled => {
-            (502, "UNAVAILABLE", false)
+    let (status, code, cause) = match error {
+        ReadError::Refused { answer, .. } => (answer.status.as_u16(), "DENIED", FailureCause::Source),
+        ReadError::DigestMismatch { .. } => (502, "DIGEST_INVALID", FailureCause::WrongBytes),
+        ReadError::OtherSize { size, .. } => (502, "SIZE_INVALID", FailureCause::OtherSize(*size)),
+        ReadError::Upstream(_) => (404, "NAME_UNKNOWN", FailureCause::Source),
+        ReadError::Endpoint { cause, .. } => {
+            let code = if cause.status() == 429 { "TOOMANYREQUESTS" } else { "UNAVAILABLE" };
+            (cause.status(), code, FailureCause::Source)
         }
+        ReadError::NoCredential | ReadError::Cancelled => (502, "UNAVAILABLE", FailureCause::Source),
     };
-    Failure { status, code: code.into(), message: error.to_string(), poisoned }
+    Failure::new(status, code, error.to_string(), cause)
 }
 
 pub(super) fn store_failure(reason: &str) -> Failure {
-    Failure {
-        status: 503,
-        code: "UNAVAILABLE".into(),
-        message: format!("this peer cannot store the blob: {reason}"),
-        poisoned: false,
-    }
+    Failure::unavailable(format!("this peer cannot store the blob: {reason}"))
 }
 
 fn not_a_seed() -> Failure {
-    Failure {
-        status: 502,
-        code: "UNAVAILABLE".into(),
-        message: "a peer that is no seed was ordered to read from the registry".into(),
-        poisoned: false,
-    }
+    let message = "a peer that is no seed was ordered to read from the registry".into();
+    Failure::new(502, "UNAVAILABLE", message, FailureCause::Region)
 }
 
 /// 64 MiB, the node's receive budget (DESIGN.md §7).

@@ -8,6 +8,8 @@ use flotilla_proto::wire::peer as wire;
 use flotilla_proto::wire::peer::response::Status;
 use flotilla_proto::wire::peer::{Request, Response, request};
 use flotilla_proto::{PROTOCOL, PeerId, Role, frame};
+use http::HeaderValue;
+use http::header::RETRY_AFTER;
 use http_body_util::BodyExt as _;
 use quinn::{Connection, SendStream};
 use tokio::time::timeout;
@@ -22,7 +24,10 @@ use crate::source::{BodyStream, Purpose};
 #[derive(Debug)]
 pub(crate) enum Offered {
     /// The registry holds the blob in that repository.
-    Confirmed,
+    Confirmed {
+        /// Whether what is being read of it comes from another registry.
+        elsewhere: bool,
+    },
     /// The registry refused, in these words.
     Refused(http::Response<Bytes>),
 }
@@ -35,7 +40,7 @@ pub(crate) enum Given {
     /// The registry refused, in these words.
     Refused(http::Response<Bytes>),
     /// It did not give the blob.
-    Failed { status: u16, message: String },
+    Failed(Told),
 }
 
 impl Transport {
@@ -94,7 +99,7 @@ impl Transport {
         let _ = send.finish();
         let header = check(answer.header::<Response>(patience).await?)?;
         match &header.head {
-            None => Ok(Offered::Confirmed),
+            None => Ok(Offered::Confirmed { elsewhere: header.elsewhere }),
             Some(head) => Ok(Offered::Refused(head_from_wire(Some(head))?.map(|()| header.body))),
         }
     }
@@ -118,9 +123,8 @@ impl Transport {
         let _ = send.finish();
         let given = async {
             let header = answer.header::<Response>(patience).await?;
-            if let (Status::UpstreamFailed, Some(head)) = (header.status(), &header.head) {
-                let status = u16::try_from(head.status).unwrap_or(502);
-                return Ok(Given::Failed { status, message: header.detail });
+            if header.status() == Status::UpstreamFailed && header.head.is_some() {
+                return Ok(Given::Failed(Told::of(header)));
             }
             let header = check(header)?;
             if let Some(head) = &header.head {
@@ -186,7 +190,7 @@ fn check(header: Response) -> Result<Response, CallError> {
     match header.status() {
         Status::Ok => Ok(header),
         Status::UpstreamUnknown => Err(CallError::UpstreamUnknown(header.detail)),
-        Status::UpstreamFailed => Err(CallError::UpstreamFailed(header.detail)),
+        Status::UpstreamFailed => Err(CallError::UpstreamFailed(Told::of(header))),
         Status::Unknown | Status::NotHeld | Status::Busy | Status::Refused => {
             Err(CallError::Refused(header.detail))
         }
@@ -218,8 +222,28 @@ pub(crate) enum CallError {
     #[error("{0}")]
     UpstreamUnknown(String),
     /// The seed could not reach the registry.
-    #[error("{0}")]
-    UpstreamFailed(String),
+    #[error("{}", .0.detail)]
+    UpstreamFailed(Told),
+}
+
+/// What a seed says of a registry that failed it.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// For the client.
+    pub(crate) status: u16,
+    pub(crate) retry_after: Option<HeaderValue>,
+    /// The blob's size, if it was asked for with another one.
+    pub(crate) other_size: Option<u64>,
+    pub(crate) detail: String,
+}
+
+impl Told {
+    fn of(header: Response) -> Self {
+        let head = head_from_wire(header.head.as_ref()).ok();
+        let retry_after = head.as_ref().and_then(|head| head.headers().get(RETRY_AFTER).cloned());
+        let status = head.map_or(502, |head| head.status().as_u16());
+        Self { status, retry_after, other_size: header.other_size, detail: header.detail }
+    }
 }
 
 impl CallError {

@@ -198,11 +198,15 @@ impl Services {
         let Some(seed) = &self.seed else {
             return say(send, Status::Refused, "only a seed speaks to registries").await;
         };
+        let after_failure = offered.after_failure;
         let Some((digest, credential)) = read_credential(offered) else {
             return say(send, Status::Refused, "a malformed credential").await;
         };
-        match seed.confirm(digest, credential).await {
-            Ok(Offered::Confirmed) => say(send, Status::Ok, "").await,
+        match seed.confirm(digest, credential, after_failure).await {
+            Ok(Offered::Confirmed { elsewhere }) => {
+                let header = Response { status: Status::Ok.into(), elsewhere, ..Default::default() };
+                Ok(send.write_chunk(frame::encode(&header)).await?)
+            }
             Ok(Offered::Refused(refusal)) => say_refusal(send, refusal).await,
             Err(error) => say_forward_error(send, &error).await,
         }
@@ -247,7 +251,14 @@ pub(super) async fn say_forward_error(
         ForwardError::Upstream(_) => Status::UpstreamUnknown,
         ForwardError::Endpoint { .. } => Status::UpstreamFailed,
     };
-    say(send, status, &error.to_string()).await
+    let mut headers = http::HeaderMap::new();
+    if let Some(after) = error.retry_after() {
+        headers.insert(http::header::RETRY_AFTER, after.as_secs().into());
+    }
+    let told = http::StatusCode::from_u16(error.status()).unwrap_or(http::StatusCode::BAD_GATEWAY);
+    let head = Some(head_to_wire(told, &headers));
+    let header = Response { status: status.into(), head, detail: error.to_string(), ..Default::default() };
+    Ok(send.write_chunk(frame::encode(&header)).await?)
 }
 
 async fn refuse(mut send: SendStream, detail: &str) {

@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use flotilla_proto::wire::peer::response::Status;
 use flotilla_proto::wire::peer::{HttpHead, Response, Small};
-use flotilla_proto::{Digest, Layout, frame};
+use flotilla_proto::{Digest, Failure, FailureCause, Layout, frame};
 use quinn::SendStream;
 
 use super::Offered;
@@ -34,13 +34,17 @@ impl Services {
             return say(send, Status::Busy, "it was sent to many already").await;
         }
         let wanted = self.swarm.want(digest, layout, credential.clone());
-        let (offered, live) = tokio::join!(seed.confirm(digest, credential), wanted);
+        let (offered, live) = tokio::join!(seed.confirm(digest, credential, false), wanted);
         match offered {
-            Ok(Offered::Confirmed) => {}
+            Ok(Offered::Confirmed { .. }) => {}
             Ok(Offered::Refused(refusal)) => return say_refusal(send, refusal).await,
             Err(error) => return say_forward_error(send, &error).await,
         }
-        let ended = async { live?.ended().await };
+        let ended = async {
+            let live = live?;
+            let known = live.layout().size();
+            if known == layout.size() { live.ended().await } else { Err(other_size(digest, known)) }
+        };
         let ended = tokio::select! {
             ended = ended => ended,
             // Whoever asked goes by a plan instead.
@@ -48,12 +52,15 @@ impl Services {
         };
         match ended {
             Ok(()) => self.send_whole(send, digest, layout).await,
-            // This seed's own trouble: another peer may have room.
-            Err(failure) if failure.status == 503 => say(send, Status::Busy, &failure.message).await,
             Err(failure) => {
+                let Some(size) = failure.other_size() else {
+                    // This seed's own trouble, or that of other clients' places: it may be had by a plan.
+                    return say(send, Status::Busy, &failure.message).await;
+                };
                 let head = HttpHead { status: failure.status.into(), ..Default::default() };
-                let (status, head) = (Status::UpstreamFailed.into(), Some(head));
-                let header = Response { status, head, detail: failure.message, ..Default::default() };
+                let (status, head, other_size) = (Status::UpstreamFailed.into(), Some(head), Some(size));
+                let header =
+                    Response { status, head, other_size, detail: failure.message, ..Default::default() };
                 Ok(send.write_chunk(frame::encode(&header)).await?)
             }
         }
@@ -105,6 +112,10 @@ impl Services {
         });
         http::Response::from_parts(head, body::full(manifest))
     }
+}
+
+fn other_size(digest: Digest, size: u64) -> Failure {
+    Failure::new(502, "SIZE_INVALID", format!("{digest} has {size} bytes"), FailureCause::OtherSize(size))
 }
 
 /// What of a manifest is small, up to [`MOST_AHEAD`].

@@ -47,6 +47,11 @@ impl Client {
         self.ask(Method::GET, path, &[]).await
     }
 
+    /// HEAD of a path as it is.
+    pub(crate) async fn head(&self, path: &str) -> Answer {
+        self.ask(Method::HEAD, path, &[]).await
+    }
+
     /// Through the mirror, as containerd asks.
     pub(crate) async fn mirror(&self, path: &str) -> Answer {
         self.get(&format!("{path}?ns={HOST}")).await

@@ -12,6 +12,7 @@ mod manifests;
 mod offline;
 mod picking;
 mod pieces;
+mod places;
 mod proxy;
 mod pull;
 mod ranges;

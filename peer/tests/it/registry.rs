@@ -64,6 +64,8 @@ pub(crate) enum Fault {
     NoLength,
     /// No answer, ever.
     Hang,
+    /// This status, each time.
+    Status(u16),
     /// The body stands still behind so many bytes until the sender says `true`.
     Gate(usize, watch::Receiver<bool>),
 }
@@ -296,11 +298,14 @@ impl State {
         let len = content.bytes.len();
         let bytes = match fault {
             Some(Fault::WrongBytes) => content.bytes.iter().map(|byte| !byte).collect(),
-            Some(Fault::NoLength | Fault::Hang | Fault::Gate(..)) | None => content.bytes,
+            Some(Fault::NoLength | Fault::Hang | Fault::Status(_) | Fault::Gate(..)) | None => content.bytes,
         };
         let gate = match fault {
             Some(Fault::Gate(after, open)) => Some((after, open)),
             Some(Fault::NoLength) => return Response::new(streamed(bytes, None, sent)),
+            Some(Fault::Status(status)) => {
+                return Response::builder().status(status).body(text(UNKNOWN)).unwrap();
+            }
             Some(Fault::Hang | Fault::WrongBytes) | None => None,
         };
         let mut builder = Response::builder().header(header::CONTENT_TYPE, content.media_type);

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use flotilla_proto::{Digest, PieceHash, PieceSet, Root, Variant};
+use flotilla_proto::{Digest, Failure, PieceHash, PieceSet, Root, Variant};
 
 use crate::hashes::Learnt;
 use crate::member::Wish;
@@ -10,7 +10,7 @@ use crate::peer::Peer;
 use crate::scheduler::{Deadline, Scheduler};
 use crate::source::Source;
 use crate::task::{Landing, Seat, TaskSlot};
-use crate::{FailureReason, Output, PeerFacts, PeerKey, TaskFailure};
+use crate::{FailureReason, Output, PeerFacts, PeerKey};
 
 impl Scheduler {
     pub(crate) fn peer_joined(&mut self, now: Instant, key: PeerKey, facts: PeerFacts) {
@@ -304,15 +304,9 @@ impl Scheduler {
         }
     }
 
-    /// The blob cannot be had: everyone who wants it is told, and where its bytes are wrong,
-    /// everyone who holds any of it, with the root of what is purged. Costs a pass over the members.
-    pub(crate) fn fail_task(
-        &mut self,
-        now: Instant,
-        slot: TaskSlot,
-        failure: &TaskFailure,
-        root: Option<Root>,
-    ) {
+    /// The blob cannot be had: everyone who wants it is told, and where its bytes are wrong or cut for
+    /// another size, everyone who holds any of it, with the root of what is purged. Costs a pass over the members.
+    pub(crate) fn fail_task(&mut self, now: Instant, slot: TaskSlot, failure: &Failure, root: Option<Root>) {
         let task = &mut self.tasks[slot];
         task.source = Source::Idle;
         task.hashes.drop_doubt();
@@ -326,7 +320,7 @@ impl Scheduler {
             task.members().map(|(seat, member)| (seat, member.peer)).collect();
         for &(seat, peer) in &everyone {
             let member = self.tasks[slot].member(seat);
-            if !failure.poisoned && member.wish.is_none() {
+            if !failure.voids_pieces() && member.wish.is_none() {
                 continue;
             }
             self.outputs.push_back(Output::FailTask { peer, digest, failure: failure.clone(), root });
@@ -336,7 +330,7 @@ impl Scheduler {
             }
             self.set_wish(slot, seat, None);
         }
-        if failure.poisoned {
+        if failure.voids_pieces() {
             for &(seat, _) in &everyone {
                 self.tasks[slot].drop_all(seat);
                 self.seeds_are_due = true;

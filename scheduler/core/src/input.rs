@@ -3,9 +3,7 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use flotilla_proto::{Digest, PeerId, PieceHash, PieceSet, Variant};
-
-use crate::TaskFailure;
+use flotilla_proto::{Digest, Failure, PeerId, PieceHash, PieceSet, Variant};
 
 /// A peer for as long as its stream lasts: the caller allots one to each stream and does
 /// not use it again while the peer is known here.
@@ -188,7 +186,7 @@ pub enum Input {
         /// Which blob.
         digest: Digest,
         /// Why, for the clients that wait.
-        failure: TaskFailure,
+        failure: Failure,
     },
     /// A peer held a whole blob, just now, and its SHA-256 was another.
     ///

@@ -42,6 +42,6 @@ mod zone;
 pub use explain::{Candidate, Explanation, Obstacle, PieceState};
 pub use input::{FailureReason, Input, PeerFacts, PeerKey, Zone};
 pub use limits::Limits;
-pub use output::{Output, TaskFailure};
+pub use output::Output;
 pub use rank::{ParentRank, PieceScore};
 pub use scheduler::Scheduler;

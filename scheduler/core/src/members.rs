@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 use std::time::Instant;
 
-use flotilla_proto::{Digest, Layout};
+use flotilla_proto::{Digest, Failure, Layout};
 
 use crate::failure::{only_corrupt, size_differs, too_large, too_many_pieces, too_many_tasks};
 use crate::member::{Member, Wish};
@@ -11,14 +11,15 @@ use crate::scheduler::{Deadline, Scheduler};
 use crate::source::Source;
 use crate::task::{Landing, Seat, Task, TaskSlot};
 use crate::zone::{Gate, Way, ZoneLink, ZonePlace};
-use crate::{Output, PeerKey, TaskFailure, Zone};
+use crate::{Output, PeerKey, Zone};
 
 impl Scheduler {
     /// The task of a blob, opened if nobody spoke of it before.
-    pub(crate) fn open_task(&mut self, digest: Digest, size: u64) -> Result<TaskSlot, TaskFailure> {
+    pub(crate) fn open_task(&mut self, digest: Digest, size: u64) -> Result<TaskSlot, Failure> {
         if let Some(slot) = self.tasks.slot(digest) {
-            let known = self.tasks[slot].layout.size();
-            return if known == size { Ok(slot) } else { Err(size_differs(digest, size, known)) };
+            let task = &self.tasks[slot];
+            let (known, is_seen) = (task.layout.size(), task.is_held());
+            return if known == size { Ok(slot) } else { Err(size_differs(digest, size, known, is_seen)) };
         }
         let layout = Layout::of(size).ok_or_else(|| too_large(digest, size))?;
         if self.tasks.len() >= self.limits.tasks_max {

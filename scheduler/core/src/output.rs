@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flotilla_proto::{Digest, PieceHash, PieceSet, Root, Variant};
+use flotilla_proto::{Digest, Failure, PieceHash, PieceSet, Root, Variant};
 
 use crate::PeerKey;
 
@@ -66,7 +66,7 @@ pub enum Output {
         /// Which blob.
         digest: Digest,
         /// Why.
-        failure: TaskFailure,
+        failure: Failure,
         /// What is purged from the region, where the bytes are wrong. `None`: from this peer alone,
         /// which holds something else than the others.
         root: Option<Root>,
@@ -129,17 +129,4 @@ pub enum Output {
         /// Zero: tell at once.
         interval: Duration,
     },
-}
-
-/// Why a blob cannot be had, as the client will read it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TaskFailure {
-    /// The HTTP status to answer with.
-    pub status: u16,
-    /// The OCI error code.
-    pub code: String,
-    /// What failed, naming it.
-    pub message: String,
-    /// The bytes do not match the digest: what is held of it and was not found right is worthless.
-    pub poisoned: bool,
 }

@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use flotilla_proto::{Digest, PeerId, PieceSet, rendezvous_order};
+use flotilla_proto::{Digest, Failure, PeerId, PieceSet, rendezvous_order};
 
 use crate::failure::no_seed;
 use crate::pace::Pace;
 use crate::scheduler::{Deadline, Scheduler};
 use crate::task::TaskSlot;
-use crate::{Output, PeerKey, TaskFailure};
+use crate::{Output, PeerKey};
 
 /// How a task's blob comes from the registry.
 #[derive(Debug)]
@@ -163,13 +163,7 @@ impl Scheduler {
     }
 
     /// The seed could not read: another tries, until all have.
-    pub(crate) fn source_failed(
-        &mut self,
-        now: Instant,
-        seed: PeerKey,
-        digest: Digest,
-        failure: &TaskFailure,
-    ) {
+    pub(crate) fn source_failed(&mut self, now: Instant, seed: PeerKey, digest: Digest, failure: &Failure) {
         let Some(slot) = self.tasks.slot(digest) else { return };
         let Source::Reading { seed: reading, failed, .. } = &mut self.tasks[slot].source else { return };
         if *reading != seed {
@@ -179,8 +173,8 @@ impl Scheduler {
         failed.insert(seed);
         self.tasks[slot].source = Source::Idle;
         self.seeds_are_due = true;
-        let root = failure.poisoned.then(|| self.tasks[slot].hashes.root_so_far());
-        if failure.poisoned || self.next_seed(digest, &failed).is_none() {
+        let root = failure.is_poisoned().then(|| self.tasks[slot].hashes.root_so_far());
+        if failure.voids_pieces() || self.next_seed(digest, &failed).is_none() {
             return self.fail_task(now, slot, failure, root);
         }
         self.order_source(now, slot, failed);

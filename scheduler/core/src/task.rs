@@ -104,6 +104,11 @@ impl Task {
         self.wanting_count > 0
     }
 
+    /// Whether anybody holds a piece of it: its size is then what a seed has seen.
+    pub(crate) fn is_held(&self) -> bool {
+        self.holder_counts.iter().any(|count| *count > 0)
+    }
+
     /// Whether nothing is planned of it: its members pick, and there is no other zone to cross to.
     pub(crate) fn is_left_to_peers(&self) -> bool {
         self.picking && self.zones.len() == 1

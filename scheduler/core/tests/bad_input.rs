@@ -11,10 +11,8 @@
 
 use std::time::{Duration, Instant};
 
-use flotilla_proto::{Digest, Layout, PieceHash, PieceSet, Root, Variant};
-use flotilla_scheduler_core::{
-    FailureReason, Input, Limits, PeerFacts, PeerKey, Scheduler, TaskFailure, Zone,
-};
+use flotilla_proto::{Digest, Failure, FailureCause, Layout, PieceHash, PieceSet, Root, Variant};
+use flotilla_scheduler_core::{FailureReason, Input, Limits, PeerFacts, PeerKey, Scheduler, Zone};
 use proptest::prelude::*;
 
 /// Two sizes for the same digests: peers disagree.
@@ -89,12 +87,13 @@ fn whole() -> impl Strategy<Value = Input> {
 }
 
 fn input() -> impl Strategy<Value = Input> {
-    let failure = any::<bool>().prop_map(|poisoned| TaskFailure {
-        status: 502,
-        code: "X".into(),
-        message: String::new(),
-        poisoned,
-    });
+    let cause = prop_oneof![
+        Just(FailureCause::Region),
+        Just(FailureCause::Source),
+        Just(FailureCause::WrongBytes),
+        size().prop_map(FailureCause::OtherSize),
+    ];
+    let failure = cause.prop_map(|cause| Failure::new(502, "X", String::new(), cause));
     prop_oneof![
         4 => joined(),
         1 => peer().prop_map(|peer| Input::PeerLeft { peer }),
@@ -229,7 +228,7 @@ fn a_peer_that_is_no_seed_does_not_read_and_so_purges_nothing() {
     let hashes = vec![PieceHash::from_bytes([0; 32]); 12];
     scheduler.handle(now, Input::Announced { peer: holder, digest, size, pieces: pieces.clone(), hashes });
     scheduler.handle(now, Input::SourceReading { seed: liar, digest, size, pieces });
-    let failure = TaskFailure { status: 502, code: "X".into(), message: String::new(), poisoned: true };
+    let failure = Failure::wrong_bytes(String::new());
     scheduler.handle(now, Input::SourceFailed { seed: liar, digest, failure });
     assert_eq!(scheduler.poll_output(), None);
 }

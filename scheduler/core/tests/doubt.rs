@@ -7,8 +7,8 @@
 
 use std::time::{Duration, Instant};
 
-use flotilla_proto::{Digest, Layout, PieceHash, PieceSet, Root, Run, Variant};
-use flotilla_scheduler_core::{Input, Limits, Output, PeerFacts, PeerKey, Scheduler, TaskFailure, Zone};
+use flotilla_proto::{Digest, Failure, FailureCause, Layout, PieceHash, PieceSet, Root, Run, Variant};
+use flotilla_scheduler_core::{Input, Limits, Output, PeerFacts, PeerKey, Scheduler, Zone};
 
 /// 12 pieces of 128 KiB.
 const SIZE: u64 = 12 * (128 << 10) - 5;
@@ -104,7 +104,7 @@ fn a_doubt_that_the_registry_cannot_settle_may_be_raised_again() {
     let mut region = Region::with_a_wrong_part();
     region.wrong_bytes(B, mixed());
     region.want(C);
-    let failure = TaskFailure { status: 502, code: "X".into(), message: String::new(), poisoned: false };
+    let failure = Failure::new(502, "X", String::new(), FailureCause::Source);
     let told = region.input(Input::SourceFailed { seed: SEED, digest: digest(), failure });
     assert!(told.iter().any(|output| matches!(output, Output::FailTask { peer: C, .. })));
     assert_eq!(purged(&told), []);
@@ -202,7 +202,7 @@ fn what_the_reading_seed_purges_is_remembered() {
     let mut region = Region::new();
     region.want(B);
     region.announce(SEED, 0..11, Some(WRONG));
-    let failure = TaskFailure { status: 502, code: "X".into(), message: String::new(), poisoned: true };
+    let failure = Failure::wrong_bytes(String::new());
     let told = region.input(Input::SourceFailed { seed: SEED, digest: digest(), failure });
     // Its last piece was never told.
     let hashes = (0..COUNT).map(|piece| (piece != 11).then(|| hash(piece, WRONG)));
@@ -323,7 +323,7 @@ fn mixed() -> Root {
 /// Who is told to drop what it holds, and what that is called.
 fn purged(outputs: &[Output]) -> Vec<(PeerKey, Option<Root>)> {
     let told = outputs.iter().filter_map(|output| match output {
-        Output::FailTask { peer, failure, root, .. } if failure.poisoned => Some((*peer, *root)),
+        Output::FailTask { peer, failure, root, .. } if failure.is_poisoned() => Some((*peer, *root)),
         _ => None,
     });
     let mut told: Vec<_> = told.collect();

@@ -80,6 +80,7 @@ async fn only_the_seed_that_reads_can_fail_a_task() {
         code: "DIGEST_INVALID".into(),
         message: message.into(),
         poisoned: true,
+        ..Default::default()
     };
     let told = |message| FromPeer { source_failed: vec![failed(message)], ..Default::default() };
     want(&liar, Digest::of(b"the lie was taken in")).await;

@@ -86,6 +86,22 @@ impl FakeRegistry {
         tls: Option<TlsAcceptor>,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::listen(listener, script, tls)
+    }
+
+    /// On a port that the test took.
+    pub(super) fn on<R: Into<Reply>>(
+        listener: TcpListener,
+        script: impl Fn(&Seen) -> R + Send + Sync + 'static,
+    ) -> Self {
+        Self::listen(listener, script, None)
+    }
+
+    fn listen<R: Into<Reply>>(
+        listener: TcpListener,
+        script: impl Fn(&Seen) -> R + Send + Sync + 'static,
+        tls: Option<TlsAcceptor>,
+    ) -> Self {
         let address = listener.local_addr().unwrap();
         let seen = Arc::new(Mutex::new(Vec::new()));
         let script: Arc<Script> = Arc::new(move |seen| script(seen).into());

@@ -6,6 +6,7 @@ mod debian;
 mod endpoints;
 mod fake;
 mod forwarding;
+mod places;
 mod reading;
 mod tls;
 
@@ -49,6 +50,14 @@ impl Bench {
         let upstream = Upstream::new(host(), endpoints).ok();
         source.set_upstreams(upstream.as_slice());
         Self { source, registry }
+    }
+
+    /// These upstreams, each at one URL, in place of the one.
+    pub(super) fn set_upstreams(&self, urls: &[(&str, String)]) {
+        let upstream =
+            |(host, url): &(&str, String)| Upstream::new(host.parse().unwrap(), vec![endpoint(url)]);
+        let upstreams: Vec<Upstream> = urls.iter().map(|it| upstream(it).unwrap()).collect();
+        self.source.set_upstreams(&upstreams);
     }
 
     /// Reads all of `blob` with these credentials.

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::fake::{
     Ending, FakeRegistry, Reply, chunked, dead_url, ending_after, plain, serve, status, text, with,
 };
-use super::{Bench, anonymous, blob, endpoint, quick_config, unpaced};
+use super::{Bench, HOST, anonymous, blob, endpoint, quick_config, unpaced};
 use crate::source::{Credentials, ReadError, ReadOrder, SourceConfig};
 
 const PIECE: usize = 128 << 10;
@@ -263,7 +263,7 @@ async fn an_answer_that_cannot_be_the_blob_is_refused_by_name() {
     type Answer = fn(&Bytes) -> http::Response<crate::source::BodyStream>;
     let cases: [(Answer, &str); 6] = [
         (|content| with(plain(content), header::CONTENT_ENCODING, "gzip"), "Content-Encoding"),
-        (|content| plain(&content.slice(1..)), "announces 262143 bytes, the blob has 262144"),
+        (|content| plain(&content.slice(1..)), "has it with 262143 bytes"),
         (|_| with(status(206), header::CONTENT_RANGE, "bytes 0-9/10"), "another range"),
         (|_| with(text(416, "x"), header::CONTENT_LENGTH, "1"), "another range"),
         (|_| status(302), "cannot be used"),
@@ -345,7 +345,8 @@ async fn a_rate_limit_is_waited_for_if_it_is_short() {
 async fn a_long_rate_limit_is_an_error_at_once() {
     let registry = FakeRegistry::start(|_| with(status(429), header::RETRY_AFTER, "3600")).await;
     let outcome = Bench::new(&[registry.url()]).read(&blob(PIECE), &anonymous()).await;
-    assert_eq!(outcome.error(), format!("{} limits requests: retry after 3600s", registry.url()));
+    let said = format!("{HOST} at {} answered 429 Too Many Requests: retry after 3600s", registry.url());
+    assert_eq!(outcome.error(), said);
     assert_eq!(registry.seen().len(), 1);
 }
 

@@ -17,7 +17,7 @@ fn without_a_seed_a_download_fails_in_time_and_says_so() {
     assert_eq!(next_told(&mut scheduler), None);
     scheduler.handle_timeout(scheduler.poll_timeout().unwrap());
     let Some(Output::FailTask { failure, .. }) = next_told(&mut scheduler) else { panic!("no failure") };
-    assert_eq!((failure.status, failure.poisoned), (503, false));
+    assert_eq!((failure.status, failure.is_poisoned()), (503, false));
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use flotilla_proto::{Layout, PieceSet};
-use flotilla_scheduler_core::{Input, Output, PeerKey, TaskFailure};
+use flotilla_proto::{Failure, FailureCause, Layout, PieceSet};
+use flotilla_scheduler_core::{Input, Output, PeerKey};
 use proptest::prelude::*;
 
 use super::model::{Step, Swarm, step};
@@ -105,11 +105,11 @@ fn wrong_bytes_from_the_registry_purge_the_blob_from_everyone() {
     swarm.step(&Step::Want(2, 0));
     swarm.seed_reads(0);
     swarm.deliver(0);
-    let failure = TaskFailure {
+    let failure = Failure {
         status: 502,
         code: "DIGEST_INVALID".into(),
         message: "wrong bytes".into(),
-        poisoned: true,
+        cause: FailureCause::WrongBytes,
     };
     let seed = swarm.reads[&digest(0)].0;
     swarm.input(Input::SourceFailed { seed, digest: digest(0), failure });

@@ -3,10 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use flotilla_proto::{Digest, Layout, PieceHash, PieceSet, Root, Variant};
-use flotilla_scheduler_core::{
-    FailureReason, Input, Limits, Output, PeerFacts, PeerKey, Scheduler, TaskFailure, Zone,
-};
+use flotilla_proto::{Digest, Failure, Layout, PieceHash, PieceSet, Root, Variant};
+use flotilla_scheduler_core::{FailureReason, Input, Limits, Output, PeerFacts, PeerKey, Scheduler, Zone};
 use proptest::prelude::*;
 
 use super::{SIZE, digest, piece_hash};
@@ -64,7 +62,7 @@ pub(crate) struct Swarm {
     pub(crate) wants: BTreeSet<(PeerKey, Digest)>,
     pub(crate) transfers: BTreeSet<Transfer>,
     pub(crate) reads: BTreeMap<Digest, (PeerKey, BTreeSet<u32>)>,
-    pub(crate) failures: Vec<(PeerKey, Digest, TaskFailure)>,
+    pub(crate) failures: Vec<(PeerKey, Digest, Failure)>,
     lies: BTreeSet<Digest>,
     /// What peers answer to what they were told.
     answers: VecDeque<Input>,

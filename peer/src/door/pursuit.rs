@@ -1,0 +1,135 @@
+//! How a client's body follows a blob through failures that are not its own.
+//!
+//! A download is the region's: it fails when every place that was offered for it did. A client is failed
+//! only by what its own place said, by its own peer, or by time; in all other cases the blob is wanted again.
+
+use std::time::{Duration, Instant};
+
+use flotilla_proto::{Digest, Failure, FailureCause, Layout};
+use tokio::time::{sleep, timeout_at};
+
+use super::error::not_forwarded;
+use crate::body;
+use crate::egress::Egress;
+use crate::source::{BodyStream, ReadCredential};
+use crate::swarm::{Reading, Swarm};
+use crate::transport::Offered;
+
+/// One client that waits for the pieces of one blob.
+pub(super) struct Pursuit {
+    swarm: Swarm,
+    egress: std::sync::Arc<Egress>,
+    credential: ReadCredential,
+    reading: Reading,
+    pause: Duration,
+}
+
+/// Why a client cannot go on.
+pub(super) enum Lost {
+    /// This is what it is told.
+    Answer(Box<http::Response<BodyStream>>),
+    /// As above, of the region's own.
+    Failure(Failure),
+    /// The blob has another size than the client was going to be told.
+    OtherSize(u64),
+    /// Time is up, and there is no reason to despair.
+    Late,
+}
+
+impl Pursuit {
+    pub(super) fn new(
+        swarm: Swarm,
+        egress: std::sync::Arc<Egress>,
+        credential: ReadCredential,
+        reading: Reading,
+    ) -> Self {
+        Self { swarm, egress, credential, reading, pause: FIRST_PAUSE }
+    }
+
+    pub(super) fn layout(&self) -> Layout {
+        self.reading.live().layout()
+    }
+
+    fn digest(&self) -> Digest {
+        self.reading.live().digest()
+    }
+
+    /// Waits until the piece may be read, until `deadline` at most. Once bytes went out, `has_sent`, no
+    /// others may follow where those were wrong.
+    pub(super) async fn released(
+        &mut self,
+        piece: u32,
+        deadline: Instant,
+        has_sent: bool,
+    ) -> Result<(), Lost> {
+        loop {
+            let released = timeout_at(deadline.into(), self.reading.live().released(piece)).await;
+            let Err(failure) = released.map_err(|_| Lost::Late)? else {
+                self.pause = FIRST_PAUSE;
+                return Ok(());
+            };
+            let goes_on = timeout_at(deadline.into(), self.after(&failure, piece, has_sent)).await;
+            goes_on.unwrap_or(Err(Lost::Failure(failure)))?;
+        }
+    }
+
+    /// Wants the blob again, if it may be had.
+    async fn after(&mut self, failure: &Failure, piece: u32, has_sent: bool) -> Result<(), Lost> {
+        match failure.cause {
+            FailureCause::OtherSize(size) => return Err(Lost::OtherSize(size)),
+            FailureCause::WrongBytes if has_sent => return Err(Lost::Failure(failure.clone())),
+            FailureCause::Region => return Err(Lost::Failure(failure.clone())),
+            FailureCause::Contested => return self.want_later(piece).await,
+            FailureCause::Source | FailureCause::WrongBytes => {}
+        }
+        match self.egress.confirm(self.digest(), &self.credential, true).await {
+            Ok(Offered::Confirmed { .. }) => {}
+            Ok(Offered::Refused(refused)) => return Err(Lost::answer(refused.map(body::full))),
+            Err(error) if error.is_of_registry() => return Err(Lost::answer(not_forwarded(&error))),
+            // No seed says anything of it: the download's own failure does.
+            Err(_) => return Err(Lost::Failure(failure.clone())),
+        }
+        self.want_later(piece).await
+    }
+
+    async fn want_later(&mut self, piece: u32) -> Result<(), Lost> {
+        sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.want_again(piece).await
+    }
+
+    /// Wants the blob again, from a piece on.
+    pub(super) async fn want_again(&mut self, piece: u32) -> Result<(), Lost> {
+        let layout = self.layout();
+        let live = self.swarm.want(self.digest(), layout, self.credential.clone()).await;
+        let live = live.map_err(|failure| match failure.other_size() {
+            Some(size) => Lost::OtherSize(size),
+            None => Lost::Failure(failure),
+        })?;
+        if live.layout() != layout {
+            return Err(Lost::OtherSize(live.layout().size()));
+        }
+        self.reading = self.swarm.read_from(live, piece).await;
+        Ok(())
+    }
+}
+
+impl Lost {
+    fn answer(response: http::Response<BodyStream>) -> Self {
+        Self::Answer(Box::new(response))
+    }
+
+    /// What a body that was begun breaks off with.
+    pub(super) fn reason(self, digest: Digest) -> String {
+        match self {
+            Self::Answer(response) => format!("the registry answers {} for {digest}", response.status()),
+            Self::Failure(failure) => failure.message,
+            Self::OtherSize(size) => format!("{digest} has {size} bytes, other than its manifest says"),
+            Self::Late => format!("no byte of {digest} came in time"),
+        }
+    }
+}
+
+/// Before a blob is wanted again; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
