@@ -2,7 +2,8 @@
 //!
 //! A daemon reads one TOML file ([`config`]), proves who it is ([`identity`]), talks gRPC
 //! over mutual TLS ([`rpc`]), follows its region's settings ([`settings`]), shows its
-//! state ([`telemetry`]) and ends in order ([`shutdown`]). What it does between is its own.
+//! state ([`telemetry`]) and ends in order ([`shutdown`]). What it does between is its own. Who speaks to registries reads their
+//! challenges and tokens with [`registry_auth`].
 
 mod authority;
 mod bandwidth;
@@ -11,6 +12,7 @@ pub mod config;
 pub mod files;
 pub mod identity;
 pub mod net;
+pub mod registry_auth;
 pub mod rpc;
 pub mod settings;
 pub mod shutdown;

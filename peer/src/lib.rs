@@ -5,7 +5,6 @@
 //! only) → `store` → `door`. What is decided is decided in [`flotilla_peer_core`].
 
 mod body;
-mod challenge;
 mod config;
 mod control;
 mod door;

@@ -10,11 +10,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use flotilla_daemon::registry_auth::TokenAnswer;
 use flotilla_daemon::settings::Offline;
 use flotilla_proto::{Authorization, CredentialHash, Digest, RegistryHost};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use serde::Deserialize;
 use tokio::time::timeout_at;
 
 use super::answer::{Answerer, holder};
@@ -142,12 +142,9 @@ impl Answerer {
                 body::broken("a token service's answer is too long, or broke"),
             );
         };
-        if let Ok(answer) = serde_json::from_slice::<Token>(&bytes)
-            && let Some(token) = answer.token.filter(|token| !token.is_empty()).or(answer.access_token)
-        {
-            let life = Duration::from_secs(answer.expires_in.min(Offline::LONGEST.as_secs()));
-            let shown = Authorization::new(format!("Bearer {token}")).hash();
-            self.kept_tokens.keep(wish, shown, bytes.clone(), Instant::now() + life + longer);
+        if let Some(token) = TokenAnswer::parse(&bytes) {
+            let shown = Authorization::new(token.header().as_bytes().to_vec()).hash();
+            self.kept_tokens.keep(wish, shown, bytes.clone(), Instant::now() + token.life() + longer);
         }
         Response::from_parts(head, body::full(bytes))
     }
@@ -231,15 +228,6 @@ impl KeptTokens {
     fn lock(&self) -> MutexGuard<'_, HashMap<Wish, Kept>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// A token service's answer, as far as it says that it is one.
-#[derive(Deserialize)]
-struct Token {
-    token: Option<String>,
-    access_token: Option<String>,
-    #[serde(default)]
-    expires_in: u64,
 }
 
 /// Answers of some KiB each.

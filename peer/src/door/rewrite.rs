@@ -5,6 +5,7 @@
 //! around the door, by nodes that may have no way to the registry; and the repository in a
 //! prefix's scope would be one that the registry does not know.
 
+use flotilla_daemon::registry_auth::Challenge;
 use flotilla_proto::RegistryHost;
 use http::header::{self, HeaderMap, HeaderName};
 use http::uri::PathAndQuery;
@@ -12,7 +13,6 @@ use http::{HeaderValue, Uri};
 
 use super::route::{FrontDoor, Target};
 use super::token;
-use crate::challenge::Challenge;
 
 /// Rewrites an answer's headers for a client that reached `door_host` through `target`'s door.
 pub(super) fn headers(headers: &mut HeaderMap, target: &Target, door_host: &str) {

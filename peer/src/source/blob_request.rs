@@ -3,6 +3,7 @@
 
 use std::ops::Range;
 
+use flotilla_daemon::registry_auth::BearerChallenge;
 use flotilla_proto::{Authorization, Digest, RepositoryName};
 use http::header;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -15,8 +16,7 @@ use super::endpoint::{EndpointClient, Place};
 use super::failure::EndpointFailure;
 use super::header as wire;
 use super::metrics::{Metrics, RequestKind};
-use super::token::{Token, TokenCache, TokenKey, token_uri};
-use crate::challenge::BearerChallenge;
+use super::token::{Token, TokenCache, TokenKey};
 
 /// What is asked of which endpoint.
 pub(super) struct BlobRequest<'a> {
@@ -135,7 +135,7 @@ impl BlobRequest<'_> {
 
     /// Asks the challenge's token service. Its redirects are not followed: they would carry a password.
     async fn trade(&self, challenge: &BearerChallenge) -> Result<Trade, EndpointFailure> {
-        let realm = token_uri(challenge, self.repository).ok_or(EndpointFailure::NoToken)?;
+        let realm = challenge.pull_uri(self.repository).ok_or(EndpointFailure::NoToken)?;
         let place = self.endpoint.place(realm);
         let mut request =
             Request::builder().method(Method::GET).body(body::empty()).expect("it has no parts");

@@ -1,16 +1,13 @@
 //! Registry tokens: traded for a credential, kept while they live.
 
 use std::collections::HashMap;
-use std::fmt::Write as _;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use flotilla_daemon::registry_auth::TokenAnswer;
 use flotilla_proto::{CredentialHash, RepositoryName};
-use http::{HeaderValue, Uri};
-use serde::Deserialize;
+use http::HeaderValue;
 use tokio::time::Instant;
-
-use crate::challenge::BearerChallenge;
 
 /// Live tokens by endpoint, repository and credential: at most [`MAX_TOKENS`]; at the limit those
 /// that die first make room. The lock is held for a look-up or a store.
@@ -61,14 +58,9 @@ impl TokenCache {
 impl Token {
     /// From a token service's answer, counted from its receipt: clocks differ.
     pub(super) fn parse(body: &[u8], received_at: Instant) -> Option<Self> {
-        let answer: TokenAnswer = serde_json::from_slice(body).ok()?;
-        let named = [answer.token, answer.access_token];
-        let text = named.into_iter().flatten().find(|text| !text.is_empty())?;
-        let mut header = HeaderValue::try_from(format!("Bearer {text}")).ok()?;
-        header.set_sensitive(true);
-        let life =
-            Duration::from_secs(answer.expires_in.unwrap_or(DEFAULT_LIFE_SECONDS).min(MAX_LIFE_SECONDS));
-        Some(Self { header, expires_at: received_at + life.saturating_sub(LEEWAY) })
+        let answer = TokenAnswer::parse(body)?;
+        let expires_at = received_at + answer.life().saturating_sub(LEEWAY);
+        Some(Self { header: answer.header().clone(), expires_at })
     }
 
     pub(super) fn header(&self) -> &HeaderValue {
@@ -76,68 +68,13 @@ impl Token {
     }
 }
 
-/// Registries say `token`, OAuth2 says `access_token`; some send both, one of them empty.
-#[derive(Deserialize)]
-struct TokenAnswer {
-    token: Option<String>,
-    access_token: Option<String>,
-    expires_in: Option<u64>,
-}
-
-/// Where to ask for a token that lets read `repository`.
-pub(super) fn token_uri(challenge: &BearerChallenge, repository: &RepositoryName) -> Option<Uri> {
-    let mut query = String::new();
-    append(&mut query, "scope", &format!("repository:{}:pull", repository.as_str()));
-    uri(challenge, &query)
-}
-
-/// The token service that a challenge names, asked with its own name of the registry and `wishes`,
-/// which are a query's.
-pub(super) fn uri(challenge: &BearerChallenge, wishes: &str) -> Option<Uri> {
-    let mut query = challenge.realm.query().map(ToOwned::to_owned).unwrap_or_default();
-    if let Some(service) = &challenge.service {
-        append(&mut query, "service", service);
-    }
-    if !wishes.is_empty() {
-        if !query.is_empty() {
-            query.push('&');
-        }
-        query.push_str(wishes);
-    }
-    let mut parts = challenge.realm.clone().into_parts();
-    parts.path_and_query = Some(format!("{}?{query}", challenge.realm.path()).parse().ok()?);
-    Uri::from_parts(parts).ok()
-}
-
-fn append(query: &mut String, name: &str, value: &str) {
-    if !query.is_empty() {
-        query.push('&');
-    }
-    write!(query, "{name}=").expect("a string takes everything");
-    for byte in value.bytes() {
-        // RFC 3986 §3.4 lets a query hold `:`, `/` and `@` as they are; registries' logs stay readable.
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b'/' | b'@' => {
-                query.push(char::from(byte));
-            }
-            _ => write!(query, "%{byte:02X}").expect("a string takes everything"),
-        }
-    }
-}
-
 /// Tokens kept at once.
 const MAX_TOKENS: usize = 1024;
-/// What the specification gives a token that states no life.
-const DEFAULT_LIFE_SECONDS: u64 = 60;
-/// A token that claims to live longer is asked for again after a day.
-const MAX_LIFE_SECONDS: u64 = 24 * 3600;
 /// A token is not used in its last seconds: it must still be good when the request arrives.
 const LEEWAY: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
-
     use super::*;
 
     fn key(index: usize) -> TokenKey {
@@ -180,39 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_without_a_token_is_none() {
-        for body in ["", "{}", r#"{"token":""}"#, r#"{"token":"a\nb"}"#, "<html>"] {
-            assert!(Token::parse(body.as_bytes(), Instant::now()).is_none(), "{body}");
-        }
-    }
-
-    #[test]
     fn a_token_never_prints() {
         assert!(!format!("{:?}", token(60)).contains("Bearer"));
-    }
-
-    #[test]
-    fn a_token_is_asked_for_with_service_and_scope() {
-        let challenge = BearerChallenge {
-            realm: "https://auth.test/token?x=1".parse().unwrap(),
-            service: Some("my registry&co".into()),
-        };
-        let uri = token_uri(&challenge, &"a/b".parse().unwrap()).unwrap();
-        assert_eq!(uri, "https://auth.test/token?x=1&service=my%20registry%26co&scope=repository:a/b:pull");
-    }
-
-    proptest! {
-        #[test]
-        fn no_answer_of_a_token_service_makes_the_reading_of_it_fail(
-            bytes in proptest::collection::vec(any::<u8>(), 0..100),
-            token in "\\PC{0,20}",
-            life: i64,
-        ) {
-            Token::parse(&bytes, Instant::now());
-            let answer = serde_json::json!({ "token": token, "expires_in": life }).to_string();
-            if let Some(token) = Token::parse(answer.as_bytes(), Instant::now()) {
-                prop_assert!(token.header().is_sensitive());
-            }
-        }
     }
 }

@@ -7,6 +7,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use flotilla_daemon::registry_auth::BearerChallenge;
 use http::uri::PathAndQuery;
 use http::{Request, StatusCode, header};
 use tokio::time::Instant;
@@ -16,8 +17,6 @@ use super::credential::RegistryAnswer;
 use super::endpoint::{EndpointClient, Place};
 use super::failure::EndpointFailure;
 use super::metrics::{Metrics, RequestKind};
-use super::token;
-use crate::challenge::BearerChallenge;
 
 /// Who issues an endpoint's tokens.
 pub(super) enum TokenService {
@@ -54,7 +53,7 @@ pub(super) async fn place(
     let TokenService::At(challenge) = service_of(endpoint, metrics).await? else {
         return Ok(Place { uri: endpoint.uri(base()), is_home: true });
     };
-    let realm = token::uri(&challenge, query).ok_or(EndpointFailure::NoToken)?;
+    let realm = challenge.uri(query).ok_or(EndpointFailure::NoToken)?;
     let place = endpoint.place(realm);
     if has_password && !endpoint.may_see_password(&place) {
         return Err(EndpointFailure::ClearTokenService);

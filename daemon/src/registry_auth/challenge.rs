@@ -5,55 +5,93 @@
 //! what follows a word tells what it was: `=` and a value make it a parameter, anything else a scheme.
 //! What does not parse ends the reading; what was read before it counts.
 
-use std::fmt;
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
 
+use flotilla_proto::RepositoryName;
 use http::Uri;
-use http::header::{HeaderMap, WWW_AUTHENTICATE};
+use http::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 
 /// Where to trade a credential for a token (distribution spec, "Token Authentication").
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct BearerChallenge {
+pub struct BearerChallenge {
     /// The token service.
-    pub(crate) realm: Uri,
+    pub realm: Uri,
     /// The name that the token service knows the registry by.
-    pub(crate) service: Option<String>,
+    pub service: Option<String>,
+    /// What the token must allow, where the registry says so.
+    pub scope: Option<String>,
 }
 
 impl BearerChallenge {
     /// The first usable `Bearer` challenge; an empty header, as Harbor sends, has none.
-    pub(crate) fn find(headers: &HeaderMap) -> Option<Self> {
+    pub fn find(headers: &HeaderMap) -> Option<Self> {
         Challenge::all(headers).filter(Challenge::is_bearer).filter_map(|it| Self::of(&it)).next()
     }
 
     fn of(challenge: &Challenge) -> Option<Self> {
         let realm: Uri = challenge.parameter("realm")?.parse().ok()?;
         let is_http = matches!(realm.scheme_str(), Some("http" | "https"));
-        let service = challenge.parameter("service").map(ToOwned::to_owned);
-        (is_http && realm.host().is_some()).then_some(Self { realm, service })
+        let said = |name| challenge.parameter(name).filter(|value| !value.is_empty()).map(ToOwned::to_owned);
+        let (service, scope) = (said("service"), said("scope"));
+        (is_http && realm.host().is_some()).then_some(Self { realm, service, scope })
+    }
+
+    /// Where to ask for a token that lets read `repository`.
+    pub fn pull_uri(&self, repository: &RepositoryName) -> Option<Uri> {
+        self.scope_uri(&format!("repository:{}:pull", repository.as_str()))
+    }
+
+    /// Where to ask for a token that allows `scope`.
+    pub fn scope_uri(&self, scope: &str) -> Option<Uri> {
+        let mut query = String::new();
+        append(&mut query, "scope", scope);
+        self.uri(&query)
+    }
+
+    /// The token service, asked with its own name of the registry and `wishes`, which are a query's.
+    pub fn uri(&self, wishes: &str) -> Option<Uri> {
+        let mut query = self.realm.query().map(ToOwned::to_owned).unwrap_or_default();
+        if let Some(service) = &self.service {
+            append(&mut query, "service", service);
+        }
+        if !wishes.is_empty() {
+            if !query.is_empty() {
+                query.push('&');
+            }
+            query.push_str(wishes);
+        }
+        let mut parts = self.realm.clone().into_parts();
+        parts.path_and_query = Some(format!("{}?{query}", self.realm.path()).parse().ok()?);
+        Uri::from_parts(parts).ok()
     }
 }
 
 /// One challenge, whatever its scheme.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Challenge {
+pub struct Challenge {
     scheme: String,
     parameters: Vec<(String, String)>,
 }
 
 impl Challenge {
     /// Those of an answer, in order.
-    pub(crate) fn all(headers: &HeaderMap) -> impl Iterator<Item = Self> {
-        let values = headers.get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(challenges)
+    pub fn all(headers: &HeaderMap) -> impl Iterator<Item = Self> {
+        headers.get_all(WWW_AUTHENTICATE).iter().flat_map(|value| challenges(&text(value)))
     }
 
     /// Whether it asks for a token.
-    pub(crate) fn is_bearer(&self) -> bool {
+    pub fn is_bearer(&self) -> bool {
         self.scheme.eq_ignore_ascii_case("bearer")
     }
 
+    /// Whether it asks for a user and a password.
+    pub fn is_basic(&self) -> bool {
+        self.scheme.eq_ignore_ascii_case("basic")
+    }
+
     /// Changes the parameter `name`, if it is there.
-    pub(crate) fn map(&mut self, name: &str, change: impl FnOnce(&str) -> String) {
+    pub fn map(&mut self, name: &str, change: impl FnOnce(&str) -> String) {
         let found = self.parameters.iter_mut().find(|(key, _)| key.eq_ignore_ascii_case(name));
         if let Some((_, value)) = found {
             *value = change(value);
@@ -74,6 +112,28 @@ impl fmt::Display for Challenge {
             write!(f, "{}{name}=\"{value}\"", if index == 0 { " " } else { "," })?;
         }
         Ok(())
+    }
+}
+
+/// A realm is free text, and people write it in their own language (`obs-text`, RFC 9110 §5.5): what is
+/// no UTF-8 in it must not hide the challenge.
+fn text(value: &HeaderValue) -> Cow<'_, str> {
+    String::from_utf8_lossy(value.as_bytes())
+}
+
+fn append(query: &mut String, name: &str, value: &str) {
+    if !query.is_empty() {
+        query.push('&');
+    }
+    write!(query, "{name}=").expect("a string takes everything");
+    for byte in value.bytes() {
+        // RFC 3986 §3.4 lets a query hold `:`, `/` and `@` as they are; registries' logs stay readable.
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' | b':' | b'/' | b'@' => {
+                query.push(char::from(byte));
+            }
+            _ => write!(query, "%{byte:02X}").expect("a string takes everything"),
+        }
     }
 }
 
@@ -230,6 +290,103 @@ mod tests {
         challenge.map("realm", |_| "http://127.0.0.1:4001/t".to_owned());
         challenge.map("missing", |_| unreachable!());
         assert_eq!(challenge.to_string(), value.replace("https://h.test/t", "http://127.0.0.1:4001/t"));
+    }
+
+    #[test]
+    fn a_token_is_asked_for_with_service_and_scope() {
+        let challenge =
+            find(&[r#"Bearer realm="https://auth.test/token?x=1",service="my registry&co""#]).unwrap();
+        assert_eq!(
+            challenge.pull_uri(&"a/b".parse().unwrap()).unwrap(),
+            "https://auth.test/token?x=1&service=my%20registry%26co&scope=repository:a/b:pull"
+        );
+        assert_eq!(
+            challenge.scope_uri("repository:a:pull,push repository:b:pull").unwrap(),
+            "https://auth.test/token?x=1&service=my%20registry%26co&scope=repository:a:pull%2Cpush%20repository:b:pull"
+        );
+    }
+
+    #[test]
+    fn the_token_service_of_every_registry_is_found() {
+        for (registry, value, asked) in [
+            (
+                "Harbor",
+                r#"Bearer realm="https://h.test/service/token",service="harbor-registry",scope="repository:a/b:pull""#,
+                "https://h.test/service/token?service=harbor-registry&scope=repository:a/b:pull",
+            ),
+            (
+                "Harbor, after a bad credential",
+                r#"Bearer realm="https://h.test/service/token",service="",scope="""#,
+                "https://h.test/service/token?scope=repository:a/b:pull",
+            ),
+            (
+                "distribution",
+                r#"Bearer realm="https://auth.test/token",service="registry.test",scope="repository:a/b:pull",error="invalid_token""#,
+                "https://auth.test/token?service=registry.test&scope=repository:a/b:pull",
+            ),
+            (
+                "Docker Hub",
+                r#"Bearer realm="https://auth.docker.io/token",service="registry.docker.io",scope="repository:a/b:pull""#,
+                "https://auth.docker.io/token?service=registry.docker.io&scope=repository:a/b:pull",
+            ),
+            (
+                "GHCR",
+                r#"Bearer realm="https://ghcr.io/token",service="ghcr.io",scope="repository:user/image:pull""#,
+                "https://ghcr.io/token?service=ghcr.io&scope=repository:a/b:pull",
+            ),
+            (
+                "ECR Public",
+                r#"Bearer realm="https://public.ecr.aws/token/",service="public.ecr.aws",scope="aws""#,
+                "https://public.ecr.aws/token/?service=public.ecr.aws&scope=repository:a/b:pull",
+            ),
+            (
+                "GitLab",
+                r#"Bearer realm="https://gitlab.test/jwt/auth",service="container_registry",scope="repository:a/b:pull",error="invalid_token""#,
+                "https://gitlab.test/jwt/auth?service=container_registry&scope=repository:a/b:pull",
+            ),
+            (
+                "Quay",
+                r#"Bearer realm="https://quay.io/v2/auth",service="quay.io",scope="repository:a/b:pull""#,
+                "https://quay.io/v2/auth?service=quay.io&scope=repository:a/b:pull",
+            ),
+            (
+                "zot",
+                r#"bearer realm="https://auth.test/auth/token",service="zot",scope="repository:a/b:pull""#,
+                "https://auth.test/auth/token?service=zot&scope=repository:a/b:pull",
+            ),
+            (
+                "a realm that holds a query and says no service",
+                r#"Bearer realm="https://auth.test/token?account=a%20b",scope=plain"#,
+                "https://auth.test/token?account=a%20b&scope=repository:a/b:pull",
+            ),
+        ] {
+            let challenge = find(&[value]).unwrap_or_else(|| panic!("{registry}"));
+            assert_eq!(challenge.pull_uri(&"a/b".parse().unwrap()).unwrap(), asked, "{registry}");
+        }
+    }
+
+    #[test]
+    fn letters_of_any_language_in_a_realm_hide_no_challenge() {
+        let value =
+            HeaderValue::from_bytes(b"Basic realm=\"Zugang f\xfcr alle\", Bearer realm=\"https://h.test/t\"");
+        let headers = [(WWW_AUTHENTICATE, value.unwrap())].into_iter().collect();
+        assert_eq!(BearerChallenge::find(&headers).unwrap().realm, "https://h.test/t");
+    }
+
+    #[test]
+    fn a_registry_that_knows_no_tokens_asks_for_a_password() {
+        for (registry, value) in [
+            ("Harbor", r#"Basic realm="harbor""#),
+            (
+                "ECR",
+                r#"Basic realm="https://1.dkr.ecr.eu-west-1.amazonaws.com/",service="ecr.amazonaws.com""#,
+            ),
+            ("zot", r#"Basic realm="Authorization Required""#),
+        ] {
+            let headers = [(WWW_AUTHENTICATE, value.parse().unwrap())].into_iter().collect();
+            let challenges: Vec<Challenge> = Challenge::all(&headers).collect();
+            assert!(matches!(&challenges[..], [only] if only.is_basic()), "{registry}");
+        }
     }
 
     fn rendered(challenge: &Challenge, space: &str) -> String {
