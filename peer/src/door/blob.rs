@@ -283,7 +283,7 @@ impl BlobRequest<'_> {
                 Ok(Some(Given::Failed(told))) => match told.other_size {
                     Some(size) => return Err(Ended::OtherSize(size)),
                     None => {
-                        tracing::debug!(task = %self.digest.short(), told.detail, "a small blob goes by a plan")
+                        tracing::debug!(task = %self.digest.short(), told.detail, "a small blob goes by a plan");
                     }
                 },
                 Err(error) => {

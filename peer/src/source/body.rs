@@ -73,6 +73,12 @@ impl Outgoing {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).body.is_some()
     }
 
+    /// Whether there is nothing to send, or nothing left.
+    pub(super) fn is_empty(&self) -> bool {
+        let unsent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        unsent.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
     /// When the last piece of the body was handed to the connection.
     pub(super) fn last_progress(&self) -> Instant {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).last_progress

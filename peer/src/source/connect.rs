@@ -46,9 +46,9 @@ pub(super) struct Reach<'a> {
 }
 
 impl Reach<'_> {
-    /// A client that speaks HTTP/1.1 only: a registry's HTTP/2 gains a reader of large blobs nothing,
+    /// What makes connections for HTTP/1.1 only: a registry's HTTP/2 gains a reader of large blobs nothing,
     /// and one connection per read is what makes a stall visible.
-    pub(super) fn client(self) -> Result<HttpClient, ParseCaError> {
+    pub(super) fn connector(self) -> Result<Connector, ParseCaError> {
         let mut roots = self.roots.clone();
         if let Some(pem) = self.ca_pem {
             add_ca(&mut roots, pem)?;
@@ -57,6 +57,8 @@ impl Reach<'_> {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_keepalive(Some(KEEPALIVE));
+        tcp.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+        tcp.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
         tcp.set_connect_timeout(Some(self.connect_timeout));
         tcp.set_recv_buffer_size(Some(RECEIVE_BUFFER));
         let dial = Dial { proxy: self.proxy.map(|url| tunnel(url, &tcp)), tcp, detour: self.detour };
@@ -65,13 +67,17 @@ impl Reach<'_> {
             (self.home.to_owned(), https)
         });
         let https = https(tls(roots).with_no_client_auth(), dial);
-        let connector = Connector { https, home, limit: self.connect_timeout };
-        Ok(Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(POOL_IDLE)
-            .pool_max_idle_per_host(POOL_MAX_IDLE)
-            .build(connector))
+        Ok(Connector { https, home, limit: self.connect_timeout })
     }
+}
+
+/// A client without any connection yet.
+pub(super) fn client(connector: Connector) -> HttpClient {
+    Client::builder(TokioExecutor::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(POOL_IDLE)
+        .pool_max_idle_per_host(POOL_MAX_IDLE)
+        .build(connector)
 }
 
 fn tls(roots: RootCertStore) -> ConfigBuilder<ClientConfig, WantsClientCert> {
@@ -224,8 +230,11 @@ pub(super) const RECEIVE_BUFFER: usize = 1 << 20;
 const POOL_IDLE: Duration = Duration::from_secs(60);
 /// Warm connections per endpoint; more are closed after use.
 const POOL_MAX_IDLE: usize = 16;
-/// A connection whose other end vanished is noticed after a few of these.
-const KEEPALIVE: Duration = Duration::from_secs(30);
+/// A connection that rests is probed after so long, which also keeps what lies between from forgetting it. One
+/// whose other end vanished is noticed, and goes, within 16 s.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2);
+const KEEPALIVE_RETRIES: u32 = 3;
 
 #[cfg(test)]
 mod tests {

@@ -1,20 +1,22 @@
 //! One endpoint of a registry: what is sent to it, what it costs, and whether it seems well.
 
 use std::cmp::Reverse;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use flotilla_daemon::settings::Endpoint;
 use flotilla_proto::{Digest, RegistryHost};
 use http::header::{self, HOST, HeaderMap};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, Uri};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::Instant;
 
-use super::body::BodyStream;
+use super::body::{self, BodyStream};
 use super::caps::Caps;
-use super::connect::{Detour, HttpClient, ParseCaError, Reach, port_of};
+use super::connect::{self, Connector, Detour, HttpClient, ParseCaError, Reach, port_of};
 use super::failure::EndpointFailure;
 use super::header as wire;
 use super::token_service::Learned;
@@ -34,7 +36,9 @@ pub(super) struct EndpointClient {
     scheme: Scheme,
     authority: Authority,
     host_header: HeaderValue,
-    http: HttpClient,
+    connector: Connector,
+    /// The pool of warm connections; another one once a connection of it turned out to be dead.
+    http: ArcSwap<HttpClient>,
     /// Who issues its tokens.
     pub(super) learned: Learned,
     /// Until when others are tried first. The lock is held for a load or a store.
@@ -68,7 +72,10 @@ impl EndpointClient {
             proxy: settings.proxy.as_ref(),
             connect_timeout: dialling.connect_timeout,
         };
+        let connector = reach.connector()?;
         Ok(Self {
+            http: ArcSwap::from_pointee(connect::client(connector.clone())),
+            connector,
             settings: settings.clone(),
             name: url.to_string(),
             caps: Caps::new(settings.caps.clone()),
@@ -77,7 +84,6 @@ impl EndpointClient {
             scheme: if url.is_https() { Scheme::HTTPS } else { Scheme::HTTP },
             authority: url.authority().parse().expect("the settings hold no other URL"),
             host_header: HeaderValue::try_from(public.as_str()).expect("a host name is a legal header"),
-            http: reach.client()?,
             learned: Learned::default(),
             rest: Mutex::default(),
         })
@@ -163,6 +169,11 @@ impl EndpointClient {
     }
 
     /// Sends to `place`; no limit of time beyond connecting.
+    ///
+    /// Warm connections die together, when what they lead to restarts or what lies between forgets them, and
+    /// that says nothing of the endpoint: a request without a body that may be repeated (RFC 9110 §9.2.2)
+    /// goes again over a fresh connection, and the stale ones go. One that may not be is sent over a fresh
+    /// connection in the first place.
     pub(super) async fn send(
         &self,
         place: Place,
@@ -174,7 +185,26 @@ impl EndpointClient {
             request.headers_mut().remove(HOST);
         }
         *request.uri_mut() = place.uri;
-        self.http.request(request).await.map_err(EndpointFailure::of_exchange)
+        if !request.method().is_idempotent() {
+            let fresh = connect::client(self.connector.clone());
+            return fresh.request(request).await.map_err(EndpointFailure::of_exchange);
+        }
+        let again = request.body().is_end_stream().then(|| copy(&request));
+        let http = self.http.load_full();
+        let answer = http.request(request).await.map_err(EndpointFailure::of_exchange);
+        let Err(EndpointFailure::Cut(_)) = &answer else { return answer };
+        self.renew(&http);
+        match again {
+            Some(request) => {
+                self.http.load_full().request(request).await.map_err(EndpointFailure::of_exchange)
+            }
+            None => answer,
+        }
+    }
+
+    /// Leaves the connections of this pool, unless somebody did already.
+    fn renew(&self, stale: &Arc<HttpClient>) {
+        self.http.compare_and_swap(stale, Arc::new(connect::client(self.connector.clone())));
     }
 
     /// It seems down: others are tried first for a while.
@@ -218,6 +248,15 @@ impl EndpointClient {
     fn lock(&self) -> MutexGuard<'_, Rest> {
         self.rest.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The same request, without a body.
+fn copy(request: &Request<BodyStream>) -> Request<BodyStream> {
+    let mut copy = Request::new(body::empty());
+    *copy.method_mut() = request.method().clone();
+    *copy.uri_mut() = request.uri().clone();
+    *copy.headers_mut() = request.headers().clone();
+    copy
 }
 
 /// The order of endpoints: the least is asked first.

@@ -133,8 +133,8 @@ impl<'a> Forwarding<'a> {
         self.method == Method::GET || self.method == Method::HEAD
     }
 
-    /// Asks one endpoint, a read once more if the connection broke: a registry may close a warm
-    /// connection in the very moment it is used again.
+    /// Asks one endpoint. What carries a body and may be repeated is sent once more if the connection broke
+    /// before any of it went: a registry may close a warm connection in the very moment it is used again.
     async fn attempt(
         &self,
         endpoint: &EndpointClient,
@@ -142,7 +142,9 @@ impl<'a> Forwarding<'a> {
     ) -> Result<Response<Incoming>, EndpointFailure> {
         let asking = async {
             match self.send(endpoint).await {
-                Err(EndpointFailure::Cut(_)) if self.is_safe() && self.body.is_unsent() => {
+                Err(EndpointFailure::Cut(_))
+                    if self.method.is_idempotent() && self.body.is_unsent() && !self.body.is_empty() =>
+                {
                     self.send(endpoint).await
                 }
                 answer => answer,

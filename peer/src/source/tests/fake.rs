@@ -29,6 +29,8 @@ pub(super) struct Seen {
     pub(super) body: Bytes,
     /// How many requests came before.
     pub(super) index: usize,
+    /// How many connections came before the one that it came over.
+    pub(super) connection: usize,
 }
 
 impl Seen {
@@ -108,8 +110,11 @@ impl FakeRegistry {
         let log = Arc::clone(&seen);
         let accepting = tokio::spawn(async move {
             let mut connections = tokio::task::JoinSet::new();
+            let mut count = 0;
             while let Ok((stream, _)) = listener.accept().await {
-                connections.spawn(connection(stream, tls.clone(), Arc::clone(&script), Arc::clone(&log)));
+                let book = Book { script: Arc::clone(&script), log: Arc::clone(&log), connection: count };
+                connections.spawn(connection(stream, tls.clone(), book));
+                count += 1;
             }
         });
         Self { address, seen, accepting }
@@ -143,13 +148,16 @@ pub(super) async fn dead_url() -> String {
     format!("http://{}", listener.local_addr().unwrap())
 }
 
-async fn connection(
-    stream: TcpStream,
-    tls: Option<TlsAcceptor>,
+/// What one connection is answered from, and where it is written down.
+#[derive(Clone)]
+struct Book {
     script: Arc<Script>,
     log: Arc<Mutex<Vec<Seen>>>,
-) {
-    let service = service_fn(move |request| answer(request, Arc::clone(&script), Arc::clone(&log)));
+    connection: usize,
+}
+
+async fn connection(stream: TcpStream, tls: Option<TlsAcceptor>, book: Book) {
+    let service = service_fn(move |request| answer(request, book.clone()));
     let server = hyper::server::conn::http1::Builder::new();
     // A client that hangs up, or a body cut on purpose, is an error here and part of the test there.
     let _ = match tls {
@@ -161,21 +169,18 @@ async fn connection(
     };
 }
 
-async fn answer(
-    request: Request<Incoming>,
-    script: Arc<Script>,
-    log: Arc<Mutex<Vec<Seen>>>,
-) -> Result<Response<BodyStream>, BoxError> {
+async fn answer(request: Request<Incoming>, book: Book) -> Result<Response<BodyStream>, BoxError> {
     let (parts, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
     let seen = {
-        let mut log = log.lock().unwrap();
+        let mut log = book.log.lock().unwrap();
         let path = parts.uri.path_and_query().unwrap().to_string();
         let index = log.len();
-        log.push(Seen { method: parts.method, path, headers: parts.headers, body, index });
+        let connection = book.connection;
+        log.push(Seen { method: parts.method, path, headers: parts.headers, body, index, connection });
         log[index].clone()
     };
-    match script(&seen) {
+    match (book.script)(&seen) {
         Reply::Answer(response) => Ok(response),
         Reply::Hang => std::future::pending().await,
         Reply::HangUp => Err("hung up".into()),

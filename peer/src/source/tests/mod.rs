@@ -9,6 +9,7 @@ mod forwarding;
 mod places;
 mod reading;
 mod tls;
+mod warm;
 
 use std::time::Duration;
 

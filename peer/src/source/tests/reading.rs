@@ -39,7 +39,7 @@ async fn a_whole_blob_is_one_plain_get() {
     assert_eq!(seen[0].path, format!("/v2/app/web/blobs/{}", Digest::of(&content)));
     assert_eq!((seen[0].range(), seen[0].authorization()), ("", ""));
     assert_eq!(seen[0].header(header::ACCEPT_ENCODING), "identity");
-    assert_eq!(seen[0].header(header::HOST), super::HOST);
+    assert_eq!(seen[0].header(header::HOST), HOST);
     assert_eq!(bench.counter("flotilla_peer_source_bytes_total{reader=\"region\"}"), content.len() as u64);
     assert_eq!(bench.counter("flotilla_peer_source_requests_total{kind=\"blob\"}"), 1);
 }
@@ -308,7 +308,7 @@ async fn a_registry_that_hangs_is_an_error_that_names_it_and_the_time() {
     let config = SourceConfig { header_timeout: Duration::from_millis(100), ..quick_config() };
     let started = Instant::now();
     let outcome = Bench::with_config(&[registry.url()], config).read(&content, &anonymous()).await;
-    assert_eq!(outcome.error(), format!("{} at {} no answer within 100ms", super::HOST, registry.url()));
+    assert_eq!(outcome.error(), format!("{} at {} no answer within 100ms", HOST, registry.url()));
     assert!(started.elapsed() < Duration::from_secs(10));
 }
 
