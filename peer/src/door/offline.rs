@@ -100,7 +100,7 @@ impl Answerer {
     pub(super) async fn through_token_service(
         &self,
         target: &Target,
-        request: Request<BodyStream>,
+        mut request: Request<BodyStream>,
         purpose: Purpose,
     ) -> Response<BodyStream> {
         let Some(longer) = self.offline(&target.upstream) else {
@@ -111,6 +111,8 @@ impl Answerer {
             credential: authorization(request.headers()).hash(),
             path: target.path.to_string(),
         };
+        // What is kept must be read.
+        request.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let answer = self.forward(target, request, purpose).await.unwrap_or_else(|refused| refused);
         if answer.status().is_server_error() {
             return self.kept_tokens.find(&wish, Instant::now()).map_or(answer, token_answer);

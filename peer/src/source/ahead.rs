@@ -211,7 +211,7 @@ async fn feed(
             return Err(EndpointFailure::Status(answer.status));
         }
     };
-    let mut body = Content::open(response, part.range, &part.layout)?;
+    let mut body = Content::open(response, part.range, &part.layout, endpoint)?;
     while let Some(bytes) = body.next(shared.config.stall_timeout).await? {
         let len = bytes.len();
         received.count(len as u64);

@@ -12,11 +12,12 @@ use tokio::time::Instant;
 
 use super::body;
 use super::credential::RegistryAnswer;
+use super::encoding::plain_prefix;
 use super::endpoint::{EndpointClient, Place};
 use super::failure::EndpointFailure;
-use super::header as wire;
 use super::metrics::{Metrics, RequestKind};
 use super::token::{Token, TokenCache, TokenKey};
+use super::trail::{MAX_TOKEN_ANSWER, Trail};
 
 /// What is asked of which endpoint.
 pub(super) struct BlobRequest<'a> {
@@ -99,33 +100,28 @@ impl BlobRequest<'_> {
         Some(header)
     }
 
-    /// GETs the blob, following redirects. Once one leads to a stranger, `Authorization` stays behind
-    /// for good.
+    /// GETs the blob, wherever the registry sends the read.
     async fn get(&self, authorization: Option<&HeaderValue>) -> Result<Answer, EndpointFailure> {
         let path = format!("/v2/{}/blobs/{}", self.repository.as_str(), self.digest);
         let path = path.parse().expect("names and digests are legal in a path");
-        let mut place = Place { uri: self.endpoint.uri(path), is_home: true };
-        let mut is_trusted = true;
-        for _ in 0..=MAX_REDIRECTS {
-            let request = self.request(authorization.filter(|_| is_trusted));
-            self.metrics.count_request(RequestKind::Blob);
-            let response = self.endpoint.send(place.clone(), request).await?;
-            if !is_redirect(response.status()) {
-                return judge(response, is_trusted).await;
-            }
-            place = self.endpoint.follow(&place.uri, response.headers())?;
-            is_trusted &= place.is_home;
-        }
-        Err(EndpointFailure::TooManyRedirects { limit: MAX_REDIRECTS })
+        let place = Place { uri: self.endpoint.uri(path), is_home: true };
+        let trail = Trail {
+            endpoint: self.endpoint,
+            tokens: self.tokens,
+            metrics: self.metrics,
+            repository: self.repository,
+            kind: RequestKind::Blob,
+        };
+        let arrived = trail.follow(place, || self.request(authorization), |_| false).await?;
+        judge(arrived.response, arrived.is_trusted).await
     }
 
     fn request(&self, authorization: Option<&HeaderValue>) -> Request<body::BodyStream> {
         let mut request = Request::new(body::empty());
         let headers = request.headers_mut();
         *headers = self.endpoint.own_headers();
-        headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(range) = &self.range {
-            headers.insert(header::RANGE, wire::range(range));
+            headers.insert(header::RANGE, super::header::range(range));
         }
         if let Some(authorization) = authorization {
             headers.insert(header::AUTHORIZATION, authorization.clone());
@@ -150,8 +146,8 @@ impl BlobRequest<'_> {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => return Ok(Trade::Refused),
             _ => return Err(EndpointFailure::of_answer(&response)),
         }
-        let body = body::read_prefix(response.into_body(), MAX_TOKEN_ANSWER).await;
-        Token::parse(&body, Instant::now()).map(Trade::Token).ok_or(EndpointFailure::NoToken)
+        let (_, answer) = plain_prefix(response, MAX_TOKEN_ANSWER).await;
+        Token::parse(&answer, Instant::now()).map(Trade::Token).ok_or(EndpointFailure::NoToken)
     }
 }
 
@@ -160,17 +156,9 @@ enum Trade {
     Refused,
 }
 
-/// Whether a status with a `Location` sends a read elsewhere.
-pub(super) fn is_redirect(status: StatusCode) -> bool {
-    matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
-}
-
 /// Sorts an answer. A stranger's 4xx (an expired signature, say) is no verdict on the credential.
 async fn judge(response: Response<Incoming>, is_registry: bool) -> Result<Answer, EndpointFailure> {
     match response.status() {
-        StatusCode::OK | StatusCode::PARTIAL_CONTENT if wire::is_encoded(response.headers()) => {
-            Err(EndpointFailure::Encoded)
-        }
         StatusCode::OK | StatusCode::PARTIAL_CONTENT => Ok(Answer::Content(response)),
         StatusCode::TOO_MANY_REQUESTS => Err(EndpointFailure::of_answer(&response)),
         // Its body is never read: some registries announce a length that they do not send.
@@ -181,8 +169,3 @@ async fn judge(response: Response<Incoming>, is_registry: bool) -> Result<Answer
         _ => Err(EndpointFailure::of_answer(&response)),
     }
 }
-
-/// Redirects followed for one request.
-pub(super) const MAX_REDIRECTS: u32 = 5;
-/// A token service's answer beyond this is cut, and then does not parse.
-const MAX_TOKEN_ANSWER: usize = 64 << 10;

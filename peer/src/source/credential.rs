@@ -12,7 +12,7 @@ use http::{HeaderMap, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 
-use super::body;
+use super::encoding::plain_prefix;
 use super::failure::EndpointFailure;
 use super::forward::ForwardError;
 use super::header as wire;
@@ -91,12 +91,13 @@ impl RegistryAnswer {
     /// Takes an answer in. Its status is what counts: words that do not come within a second are
     /// no reason to wait for them.
     pub(super) async fn read(response: Response<Incoming>) -> Self {
-        let (mut parts, body) = response.into_parts();
-        wire::strip_hop_by_hop(&mut parts.headers);
-        parts.headers.remove(header::CONTENT_LENGTH);
-        let body = body::read_prefix(body, Self::MAX_BODY);
-        let body = tokio::time::timeout(BODY_PATIENCE, body).await.unwrap_or_default();
-        Self { status: parts.status, headers: parts.headers, body }
+        let (status, mut headers) = (response.status(), response.headers().clone());
+        headers.remove(header::CONTENT_LENGTH);
+        headers.remove(header::CONTENT_ENCODING);
+        let read = tokio::time::timeout(BODY_PATIENCE, plain_prefix(response, Self::MAX_BODY)).await;
+        let (mut headers, body) = read.map_or((headers, Bytes::new()), |(head, body)| (head.headers, body));
+        wire::strip_hop_by_hop(&mut headers);
+        Self { status, headers, body }
     }
 }
 

@@ -1,6 +1,7 @@
 //! One endpoint of a registry: what is sent to it, what it costs, and whether it seems well.
 
 use std::cmp::Reverse;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -41,6 +42,8 @@ pub(super) struct EndpointClient {
     http: ArcSwap<HttpClient>,
     /// Who issues its tokens.
     pub(super) learned: Learned,
+    /// Whether it was seen to encode blobs, so that it has no parts to give.
+    encodes: AtomicBool,
     /// Until when others are tried first. The lock is held for a load or a store.
     rest: Mutex<Rest>,
 }
@@ -85,6 +88,7 @@ impl EndpointClient {
             authority: url.authority().parse().expect("the settings hold no other URL"),
             host_header: HeaderValue::try_from(public.as_str()).expect("a host name is a legal header"),
             learned: Learned::default(),
+            encodes: AtomicBool::new(false),
             rest: Mutex::default(),
         })
     }
@@ -135,7 +139,7 @@ impl EndpointClient {
     }
 
     /// Whether following `from` to `to` would leave TLS.
-    fn is_downgrade(from: &Uri, to: &Uri) -> bool {
+    pub(super) fn is_downgrade(from: &Uri, to: &Uri) -> bool {
         from.scheme() == Some(&Scheme::HTTPS) && to.scheme() != Some(&Scheme::HTTPS)
     }
 
@@ -164,8 +168,9 @@ impl EndpointClient {
     /// The headers of a request that this daemon makes in its own name.
     pub(super) fn own_headers(&self) -> HeaderMap {
         let agent = HeaderValue::from_static(concat!("flotilla/", env!("CARGO_PKG_VERSION")));
-        let (accept, via) = (HeaderValue::from_static("*/*"), self.pseudonym.header());
-        [(header::USER_AGENT, agent), (header::ACCEPT, accept), (header::VIA, via)].into_iter().collect()
+        let (accept, plain) = (HeaderValue::from_static("*/*"), HeaderValue::from_static("identity"));
+        let (agent, via) = ((header::USER_AGENT, agent), (header::VIA, self.pseudonym.header()));
+        [agent, (header::ACCEPT, accept), (header::ACCEPT_ENCODING, plain), via].into_iter().collect()
     }
 
     /// Sends to `place`; no limit of time beyond connecting.
@@ -205,6 +210,16 @@ impl EndpointClient {
     /// Leaves the connections of this pool, unless somebody did already.
     fn renew(&self, stale: &Arc<HttpClient>) {
         self.http.compare_and_swap(stale, Arc::new(connect::client(self.connector.clone())));
+    }
+
+    /// Its blobs come encoded.
+    pub(super) fn is_seen_to_encode(&self) {
+        self.encodes.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether parts of a blob can be asked of it.
+    pub(super) fn gives_parts(&self) -> bool {
+        !self.encodes.load(Ordering::Relaxed)
     }
 
     /// It seems down: others are tried first for a while.

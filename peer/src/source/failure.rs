@@ -71,9 +71,12 @@ pub enum EndpointFailure {
         /// Where it should have ended.
         expected: u64,
     },
-    /// The body is compressed although `identity` was asked for.
-    #[error("body has a Content-Encoding though none was accepted")]
+    /// The body is encoded although `identity` was asked for, in a way that is not undone here.
+    #[error("body has a Content-Encoding that is not understood, though none was accepted")]
     Encoded,
+    /// What came in place of a manifest is none.
+    #[error("was led to something that is no manifest")]
+    NoManifest,
     /// A partial answer to another range than the one asked for, or 416.
     #[error("answered another range than the one asked for")]
     WrongRange,
@@ -131,6 +134,7 @@ impl EndpointFailure {
             | Self::WrongSize { .. }
             | Self::TooLong { .. }
             | Self::Encoded
+            | Self::NoManifest
             | Self::WrongRange
             | Self::BadRedirect
             | Self::Downgrade
@@ -157,6 +161,7 @@ impl EndpointFailure {
             | Self::WrongSize { .. }
             | Self::TooLong { .. }
             | Self::Encoded
+            | Self::NoManifest
             | Self::WrongRange
             | Self::BadRedirect
             | Self::Downgrade
@@ -180,6 +185,7 @@ impl EndpointFailure {
             | Self::WrongBytes
             | Self::TooLong { .. }
             | Self::Encoded
+            | Self::NoManifest
             | Self::WrongRange
             | Self::BadRedirect
             | Self::Downgrade
@@ -211,6 +217,7 @@ impl EndpointFailure {
             Self::WrongBytes => FailureReason::Digest,
             Self::WrongSize { .. } | Self::TooLong { .. } => FailureReason::Size,
             Self::Encoded => FailureReason::Encoding,
+            Self::NoManifest => FailureReason::Redirect,
             Self::WrongRange => FailureReason::Range,
             Self::BadRedirect | Self::Downgrade | Self::TooManyRedirects { .. } => FailureReason::Redirect,
             Self::NoToken | Self::ClearTokenService => FailureReason::Token,

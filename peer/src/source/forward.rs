@@ -12,13 +12,15 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::blob_request::{MAX_REDIRECTS, is_redirect};
 use super::body::{self, BodyStream, Outgoing, Relayed};
+use super::encoding::{Codings, plain_prefix};
 use super::endpoint::{EndpointClient, Place};
 use super::failure::EndpointFailure;
 use super::header as wire;
+use super::manifest;
 use super::metrics::{FailureReason, Reader, RequestKind};
 use super::token_service;
+use super::trail::{Arrived, MAX_TOKEN_ANSWER, Trail};
 use super::upstream::UpstreamError;
 use crate::resource::{Resource, is_prompt};
 
@@ -46,6 +48,7 @@ pub(super) struct Forwarding<'a> {
     purpose: Purpose,
     method: Method,
     path: PathAndQuery,
+    resource: Resource,
     headers: HeaderMap,
     body: Outgoing,
 }
@@ -65,8 +68,15 @@ impl<'a> Forwarding<'a> {
         if purpose == Purpose::Probe && parts.method == Method::GET {
             headers.insert(header::RANGE, HeaderValue::from_static("bytes=0-0"));
         }
+        let resource = Resource::of(path.path());
         let (upstream, body) = (upstream.clone(), Outgoing::new(body));
-        Self { shared, upstream, purpose, method: parts.method, path, headers, body }
+        let mut forwarding =
+            Self { shared, upstream, purpose, method: parts.method, path, resource, headers, body };
+        if forwarding.is_read_here() || forwarding.purpose == Purpose::Probe {
+            let plain = HeaderValue::from_static("identity");
+            forwarding.headers.insert(header::ACCEPT_ENCODING, plain);
+        }
+        forwarding
     }
 
     /// Tries the endpoints in order: the next one where nothing was sent yet, and for a GET or HEAD
@@ -88,21 +98,20 @@ impl<'a> Forwarding<'a> {
             if is_retriable && self.body.is_unsent() && endpoints.peek().is_some() {
                 continue;
             }
-            return match outcome {
-                Ok(response) => Ok(self.relay(response)),
-                Err(cause) => {
-                    let endpoint = endpoint.name().to_owned();
-                    Err(ForwardError::Endpoint { upstream: self.upstream, endpoint, cause })
-                }
-            };
+            return outcome.map_err(|cause| {
+                let endpoint = endpoint.name().to_owned();
+                ForwardError::Endpoint { upstream: self.upstream, endpoint, cause }
+            });
         }
     }
 
     /// What stays at one endpoint: all of a repository, its tokens too.
     fn key(&self) -> String {
-        let named = match Resource::of(self.path.path()) {
+        let named = match &self.resource {
             Resource::Manifest(repository) | Resource::Blob(repository, _) => Some(repository.to_string()),
-            Resource::Other if self.purpose == Purpose::Token => self.path.query().and_then(scoped),
+            Resource::Other if self.purpose == Purpose::Token => {
+                self.path.query().and_then(token_service::scoped).map(|name| name.to_string())
+            }
             Resource::Other => None,
         };
         named.unwrap_or_default()
@@ -139,7 +148,7 @@ impl<'a> Forwarding<'a> {
         &self,
         endpoint: &EndpointClient,
         share: Duration,
-    ) -> Result<Response<Incoming>, EndpointFailure> {
+    ) -> Result<Response<BodyStream>, EndpointFailure> {
         let asking = async {
             match self.send(endpoint).await {
                 Err(EndpointFailure::Cut(_))
@@ -160,35 +169,35 @@ impl<'a> Forwarding<'a> {
         }
     }
 
-    /// Asks one endpoint. Redirects of a blob are followed, for what they lead to is not every client's
-    /// to reach; `Authorization` stays behind for good where one leads to a stranger. One to the blob
-    /// in another repository, as of Harbor's `library/`, is the client's to follow: that is where
-    /// its manifest has come from, and the grant.
-    async fn send(&self, endpoint: &EndpointClient) -> Result<Response<Incoming>, EndpointFailure> {
-        let mut place = self.place(endpoint).await?;
-        let mut headers = self.headers.clone();
-        let is_blob = self.is_blob_read();
-        for _ in 0..=MAX_REDIRECTS {
+    /// Asks one endpoint. A read is followed wherever the registry sends it, for what that leads to is not
+    /// every client's to reach. A redirect within the registry is the client's to follow where it leads to
+    /// another repository, as Harbor's to `library/`, or to another manifest: what is granted is what was asked.
+    async fn send(&self, endpoint: &EndpointClient) -> Result<Response<BodyStream>, EndpointFailure> {
+        let place = self.place(endpoint).await?;
+        let request = || {
             let lent = self.body.lend().expect("an endpoint is tried only while the body is unsent");
             let mut request = Request::new(lent);
             *request.method_mut() = self.method.clone();
-            *request.headers_mut() = headers.clone();
-            self.shared.metrics.count_request(self.kind());
-            let response = endpoint.send(place.clone(), request).await?;
-            if !is_blob || !is_redirect(response.status()) {
-                return self.verdict(response, &place);
+            *request.headers_mut() = self.headers.clone();
+            request
+        };
+        let repository = match &self.resource {
+            Resource::Blob(repository, _) | Resource::Manifest(repository) if self.is_safe() => repository,
+            Resource::Blob(..) | Resource::Manifest(_) | Resource::Other => {
+                self.shared.metrics.count_request(self.kind());
+                let response = endpoint.send(place.clone(), request()).await?;
+                return self.take_in(endpoint, Arrived { response, place, is_trusted: true }).await;
             }
-            let next = endpoint.follow(&place.uri, response.headers())?;
-            if self.leads_to_another_repository(&next) {
-                return self.verdict(response, &place);
-            }
-            place = next;
-            if !place.is_home {
-                headers.remove(header::AUTHORIZATION);
-                headers.remove(header::COOKIE);
-            }
-        }
-        Err(EndpointFailure::TooManyRedirects { limit: MAX_REDIRECTS })
+        };
+        let trail = Trail {
+            endpoint,
+            tokens: &self.shared.tokens,
+            metrics: &self.shared.metrics,
+            repository,
+            kind: self.kind(),
+        };
+        let arrived = trail.follow(place, request, |next| self.is_clients(next)).await?;
+        self.take_in(endpoint, arrived).await
     }
 
     async fn place(&self, endpoint: &EndpointClient) -> Result<Place, EndpointFailure> {
@@ -200,32 +209,85 @@ impl<'a> Forwarding<'a> {
         token_service::place(endpoint, query, has_password, &self.shared.metrics).await
     }
 
-    /// A stranger's 4xx (an expired signature, say) is no verdict on the credential.
-    fn verdict(
-        &self,
-        mut response: Response<Incoming>,
-        place: &Place,
-    ) -> Result<Response<Incoming>, EndpointFailure> {
-        let status = response.status();
-        let is_no_range = status == StatusCode::RANGE_NOT_SATISFIABLE;
-        if !place.is_home && status.is_client_error() && !is_no_range && self.purpose != Purpose::Token {
-            return Err(EndpointFailure::Status(status));
-        }
-        if self.purpose == Purpose::Token && status.is_success() && token_service::is_base(place) {
-            response.headers_mut().insert(NO_TOKEN_SERVICE, HeaderValue::from_static("1"));
-        }
-        Ok(response)
-    }
-
-    fn leads_to_another_repository(&self, next: &Place) -> bool {
-        match (Resource::of(self.path.path()), Resource::of(next.uri.path())) {
-            (Resource::Blob(here, _), Resource::Blob(there, _)) => next.is_home && here != there,
+    fn is_clients(&self, next: &Place) -> bool {
+        match (&self.resource, Resource::of(next.uri.path())) {
+            (Resource::Blob(here, _), Resource::Blob(there, _)) => next.is_home && *here != there,
+            (Resource::Manifest(_), _) => next.is_home,
             _ => false,
         }
     }
 
+    /// What a client is told of an answer. A stranger's 4xx (an expired signature, say) is no verdict on the
+    /// credential, but that a manifest is not there.
+    async fn take_in(
+        &self,
+        endpoint: &EndpointClient,
+        arrived: Arrived,
+    ) -> Result<Response<BodyStream>, EndpointFailure> {
+        let Arrived { mut response, place, is_trusted } = arrived;
+        let (status, headers) = (response.status(), response.headers_mut());
+        wire::strip_hop_by_hop(headers);
+        if self.purpose == Purpose::Token {
+            if status.is_success() && token_service::is_base(&place) {
+                headers.insert(NO_TOKEN_SERVICE, HeaderValue::from_static("1"));
+            }
+            return Ok(plain(response, MAX_TOKEN_ANSWER).await);
+        }
+        if !is_trusted {
+            let is_missing =
+                status == StatusCode::NOT_FOUND && matches!(self.resource, Resource::Manifest(_));
+            if status.is_client_error() && status != StatusCode::RANGE_NOT_SATISFIABLE && !is_missing {
+                return Err(EndpointFailure::Status(status));
+            }
+            headers.remove(header::SET_COOKIE);
+            headers.remove(header::WWW_AUTHENTICATE);
+        } else if status == StatusCode::UNAUTHORIZED
+            && let Resource::Manifest(repository) | Resource::Blob(repository, _) = &self.resource
+        {
+            endpoint.learned.note(repository, headers);
+        }
+        if self.is_manifest_read() && status == StatusCode::OK {
+            return self.manifest(response, is_trusted).await;
+        }
+        Ok(self.relay(response))
+    }
+
+    /// A manifest as it is, whatever the way has made of it: its digest decides.
+    async fn manifest(
+        &self,
+        response: Response<Incoming>,
+        is_trusted: bool,
+    ) -> Result<Response<BodyStream>, EndpointFailure> {
+        let (mut head, body) = response.into_parts();
+        let body = Relayed::new(body, READ_IDLE, None).boxed_unsync();
+        let raw = manifest::read(body).await?;
+        let reference = self.path.path().rsplit('/').next().unwrap_or_default();
+        let bytes = manifest::plain(&mut head.headers, raw, reference).await?;
+        if !is_trusted && !manifest::is_one(&bytes) {
+            return Err(EndpointFailure::NoManifest);
+        }
+        Ok(Response::from_parts(head, crate::body::full(bytes)))
+    }
+
     fn is_blob_read(&self) -> bool {
-        self.is_safe() && matches!(Resource::of(self.path.path()), Resource::Blob(..))
+        self.is_safe() && matches!(self.resource, Resource::Blob(..))
+    }
+
+    fn is_manifest_read(&self) -> bool {
+        self.purpose == Purpose::Pass
+            && self.method == Method::GET
+            && matches!(self.resource, Resource::Manifest(_))
+    }
+
+    /// Whether what passes is read on its way, by this seed or by the peer that asks.
+    fn is_read_here(&self) -> bool {
+        self.is_manifest_read() || self.purpose == Purpose::Token
+    }
+
+    /// Whether who asks takes nothing encoded.
+    fn is_plain_wanted(&self) -> bool {
+        let accepted = self.headers.get(header::ACCEPT_ENCODING);
+        accepted.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"identity"))
     }
 
     fn kind(&self) -> RequestKind {
@@ -256,7 +318,7 @@ impl<'a> Forwarding<'a> {
     fn note(
         &self,
         endpoint: &EndpointClient,
-        outcome: &Result<Response<Incoming>, EndpointFailure>,
+        outcome: &Result<Response<BodyStream>, EndpointFailure>,
     ) -> Outcome {
         let (outcome, reason, is_outage) = match outcome {
             Ok(response) if response.status().is_server_error() => {
@@ -281,20 +343,21 @@ impl<'a> Forwarding<'a> {
 
     fn relay(&self, response: Response<Incoming>) -> Response<BodyStream> {
         let (mut parts, body) = response.into_parts();
-        wire::strip_hop_by_hop(&mut parts.headers);
-        let body = match self.purpose {
-            Purpose::Probe if parts.status.is_success() => {
-                self.count_probe(&parts.headers);
-                body::empty()
-            }
-            Purpose::Probe | Purpose::Pass | Purpose::Token => {
-                let has_blob = self.method == Method::GET && self.is_blob_read();
-                let counter = (has_blob && parts.status.is_success())
-                    .then(|| self.shared.metrics.blob_bytes(Reader::Client));
-                let idle = if self.is_bounded() { READ_IDLE } else { PASS_IDLE };
-                Relayed::new(body, idle, counter).boxed_unsync()
-            }
+        if self.purpose == Purpose::Probe && parts.status.is_success() {
+            self.count_probe(&parts.headers);
+            return Response::from_parts(parts, body::empty());
+        }
+        let has_blob = self.method == Method::GET && self.is_blob_read() && parts.status.is_success();
+        let counter = has_blob.then(|| self.shared.metrics.blob_bytes(Reader::Client));
+        let idle = if self.is_bounded() { READ_IDLE } else { PASS_IDLE };
+        let body = Relayed::new(body, idle, counter).boxed_unsync();
+        let codings = Codings::of(&parts.headers).filter(|_| self.is_plain_wanted() && !has_blob);
+        let Some(codings) = codings.filter(|codings| !codings.is_identity()) else {
+            return Response::from_parts(parts, body);
         };
+        parts.headers.remove(header::CONTENT_ENCODING);
+        parts.headers.remove(header::CONTENT_LENGTH);
+        let body = if self.method == Method::HEAD { body } else { codings.decode(body) };
         Response::from_parts(parts, body)
     }
 
@@ -309,11 +372,11 @@ impl<'a> Forwarding<'a> {
     }
 }
 
-/// The first repository that a token's scope names.
-fn scoped(query: &str) -> Option<String> {
-    let (_, scope) = form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "scope")?;
-    let (name, _actions) = scope.strip_prefix("repository:")?.rsplit_once(':')?;
-    Some(name.to_owned())
+/// A short answer as it was before it was encoded.
+async fn plain(response: Response<Incoming>, limit: usize) -> Response<BodyStream> {
+    let (mut head, answer) = plain_prefix(response, limit).await;
+    head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(answer.len()));
+    Response::from_parts(head, crate::body::full(answer))
 }
 
 /// How an attempt went, as far as the next one cares.

@@ -84,7 +84,7 @@ impl<'a> Reading<'a> {
                     if response.status() == StatusCode::PARTIAL_CONTENT && asked.end < needed.end {
                         self.read_ahead(other, &candidate, asked.end);
                     }
-                    let body = Content::open(response, asked, &self.layout).map(Feed::Asked);
+                    let body = Content::open(response, asked, &self.layout, &endpoint).map(Feed::Asked);
                     let Some(failure) = self.consume(body, &endpoint).await? else { continue };
                     self.failed(&candidate, &endpoint, failure)?;
                 }
@@ -144,7 +144,7 @@ impl<'a> Reading<'a> {
             repository: &candidate.repository,
             digest: self.digest,
             authorization: &candidate.authorization,
-            range: (!is_whole_blob).then(|| needed.clone()),
+            range: (!is_whole_blob && endpoint.gives_parts()).then(|| needed.clone()),
         };
         let (began_at, limit) = (Instant::now(), self.shared.config.header_timeout);
         let mut answer = pin!(request.send());
@@ -221,31 +221,32 @@ impl<'a> Reading<'a> {
                 }
                 frame = body.next(patience) => {
                     let Some(bytes) = frame? else { return Ok(()) };
-                    self.take(&body, bytes, endpoint).await?;
+                    let (end, is_ahead) = (body.position().0, matches!(body, Feed::Ahead(_)));
+                    self.take(end, bytes, is_ahead, endpoint).await?;
                     self.roster.resumed();
                 }
             }
         }
     }
 
+    /// Takes in bytes that end at `end` in the blob.
     async fn take(
         &mut self,
-        body: &Feed,
+        end: u64,
         bytes: Bytes,
+        is_ahead: bool,
         endpoint: &Arc<EndpointClient>,
     ) -> Result<(), ReadError> {
-        let (len, (end, _)) = (bytes.len(), body.position());
+        let len = bytes.len();
         self.provenance.note(end - len as u64..end, endpoint);
-        match body {
-            Feed::Asked(_) => {
-                self.received.count(len as u64);
-                self.cut(end, bytes).await?;
-                endpoint.caps.pass(len).await;
-                Ok(())
-            }
-            // Its bytes were counted and paid for when they came.
-            Feed::Ahead(_) => self.cut(end, bytes).await,
+        // What was read ahead was counted and paid for when it came.
+        if is_ahead {
+            return self.cut(end, bytes).await;
         }
+        self.received.count(len as u64);
+        self.cut(end, bytes).await?;
+        endpoint.caps.pass(len).await;
+        Ok(())
     }
 
     /// Whether the next piece is not to be read for the present.

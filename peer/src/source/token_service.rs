@@ -1,15 +1,20 @@
 //! Where an endpoint's tokens come from: what its `/v2/` says to somebody without a credential.
 //!
 //! Learned from the registry itself and kept a while; never from a client, which would make a
-//! seed dial, and show a password to, whatever a client likes. Only `/v2/` without a credential
-//! tells it: after a bad one, Harbor answers with a challenge that names no service.
+//! seed dial, and show a password to, whatever a client likes. A challenge belongs to what it was the
+//! answer for: a repository may have a service of its own, behind a `/v2/` that is open to all. Where none
+//! came by, `/v2/` is asked without a credential, and then the repository: after a bad one, Harbor answers
+//! with a challenge that names no service.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use flotilla_daemon::registry_auth::BearerChallenge;
+use flotilla_proto::RepositoryName;
+use http::header::{self, HeaderMap};
 use http::uri::PathAndQuery;
-use http::{Request, StatusCode, header};
+use http::{Request, StatusCode};
 use tokio::time::Instant;
 
 use super::body;
@@ -26,20 +31,42 @@ pub(super) enum TokenService {
     None,
 }
 
-/// What an endpoint says to somebody without a credential who asks for `/v2/`, and when it was asked.
-/// The lock is held for a load or a store.
+/// What an endpoint said of its token services, and when.
 #[derive(Default)]
-pub(super) struct Learned(Mutex<Option<(Instant, RegistryAnswer)>>);
+pub(super) struct Learned {
+    /// To somebody without a credential who asked for `/v2/`. Held for a load or a store.
+    base: Mutex<Option<(Instant, RegistryAnswer)>>,
+    /// To who asked for something of a repository. Bounded by [`MAX_LEARNED`]: at the limit the oldest goes.
+    /// Held for one operation.
+    by_repository: Mutex<HashMap<RepositoryName, (Instant, BearerChallenge)>>,
+}
 
 impl Learned {
     fn get(&self, not_older: Duration) -> Option<RegistryAnswer> {
-        let learned = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let learned = self.base.lock().unwrap_or_else(PoisonError::into_inner);
         learned.as_ref().filter(|(at, _)| at.elapsed() < not_older).map(|(_, answer)| answer.clone())
     }
 
     fn set(&self, answer: &RegistryAnswer) {
         let learned = Some((Instant::now(), answer.clone()));
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = learned;
+        *self.base.lock().unwrap_or_else(PoisonError::into_inner) = learned;
+    }
+
+    /// A repository's answer asks for a token, or does not.
+    pub(super) fn note(&self, repository: &RepositoryName, headers: &HeaderMap) {
+        let Some(challenge) = BearerChallenge::find(headers) else { return };
+        let mut learned = self.by_repository.lock().unwrap_or_else(PoisonError::into_inner);
+        if learned.len() >= MAX_LEARNED && !learned.contains_key(repository) {
+            let oldest = learned.iter().min_by_key(|(_, (at, _))| *at).map(|(name, _)| name.clone());
+            learned.remove(&oldest.expect("not empty"));
+        }
+        learned.insert(repository.clone(), (Instant::now(), challenge));
+    }
+
+    fn of(&self, repository: &RepositoryName, not_older: Duration) -> Option<BearerChallenge> {
+        let learned = self.by_repository.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, challenge) = learned.get(repository)?;
+        (at.elapsed() < not_older).then(|| challenge.clone())
     }
 }
 
@@ -50,7 +77,7 @@ pub(super) async fn place(
     has_password: bool,
     metrics: &Metrics,
 ) -> Result<Place, EndpointFailure> {
-    let TokenService::At(challenge) = service_of(endpoint, metrics).await? else {
+    let TokenService::At(challenge) = service_of(endpoint, scoped(query), metrics).await? else {
         return Ok(Place { uri: endpoint.uri(base()), is_home: true });
     };
     let realm = challenge.uri(query).ok_or(EndpointFailure::NoToken)?;
@@ -66,11 +93,56 @@ pub(super) fn is_base(place: &Place) -> bool {
     place.uri.path() == BASE
 }
 
-async fn service_of(endpoint: &EndpointClient, metrics: &Metrics) -> Result<TokenService, EndpointFailure> {
+/// The repository that a token's scope names, the first of several.
+pub(super) fn scoped(query: &str) -> Option<RepositoryName> {
+    let scopes = form_urlencoded::parse(query.as_bytes()).filter(|(name, _)| name == "scope");
+    let mut repositories = scopes.flat_map(|(_, scopes)| {
+        let each = scopes.split(' ').map(|scope| {
+            let (name, _actions) = scope.strip_prefix("repository:")?.rsplit_once(':')?;
+            name.parse().ok()
+        });
+        each.collect::<Vec<Option<RepositoryName>>>()
+    });
+    repositories.find_map(|repository| repository)
+}
+
+async fn service_of(
+    endpoint: &EndpointClient,
+    repository: Option<RepositoryName>,
+    metrics: &Metrics,
+) -> Result<TokenService, EndpointFailure> {
+    let kept_for = if endpoint.is_down() { KEPT_IN_AN_OUTAGE } else { KEPT };
+    if let Some(challenge) = repository.as_ref().and_then(|name| endpoint.learned.of(name, kept_for)) {
+        return Ok(TokenService::At(challenge));
+    }
     let answer = base_of(endpoint, metrics).await?;
-    let challenge =
-        BearerChallenge::find(&answer.headers).filter(|_| answer.status == StatusCode::UNAUTHORIZED);
-    Ok(challenge.map_or(TokenService::None, TokenService::At))
+    let challenge = BearerChallenge::find(&answer.headers);
+    if let Some(challenge) = challenge.filter(|_| answer.status == StatusCode::UNAUTHORIZED) {
+        return Ok(TokenService::At(challenge));
+    }
+    let (Some(repository), true) = (repository, answer.status.is_success()) else {
+        return Ok(TokenService::None);
+    };
+    ask_repository(endpoint, &repository, metrics).await?;
+    let learned = endpoint.learned.of(&repository, KEPT);
+    Ok(learned.map_or(TokenService::None, TokenService::At))
+}
+
+/// A registry whose `/v2/` is open to all may ask for a token where something is to be had.
+async fn ask_repository(
+    endpoint: &EndpointClient,
+    repository: &RepositoryName,
+    metrics: &Metrics,
+) -> Result<(), EndpointFailure> {
+    let path = format!("/v2/{repository}/tags/list?n=1").parse().expect("a name is legal in a path");
+    let mut request = Request::new(body::empty());
+    *request.headers_mut() = endpoint.own_headers();
+    metrics.count_request(RequestKind::Base);
+    let answer = endpoint.send(Place { uri: endpoint.uri(path), is_home: true }, request).await?;
+    if answer.status() == StatusCode::UNAUTHORIZED {
+        endpoint.learned.note(repository, answer.headers());
+    }
+    Ok(())
 }
 
 /// What `/v2/` says without a credential. Every pull begins with that question, and the answer
@@ -122,3 +194,6 @@ const KEPT: Duration = Duration::from_secs(300);
 
 /// As long as grants may be prolonged.
 const KEPT_IN_AN_OUTAGE: Duration = Duration::from_secs(24 * 3600);
+
+/// Repositories whose challenge is kept, of each endpoint.
+const MAX_LEARNED: usize = 1024;

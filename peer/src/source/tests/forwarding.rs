@@ -35,7 +35,7 @@ async fn a_request_and_its_answer_pass_unchanged_but_for_the_connection() {
     })
     .await;
     let bench = Bench::new(&[registry.url()]);
-    let mut request = get("/v2/app/web/manifests/v7?x=%20");
+    let mut request = get("/v2/app/web/referrers/v7?x=%20");
     request.headers_mut().insert(header::ACCEPT_ENCODING, "gzip".parse().unwrap());
     request.headers_mut().insert(header::TE, "trailers".parse().unwrap());
     let answer = bench.source.forward(&host(), request, Purpose::Pass).await.unwrap();
@@ -45,7 +45,7 @@ async fn a_request_and_its_answer_pass_unchanged_but_for_the_connection() {
     assert!(!answer.headers().contains_key(header::CONNECTION));
     assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), "policy");
     let seen = &registry.seen()[0];
-    assert_eq!(seen.path, "/v2/app/web/manifests/v7?x=%20");
+    assert_eq!(seen.path, "/v2/app/web/referrers/v7?x=%20");
     assert_eq!((seen.authorization(), seen.header(header::HOST)), ("Bearer t", HOST));
     assert_eq!(seen.header(header::ACCEPT_ENCODING), "gzip");
     assert!(!seen.headers.contains_key(header::TE));

@@ -3,11 +3,13 @@
 mod ahead;
 mod authorising;
 mod debian;
+mod elsewhere;
 mod endpoints;
 mod fake;
 mod forwarding;
 mod places;
 mod reading;
+mod representation;
 mod tls;
 mod warm;
 
