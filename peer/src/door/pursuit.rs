@@ -22,6 +22,8 @@ pub(super) struct Pursuit {
     credential: ReadCredential,
     reading: Reading,
     pause: Duration,
+    /// How often what came was wrong.
+    wrong: u32,
 }
 
 /// Why a client cannot go on.
@@ -43,7 +45,7 @@ impl Pursuit {
         credential: ReadCredential,
         reading: Reading,
     ) -> Self {
-        Self { swarm, egress, credential, reading, pause: FIRST_PAUSE }
+        Self { swarm, egress, credential, reading, pause: FIRST_PAUSE, wrong: 0 }
     }
 
     pub(super) fn layout(&self) -> Layout {
@@ -75,9 +77,12 @@ impl Pursuit {
 
     /// Wants the blob again, if it may be had.
     async fn after(&mut self, failure: &Failure, piece: u32, has_sent: bool) -> Result<(), Lost> {
+        self.wrong += u32::from(failure.is_poisoned());
         match failure.cause {
             FailureCause::OtherSize(size) => return Err(Lost::OtherSize(size)),
-            FailureCause::WrongBytes if has_sent => return Err(Lost::Failure(failure.clone())),
+            FailureCause::WrongBytes if has_sent || self.wrong > MOST_WRONG => {
+                return Err(Lost::Failure(failure.clone()));
+            }
             FailureCause::Region => return Err(Lost::Failure(failure.clone())),
             FailureCause::Contested => return self.want_later(piece).await,
             FailureCause::Source | FailureCause::WrongBytes => {}
@@ -130,6 +135,8 @@ impl Lost {
     }
 }
 
+/// Wrong bytes that a client waits through: its own place may be the right one.
+const MOST_WRONG: u32 = 2;
 /// Before a blob is wanted again; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
