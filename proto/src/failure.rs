@@ -1,4 +1,4 @@
-//! Why a blob cannot be had: said once, by whoever knows, and passed on until a client reads it.
+//! Why a blob cannot be had: said once, by the part that knows, and passed on until a client reads it.
 
 /// Why a blob cannot be had, as its clients will read it.
 #[derive(Debug, Clone, PartialEq, Eq)]

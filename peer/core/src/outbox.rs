@@ -123,7 +123,7 @@ impl Announced {
     }
 }
 
-/// The order in which the scheduler takes a batch. That pieces are void comes first: whoever
+/// The order in which the scheduler takes a batch. That pieces are void comes first: who
 /// says so withdraws them in the same breath, and is heard only while it is known to hold or read
 /// them. What was purged comes before what is held.
 fn rank(report: &Report) -> u8 {

@@ -246,6 +246,46 @@ fn a_download_goes_out_in_order_and_its_last_piece_only_when_verified() {
 }
 
 #[test]
+fn what_was_cut_for_another_size_is_purged_and_wanted_with_the_right_one() {
+    let mut peer = Peer::attached();
+    peer.input(wanted());
+    peer.input(assigned(0, "parent"));
+    peer.input(fetched(0));
+    let failure = Failure::new(502, "X", "x".into(), FailureCause::OtherSize(SIZE + 1));
+    let outputs = peer.input(Input::TaskFailed { digest: digest(), failure, root: None });
+    assert!(outputs.contains(&Output::Purge { digest: digest(), root: None }));
+    assert!(told(&outputs).contains(&Report::Withdraw { digest: digest() }) && failed(&outputs));
+    let right = Layout::of(SIZE + 1).unwrap();
+    let outputs = peer.input(Input::Wanted { digest: digest(), layout: right });
+    assert_eq!(told(&outputs), [Report::Want { digest: digest(), size: SIZE + 1 }]);
+}
+
+#[test]
+fn a_read_that_is_ordered_with_another_size_makes_way_for_what_was_not_found_right_alone() {
+    let other = Layout::of(SIZE + 1).unwrap();
+    let pieces = PieceSet::full(other.piece_count());
+    let order = || Input::ReadOrdered { digest: digest(), layout: other, pieces: pieces.clone() };
+    let mut peer = Peer::attached();
+    peer.input(wanted());
+    let outputs = peer.input(order());
+    assert!(
+        outputs.iter().any(|output| matches!(output, Output::ReadSource { layout, .. } if *layout == other))
+    );
+
+    let mut peer = Peer::attached();
+    let (layout, pieces) =
+        (Layout::of(SIZE).unwrap(), PieceSet::full(Layout::of(SIZE).unwrap().piece_count()));
+    peer.input(Input::Found { digest: digest(), layout, pieces, complete: true });
+    let outputs = peer.input(order());
+    assert!(!outputs.iter().any(|output| matches!(output, Output::ReadSource { .. } | Output::Purge { .. })));
+    let said = told(&outputs).into_iter().find_map(|report| match report {
+        Report::SourceFailed { failure, .. } => failure.other_size(),
+        _ => None,
+    });
+    assert_eq!(said, Some(SIZE), "what was found right knows its size");
+}
+
+#[test]
 fn a_blob_whose_hash_is_wrong_is_purged_and_its_clients_are_told() {
     let mut peer = Peer::attached();
     peer.input(wanted());

@@ -80,7 +80,7 @@ impl BlobRequest<'_> {
                 Ok(answer) | Err(Ended::Answer(answer)) => return answer,
                 Err(Ended::OtherSize(right)) => size = right,
             }
-            self.grant(size);
+            self.door.grants.correct_size(&self.holder, self.digest, size);
         }
         let message = format!("nobody agrees on how long {} is", self.digest);
         refusal(StatusCode::BAD_GATEWAY, "SIZE_INVALID", &message)
@@ -173,15 +173,10 @@ impl BlobRequest<'_> {
             let message = format!("{} does not say how long {} is", self.credential.upstream, self.digest);
             refusal(StatusCode::BAD_GATEWAY, "SIZE_INVALID", &message)
         })?;
-        self.grant(size);
-        self.confirmed();
-        Ok(size)
-    }
-
-    /// The registry was seen to hold the blob, this long, for this credential.
-    fn grant(&self, size: u64) {
         let life = life(&self.credential.authorization, SystemTime::now());
         self.door.grants.record(self.holder.clone(), [(self.digest, size)], life, Instant::now());
+        self.confirmed();
+        Ok(size)
     }
 
     /// Makes sure that the registry holds the blob in this repository: a manifest may list

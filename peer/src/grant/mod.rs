@@ -69,6 +69,14 @@ impl Grants {
         });
     }
 
+    /// The blob turned out to have this size: what is granted of it lives as long as before.
+    pub(crate) fn correct_size(&self, holder: &Holder, digest: Digest, size: u64) {
+        let mut grants = self.lock();
+        if let Some(granted) = grants.get_mut(holder).and_then(|grant| grant.blobs.get_mut(&digest)) {
+            granted.size = size;
+        }
+    }
+
     /// The registry has served this manifest to whoever asked for `reference`.
     pub(crate) fn record_manifest(
         &self,
@@ -221,6 +229,18 @@ mod tests {
         assert_eq!(grants.find(&holder("priv/app", "Basic x"), other, now, Duration::ZERO), None);
         let later = now + Duration::from_secs(30);
         assert_eq!(grants.find(&holder("priv/app", "Basic x"), digest, later, Duration::ZERO), None);
+    }
+
+    #[test]
+    fn a_size_that_is_corrected_gives_its_grant_no_longer_life_and_makes_none() {
+        let (grants, now) = (Grants::default(), Instant::now());
+        let (holder, digest) = (holder("app", "x"), Digest::of(b"a"));
+        grants.correct_size(&holder, digest, 7);
+        assert_eq!(grants.find(&holder, digest, now, Duration::ZERO), None);
+        grants.record(holder.clone(), [(digest, 1)], Duration::from_secs(30), now);
+        grants.correct_size(&holder, digest, 7);
+        assert_eq!(grants.find(&holder, digest, now, Duration::ZERO), Some(7));
+        assert_eq!(grants.find(&holder, digest, now + Duration::from_secs(30), Duration::ZERO), None);
     }
 
     #[test]

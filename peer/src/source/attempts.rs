@@ -30,6 +30,8 @@ pub(super) struct Attempts {
     not_before: Option<Instant>,
     /// How often it was left for another place because it gave no header.
     passed_over: u32,
+    /// Whether the last answer was given less time than it would have had alone.
+    hurried: bool,
     /// Endpoints whose answer will not get better by asking again, by name.
     struck: HashSet<String>,
 }
@@ -45,6 +47,7 @@ impl Attempts {
             waiting_since: None,
             not_before: None,
             passed_over: 0,
+            hurried: false,
             struck: HashSet::new(),
         }
     }
@@ -67,23 +70,17 @@ impl Attempts {
         endpoints
     }
 
-    /// How long the next answer may take: an even share of the time left for each endpoint not tried yet, and
-    /// where another place waits its turn no more than a patience that grows each time.
-    pub(super) fn share(
-        &self,
-        candidate: &Candidate,
-        limit: Duration,
-        budget: Duration,
-        rivalled: bool,
-    ) -> Duration {
+    /// How long the answer may take in all: an even share of the time that was left when it was asked for, for
+    /// each endpoint not tried yet, and where another place waits its turn no more than a patience that grows
+    /// each time.
+    pub(super) fn share(&mut self, candidate: &Candidate, waiting: Waiting) -> Duration {
+        let Waiting { limit, asked_for, budget, is_rivalled } = waiting;
         let endpoints = u32::try_from(self.usable(candidate).len()).unwrap_or(u32::MAX);
         let untried = endpoints.saturating_sub(self.failures).max(1);
-        let share = limit.min(self.time_left(budget) / untried);
-        if rivalled {
-            share.min(RIVALLED_PATIENCE * 2_u32.saturating_pow(self.passed_over.min(5)))
-        } else {
-            share
-        }
+        let share = limit.min((self.time_left(budget) + asked_for) / untried);
+        let patience = RIVALLED_PATIENCE * 2_u32.saturating_pow(self.passed_over.min(5));
+        self.hurried = is_rivalled && patience < share;
+        if self.hurried { patience } else { share }
     }
 
     /// How long there may be no byte, of so long in all.
@@ -128,7 +125,9 @@ impl Attempts {
         failure: &EndpointFailure,
         budget: Duration,
     ) -> Result<Duration, Enough> {
-        if failure.is_outage() {
+        // Silence says little of who was not waited for.
+        let is_passed_over = matches!(failure, EndpointFailure::NoHeader { .. }) && self.hurried;
+        if failure.is_outage() && !is_passed_over {
             endpoint.seems_down();
         }
         if !failure.is_passing() {
@@ -161,6 +160,19 @@ impl Attempts {
     pub(super) fn not_waited_for(&mut self) {
         self.waiting_since = None;
     }
+}
+
+/// The wait for an answer.
+#[derive(Clone, Copy)]
+pub(super) struct Waiting {
+    /// For any one answer.
+    pub(super) limit: Duration,
+    /// How long ago it was asked for.
+    pub(super) asked_for: Duration,
+    /// How long the place may give no byte.
+    pub(super) budget: Duration,
+    /// Whether another place may give the blob.
+    pub(super) is_rivalled: bool,
 }
 
 /// A place was tried often or long enough.

@@ -133,7 +133,7 @@ impl Credentials {
     }
 
     /// Adds a credential, unless it is there or the list is full. One whose place failed waits for the next
-    /// verdict: its client asks anew.
+    /// verdict: its client asks again.
     pub fn offer(&self, credential: ReadCredential) -> Offer {
         let key = credential.key();
         let mut offer = Offer::Full;

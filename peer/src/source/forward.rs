@@ -246,7 +246,7 @@ impl<'a> Forwarding<'a> {
         {
             endpoint.learned.note(repository, headers);
         }
-        if self.is_manifest_read() && status == StatusCode::OK {
+        if self.is_manifest_read() && self.method == Method::GET && status == StatusCode::OK {
             return self.manifest(response, is_trusted).await;
         }
         Ok(self.relay(response))
@@ -274,12 +274,11 @@ impl<'a> Forwarding<'a> {
     }
 
     fn is_manifest_read(&self) -> bool {
-        self.purpose == Purpose::Pass
-            && self.method == Method::GET
-            && matches!(self.resource, Resource::Manifest(_))
+        self.purpose == Purpose::Pass && self.is_safe() && matches!(self.resource, Resource::Manifest(_))
     }
 
-    /// Whether what passes is read on its way, by this seed or by the peer that asks.
+    /// Whether what passes is read on its way, by this seed or by the peer that asks; the head of a manifest says
+    /// the same as the manifest would.
     fn is_read_here(&self) -> bool {
         self.is_manifest_read() || self.purpose == Purpose::Token
     }

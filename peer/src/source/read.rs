@@ -149,7 +149,7 @@ impl<'a> Reading<'a> {
         let (began_at, limit) = (Instant::now(), self.shared.config.header_timeout);
         let mut answer = pin!(request.send());
         loop {
-            let after = self.roster.share(limit);
+            let after = self.roster.share(limit, began_at.elapsed());
             tokio::select! {
                 answer = &mut answer => return answer,
                 () = sleep_until(began_at + after) => return Err(EndpointFailure::NoHeader { after }),
@@ -334,7 +334,7 @@ impl<'a> Reading<'a> {
     fn digest_mismatch(&mut self) -> ReadError {
         self.shared.metrics.count_error(FailureReason::Digest);
         if self.readers.is_one() {
-            self.roster.sent_wrong_bytes(self.digest);
+            self.roster.sent_wrong_bytes(&self.provenance.names());
         }
         self.provenance.blame(self.digest, &self.layout);
         ReadError::DigestMismatch { endpoints: self.provenance.names() }

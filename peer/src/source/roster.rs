@@ -8,11 +8,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use flotilla_proto::{Authorization, CredentialHash, Digest, RegistryHost, RepositoryName};
+use flotilla_proto::{Authorization, CredentialHash, RegistryHost, RepositoryName};
 use tokio::time::{Instant, sleep_until};
 
 use super::Shared;
-use super::attempts::{Attempts, Enough, NO_BYTE_LIMIT};
+use super::attempts::{Attempts, Enough, NO_BYTE_LIMIT, Waiting};
 use super::credential::{Credentials, PlaceFailure, ReadCredential, RegistryAnswer, Verdict};
 use super::endpoint::EndpointClient;
 use super::failure::EndpointFailure;
@@ -226,12 +226,12 @@ impl<'a> Roster<'a> {
         place.attempts.endpoint(&place.candidate)
     }
 
-    /// How long the current place's next header may take.
-    pub(super) fn share(&mut self, limit: Duration) -> Duration {
+    /// How long the current place's header may take in all, which was asked for `asked_for` ago.
+    pub(super) fn share(&mut self, limit: Duration, asked_for: Duration) -> Duration {
         self.take_in_offers();
         let (budget, is_rivalled) = (self.budget(), self.is_rivalled());
         let place = self.reading();
-        place.attempts.share(&place.candidate, limit, budget, is_rivalled)
+        place.attempts.share(&place.candidate, Waiting { limit, asked_for, budget, is_rivalled })
     }
 
     /// Whether another repository, or registry, may give the blob and is not known to fail more often.
@@ -310,8 +310,8 @@ impl<'a> Roster<'a> {
         }
     }
 
-    /// Other clients' credentials for the same repository wait as long: their failures are their own, but
-    /// many of them shall not hurry a registry that is in trouble.
+    /// The current place is left alone for so long, and so are other clients' credentials for the same
+    /// repository: their failures are their own, but many of them shall not hurry a registry in trouble.
     fn spare(&mut self, pause: Duration) {
         let Candidate { upstream, repository, .. } = &*Arc::clone(&self.reading().candidate);
         let siblings = self.places.iter_mut().filter(|place| place.candidate.is_in(upstream, repository));
@@ -338,10 +338,8 @@ impl<'a> Roster<'a> {
         }
     }
 
-    /// All that was read came from the current place, and is not the blob.
-    pub(super) fn sent_wrong_bytes(&mut self, digest: Digest) {
-        let endpoint = self.endpoint();
-        tracing::debug!(blob = %digest.short(), endpoint = endpoint.name(), "a place is blamed for wrong bytes");
-        self.spend(endpoint.name(), EndpointFailure::WrongBytes);
+    /// All that was read came from the current place, through these endpoints, and is not the blob.
+    pub(super) fn sent_wrong_bytes(&mut self, endpoints: &[String]) {
+        self.spend(&endpoints.join(" or "), EndpointFailure::WrongBytes);
     }
 }

@@ -123,7 +123,7 @@ impl Live {
         changes.wait_for(|state| state.gone).await.expect("the sender lives in self");
     }
 
-    /// Whoever waits for it to go may begin again.
+    /// Who waits for it to go may begin again.
     pub(super) fn go(&self) {
         self.state.send_modify(|state| state.gone = true);
     }

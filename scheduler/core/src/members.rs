@@ -18,8 +18,12 @@ impl Scheduler {
     pub(crate) fn open_task(&mut self, digest: Digest, size: u64) -> Result<TaskSlot, Failure> {
         if let Some(slot) = self.tasks.slot(digest) {
             let task = &self.tasks[slot];
-            let (known, is_seen) = (task.layout.size(), task.is_held());
-            return if known == size { Ok(slot) } else { Err(size_differs(digest, size, known, is_seen)) };
+            let known = task.layout.size();
+            return if known == size {
+                Ok(slot)
+            } else {
+                Err(size_differs(digest, size, known, task.is_held()))
+            };
         }
         let layout = Layout::of(size).ok_or_else(|| too_large(digest, size))?;
         if self.tasks.len() >= self.limits.tasks_max {

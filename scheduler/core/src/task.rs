@@ -104,7 +104,7 @@ impl Task {
         self.wanting_count > 0
     }
 
-    /// Whether anybody holds a piece of it: its size is then what a seed has seen.
+    /// Whether anybody holds a piece of it: its size is then what a seed has seen. Costs a pass over the pieces.
     pub(crate) fn is_held(&self) -> bool {
         self.holder_counts.iter().any(|count| *count > 0)
     }

@@ -68,6 +68,16 @@ async fn a_manifest_that_a_front_end_encodes_comes_as_it_is_stored_by_tag_and_by
 }
 
 #[tokio::test]
+async fn the_head_of_a_manifest_does_not_speak_of_an_encoding_that_its_body_will_not_have() {
+    let registry = FakeRegistry::start(|_| encoded(MANIFEST.as_bytes())).await;
+    let request = Request::head("/v2/app/manifests/v1").header(header::ACCEPT_ENCODING, "gzip");
+    let request = request.body(body::empty()).unwrap();
+    let answer = Bench::new(&[registry.url()]).source.forward(&host(), request, Purpose::Pass).await.unwrap();
+    assert!(!answer.headers().contains_key(header::CONTENT_ENCODING));
+    assert_eq!(registry.seen()[0].header(header::ACCEPT_ENCODING), "identity");
+}
+
+#[tokio::test]
 async fn a_token_service_that_encodes_is_understood_by_whom_it_passes_and_by_the_seed_itself() {
     let content = blob(300_000);
     let registry = FakeRegistry::start({

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use flotilla_proto::{Layout, PieceSet};
+use flotilla_proto::{Failure, FailureCause, Layout, PieceSet};
 use flotilla_scheduler_core::{FailureReason, Input, Limits, Output, PeerFacts, PeerKey, Scheduler, Zone};
 
 use super::{SIZE, digest, next_told, piece_hash};
@@ -18,6 +18,43 @@ fn without_a_seed_a_download_fails_in_time_and_says_so() {
     scheduler.handle_timeout(scheduler.poll_timeout().unwrap());
     let Some(Output::FailTask { failure, .. }) = next_told(&mut scheduler) else { panic!("no failure") };
     assert_eq!((failure.status, failure.is_poisoned()), (503, false));
+}
+
+#[test]
+fn of_two_claims_the_first_is_tried_and_what_a_seed_has_seen_is_told_to_all() {
+    let mut scheduler = Scheduler::new(Limits::default(), 1);
+    let (now, digest) = (Instant::now(), digest(0));
+    let (seed, first, second) = (PeerKey(0), PeerKey(1), PeerKey(2));
+    for (peer, name) in [(seed, "s"), (first, "a"), (second, "b")] {
+        let facts = PeerFacts { id: name.parse().unwrap(), seed: peer == seed, zone: Zone(0) };
+        scheduler.handle(now, Input::PeerJoined { peer, facts });
+    }
+    let want = |peer, size| Input::Wanted { peer, digest, size, reader: true };
+    let failures = |scheduler: &mut Scheduler| {
+        let told = std::iter::from_fn(|| next_told(scheduler));
+        let failed = told.filter_map(|output| match output {
+            Output::FailTask { peer, failure, .. } => Some((peer, failure.cause)),
+            _ => None,
+        });
+        failed.collect::<Vec<_>>()
+    };
+    scheduler.handle(now, want(first, SIZE + 1));
+    scheduler.handle(now, want(second, SIZE));
+    assert_eq!(failures(&mut scheduler), [(second, FailureCause::Contested)], "nobody has seen it");
+
+    let failure = Failure::new(502, "SIZE_INVALID", String::new(), FailureCause::OtherSize(SIZE));
+    scheduler.handle(now, Input::SourceFailed { seed, digest, failure });
+    let told = failures(&mut scheduler);
+    assert!(told.contains(&(first, FailureCause::OtherSize(SIZE))), "{told:?}");
+
+    scheduler.handle(now, want(second, SIZE));
+    let mut pieces = PieceSet::new(12);
+    pieces.insert(0);
+    let hashes = vec![piece_hash(digest, 0)];
+    scheduler.handle(now, Input::Announced { peer: seed, digest, size: SIZE, pieces, hashes });
+    failures(&mut scheduler);
+    scheduler.handle(now, want(first, SIZE + 1));
+    assert_eq!(failures(&mut scheduler), [(first, FailureCause::OtherSize(SIZE))]);
 }
 
 #[test]
