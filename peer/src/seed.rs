@@ -180,13 +180,14 @@ impl Reading {
         }
     }
 
-    /// The registry holds the blob for this client: does what is read of it come from there, too? A client is
+    /// The registry holds the blob for this client: does all that was read of it come from there, too? A client is
     /// shown no byte of another registry's before it was found right.
     fn confirmed(&self, upstream: &RegistryHost) -> Offered {
         let is_begun_elsewhere = self.first_place.borrow().as_ref().is_some_and(|(host, _)| host != upstream);
         let elsewhere = match self.credentials.readers() {
             readers if readers.is_empty() => is_begun_elsewhere,
-            readers => !readers.contains(upstream),
+            // Pieces of an earlier reading may still be about.
+            readers => readers.iter().any(|reader| reader != upstream),
         };
         Offered::Confirmed { elsewhere }
     }

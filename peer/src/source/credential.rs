@@ -119,6 +119,8 @@ struct Entry {
     credential: ReadCredential,
     key: Key,
     verdict: Option<Verdict>,
+    /// Whether it was ever accepted: what came of that may be about, though the verdict is another since.
+    has_served: bool,
 }
 
 impl Credentials {
@@ -140,7 +142,7 @@ impl Credentials {
         self.0.send_if_modified(|entries| {
             offer = room_for(entries, &key);
             match offer {
-                Offer::Added => entries.push(Entry { credential, key, verdict: None }),
+                Offer::Added => entries.push(Entry { credential, key, verdict: None, has_served: false }),
                 Offer::Known => {
                     let known = entries.iter_mut().find(|entry| entry.key == key);
                     known
@@ -181,11 +183,10 @@ impl Credentials {
         (live.map(|entry| entry.credential.clone()).collect(), entries.len())
     }
 
-    /// The registries that served a part of the blob to one of these credentials.
+    /// The registries that ever served a part of the blob to one of these credentials, whatever became of it.
     pub fn readers(&self) -> HashSet<RegistryHost> {
         let entries = self.0.borrow();
-        let accepted = entries.iter().filter(|entry| matches!(entry.verdict, Some(Verdict::Accepted)));
-        accepted.map(|entry| entry.key.upstream.clone()).collect()
+        entries.iter().filter(|entry| entry.has_served).map(|entry| entry.key.upstream.clone()).collect()
     }
 
     /// Returns once there are more than `known` credentials.
@@ -207,6 +208,7 @@ impl Credentials {
         self.0.send_if_modified(|entries| {
             let Some(entry) = entries.iter_mut().find(|entry| entry.key == key) else { return false };
             let is_news = !matches!((&entry.verdict, verdict), (Some(Verdict::Accepted), Verdict::Accepted));
+            entry.has_served |= matches!(verdict, Verdict::Accepted);
             if is_news {
                 entry.verdict = Some(verdict.clone());
             }
@@ -294,6 +296,20 @@ mod tests {
             assert_eq!(list.offer(credential(&format!("app{index}"), "")), Offer::Added);
         }
         assert_eq!(list.offer(credential("one-more", "")), Offer::Full);
+    }
+
+    #[test]
+    fn who_served_a_part_is_remembered_though_it_failed_later_and_its_client_asks_again() {
+        let list = Credentials::new();
+        let (liar, other) = (credential("app", "x"), credential("other", "x"));
+        list.offer(liar.clone());
+        list.offer(other);
+        list.judge(&liar, &Verdict::Accepted);
+        let cause = EndpointFailure::WrongBytes;
+        list.judge(&liar, &Verdict::Failed(Arc::new(PlaceFailure { endpoint: "e".into(), cause })));
+        assert_eq!(list.offer(liar.clone()), Offer::Known);
+        assert!(list.said(&liar).is_none(), "it waits for the next verdict");
+        assert_eq!(list.readers(), [liar.upstream].into());
     }
 
     #[tokio::test]

@@ -190,6 +190,11 @@ impl Driver {
         if !known && credentials.len() < MAX_CREDENTIALS {
             credentials.push(credential);
         }
+        let pieces = file.pieces();
+        // What somebody else put on the disk meanwhile is known before it is fetched once more.
+        if !pieces.is_empty() && !self.lives.contains_key(&digest) {
+            self.input(Input::Found { digest, layout, pieces, complete: false });
+        }
         let known = self.open_live(digest, layout, &file);
         if !known.is_complete() {
             self.file_by_digest.insert(digest, file);
