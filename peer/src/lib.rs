@@ -41,7 +41,7 @@ pub use door::{HostPattern, HostPatternError};
 use crate::control::SchedulerLink;
 use crate::door::{Answerer, Authorities, Door, DoorListeners, KeptTokens, Tunnels, Turns};
 use crate::egress::Egress;
-use crate::grant::{Confirmed, Grants, Manifests};
+use crate::grant::{Confirmed, Manifests};
 use crate::metrics::PieceBytes;
 use crate::seed::Seed;
 use crate::source::Source;
@@ -169,7 +169,7 @@ impl Peer {
                 swarm: swarm.clone(),
                 egress,
                 settings: settings.clone(),
-                grants: Grants::default(),
+                grants: Arc::default(),
                 confirmed: Confirmed::new(),
                 manifests: Manifests::default(),
                 kept_tokens: KeptTokens::default(),

@@ -2,12 +2,13 @@
 
 use flotilla_proto::RepositoryName;
 use http::Method;
+use percent_encoding::percent_decode_str;
 
 /// What a registry's path asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Resource {
-    /// A manifest, by tag or digest.
-    Manifest(RepositoryName),
+    /// A manifest, and the tag or digest that it is asked for by.
+    Manifest(RepositoryName, String),
     /// A blob; the digest as it is written.
     Blob(RepositoryName, String),
     /// Anything else.
@@ -15,8 +16,9 @@ pub(crate) enum Resource {
 }
 
 impl Resource {
-    /// Reads a registry's path (distribution spec, "Endpoints").
+    /// Reads a registry's path (distribution spec, "Endpoints"), however it is encoded (RFC 3986 §6.2.2.2).
     pub(crate) fn of(path: &str) -> Self {
+        let Ok(path) = percent_decode_str(path).decode_utf8() else { return Self::Other };
         let Some(rest) = path.strip_prefix("/v2/") else { return Self::Other };
         for (middle, blob) in [("/manifests/", false), ("/blobs/", true)] {
             let Some((name, reference)) = rest.rsplit_once(middle) else { continue };
@@ -24,11 +26,8 @@ impl Resource {
             if reference.is_empty() || reference.contains('/') {
                 continue;
             }
-            return if blob {
-                Self::Blob(repository, reference.to_owned())
-            } else {
-                Self::Manifest(repository)
-            };
+            let kind = if blob { Self::Blob } else { Self::Manifest };
+            return kind(repository, reference.to_owned());
         }
         Self::Other
     }
@@ -38,7 +37,7 @@ impl Resource {
 /// blob's, a token's or that of `/v2/` (DESIGN.md §8). A push or a listing may take its time.
 pub(crate) fn is_prompt(method: &Method, path: &str) -> bool {
     let is_pull = match Resource::of(path) {
-        Resource::Manifest(_) | Resource::Blob(..) => true,
+        Resource::Manifest(..) | Resource::Blob(..) => true,
         Resource::Other => path == "/v2/" || !path.starts_with("/v2/"),
     };
     is_pull && matches!(*method, Method::GET | Method::HEAD)
@@ -53,7 +52,14 @@ mod tests {
     #[test]
     fn paths_of_a_registry_are_told_apart() {
         let app: RepositoryName = "app/web".parse().unwrap();
-        assert_eq!(Resource::of("/v2/app/web/manifests/v1"), Resource::Manifest(app.clone()));
+        assert_eq!(
+            Resource::of("/v2/app%2Fw%65b/blobs/sha256%3A0"),
+            Resource::Blob(app.clone(), "sha256:0".to_owned())
+        );
+        assert_eq!(
+            Resource::of("/v2/app/web/manifests/v1"),
+            Resource::Manifest(app.clone(), "v1".to_owned())
+        );
         assert_eq!(Resource::of("/v2/app/web/blobs/sha256:0"), Resource::Blob(app, "sha256:0".to_owned()));
         for other in [
             "/v2/",
@@ -61,6 +67,8 @@ mod tests {
             "/v2/app/blobs/uploads/",
             "/v2/app/blobs/uploads/1",
             "/v2/A/manifests/v1",
+            "/v2/app/manifests/a%2Fb",
+            "/v2/app/manifests/%FF",
         ] {
             assert_eq!(Resource::of(other), Resource::Other, "{other}");
         }

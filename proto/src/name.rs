@@ -47,15 +47,17 @@ impl FromStr for RegistryHost {
             _ => (text, None),
         };
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
-        let legal = match bare {
-            Some(address) => address.parse::<std::net::Ipv6Addr>().is_ok(),
-            None => is_host_name(host),
+        // An IPv6 address has many spellings, and one that is canonical (RFC 5952).
+        let host = match bare.map(str::parse::<std::net::Ipv6Addr>) {
+            Some(Ok(address)) => format!("[{address}]"),
+            None if is_host_name(host) => host.to_owned(),
+            Some(Err(_)) | None => return Err(ParseNameError::Registry),
         };
-        let port_legal = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|port| port != 0));
-        if !legal || !port_legal {
-            return Err(ParseNameError::Registry);
+        match port.map(str::parse::<u16>) {
+            None => Ok(Self(host.into())),
+            Some(Ok(port)) if port != 0 => Ok(Self(format!("{host}:{port}").into())),
+            Some(_) => Err(ParseNameError::Registry),
         }
-        Ok(Self(text.into()))
     }
 }
 

@@ -18,7 +18,7 @@ pub(super) fn unknown_registry_is_named(stage: &Stage) -> Result<()> {
     let region = Region::up(stage, &origin.ca(), 1)?;
     let peer = only_peer(&region)?;
 
-    for path in ["v2/team/app/manifests/v1?ns=other.test", "v2/other.test/team/app/manifests/v1"] {
+    for path in ["v2/team/app/manifests/v1?ns=other.test", "v2/other.test:5000/team/app/manifests/v1"] {
         let answer = ask(peer, path)?;
         ensure!(answer.status == 404, "{path}: {}", answer.status);
         let message = oci_message(&answer)?;

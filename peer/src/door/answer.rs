@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_daemon::settings::Receiver;
+use flotilla_proto::{Digest, RegistryHost, RepositoryName};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
 use super::error::{REFUSED_BY, not_forwarded, refusal};
@@ -28,7 +29,7 @@ pub(crate) struct Answerer {
     pub(crate) egress: Arc<Egress>,
     /// What is settled of the registries.
     pub(crate) settings: Receiver,
-    pub(crate) grants: Grants,
+    pub(crate) grants: Arc<Grants>,
     /// Blobs that a registry is known to hold in a repository.
     pub(crate) confirmed: Confirmed,
     pub(crate) manifests: Manifests,
@@ -53,7 +54,9 @@ impl Answerer {
             return refusal(StatusCode::METHOD_NOT_ALLOWED, "UNSUPPORTED", &message);
         }
         match Resource::of(target.path.path()) {
-            Resource::Manifest(repository) if reads => self.manifest(target, repository, request).await,
+            Resource::Manifest(repository, reference) if reads => {
+                self.manifest(target, repository, &reference, request).await
+            }
             Resource::Blob(repository, digest) if reads => {
                 blob::answer(self, target, repository, &digest, request).await
             }
@@ -61,8 +64,48 @@ impl Answerer {
             Resource::Other if reads && !target.path.path().starts_with("/v2/") => {
                 self.through_token_service(target, request, Purpose::Pass).await
             }
-            Resource::Manifest(_) | Resource::Blob(..) | Resource::Other => self.pass(target, request).await,
+            resource @ (Resource::Manifest(..) | Resource::Blob(..)) => {
+                self.change(target, resource, request).await
+            }
+            Resource::Other => self.pass(target, request).await,
         }
+    }
+
+    /// Sends on what changes a repository, and drops what is untrue then. Without an answer it may have been done.
+    async fn change(
+        &self,
+        target: &Target,
+        resource: Resource,
+        request: Request<BodyStream>,
+    ) -> Response<BodyStream> {
+        let method = request.method().clone();
+        let answer = self.pass(target, request).await;
+        if answer.status().is_client_error() {
+            return answer;
+        }
+        let upstream = &target.upstream;
+        match (method, resource) {
+            (Method::DELETE, Resource::Blob(repository, digest)) => {
+                if let Ok(digest) = digest.parse() {
+                    self.forget_blob(upstream, &repository, digest);
+                }
+            }
+            (Method::DELETE, Resource::Manifest(repository, _)) => {
+                self.grants.forget_repository(upstream, &repository);
+                self.confirmed.remove(upstream, &repository, None);
+            }
+            (_, Resource::Manifest(repository, reference)) => {
+                self.grants.forget_reference(upstream, &repository, &reference);
+            }
+            (_, Resource::Blob(..) | Resource::Other) => {}
+        }
+        answer
+    }
+
+    /// The repository holds the blob no longer.
+    pub(super) fn forget_blob(&self, upstream: &RegistryHost, repository: &RepositoryName, digest: Digest) {
+        self.grants.forget_blob(upstream, repository, digest);
+        self.confirmed.remove(upstream, repository, Some(digest));
     }
 
     /// Gets a token for a client of a mirror or a prefix.
@@ -96,7 +139,7 @@ impl Answerer {
     ) -> Result<Response<BodyStream>, Response<BodyStream>> {
         *request.uri_mut() = target.path.clone().into();
         let key = match Resource::of(target.path.path()) {
-            Resource::Manifest(repository) | Resource::Blob(repository, _) => repository.to_string(),
+            Resource::Manifest(repository, _) | Resource::Blob(repository, _) => repository.to_string(),
             Resource::Other => target.upstream.to_string(),
         };
         let prompt = is_prompt(request.method(), target.path.path());

@@ -6,23 +6,26 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use flotilla_daemon::settings::Upstream;
 use flotilla_proto::{Digest, Layout, ParseDigestError, RepositoryName};
+use headers::{ContentLength, ETag, HeaderMapExt as _};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use tokio::sync::mpsc;
 use tokio::time::timeout_at;
 
 use super::answer::{Answerer, holder};
+use super::blob_body::BlobBody;
+use super::conditions::{Judgement, judge};
 use super::error::{API_VERSION, failed, not_forwarded, refusal};
+use super::parts::Selected;
+use super::passing;
 use super::pursuit::{Lost, Pursuit};
-use super::range::{self, Asked};
+use super::range;
 use super::route::Target;
 use crate::body;
 use crate::egress::PATIENCE;
 use crate::grant::{Holder, life};
 use crate::http_wire::authorization;
 use crate::metrics::PieceSource;
-use crate::source::{BodyStream, BoxError, Purpose, ReadCredential};
-use crate::store::{BlobFile, ReadPieceError};
+use crate::source::{BodyStream, Purpose, ReadCredential};
 use crate::swarm::Live;
 use crate::transport::{Given, Offered, SMALL};
 
@@ -47,7 +50,18 @@ pub(super) async fn answer(
     };
     let authorization = authorization(&head.headers);
     let credential = ReadCredential { upstream: target.upstream.clone(), repository, authorization };
-    BlobRequest::new(door, digest, credential).answer(&head).await
+    let asked = BlobRequest::new(door, digest, credential);
+    if head.method == Method::HEAD && target.door.plays_registry() {
+        return asked.head(target, Request::from_parts(head, body)).await;
+    }
+    match asked.answer(&head).await {
+        Ok(answer) | Err(Ended::Answer(answer)) => answer,
+        Err(Ended::OtherSize(_)) => {
+            let message = format!("nobody agrees on how long {digest} is");
+            refusal(StatusCode::BAD_GATEWAY, "SIZE_INVALID", &message)
+        }
+        Err(Ended::NoSize) => asked.pass(target, Request::from_parts(head, body)).await,
+    }
 }
 
 /// One client's request for one blob.
@@ -70,51 +84,100 @@ impl<'a> BlobRequest<'a> {
 impl BlobRequest<'_> {
     /// The size of a blob is a manifest's claim until the registry was seen to send it: then it is corrected,
     /// and the client is told the right one.
-    async fn answer(&self, request: &Parts) -> Response<BodyStream> {
-        let mut size = match self.granted_size(&request.method).await {
-            Ok(size) => size,
-            Err(answer) => return answer,
-        };
+    async fn answer(&self, request: &Parts) -> Result<Response<BodyStream>, Ended> {
+        let mut size = self.granted_size(&request.method).await?;
         for _ in 0..MAX_SIZES {
             match self.answer_sized(request, size).await {
-                Ok(answer) | Err(Ended::Answer(answer)) => return answer,
                 Err(Ended::OtherSize(right)) => size = right,
+                answer => return answer,
             }
             self.door.grants.correct_size(&self.holder, self.digest, size);
         }
-        let message = format!("nobody agrees on how long {} is", self.digest);
-        refusal(StatusCode::BAD_GATEWAY, "SIZE_INVALID", &message)
+        Err(Ended::OtherSize(size))
+    }
+
+    /// The registry's own answer to a client that believes to speak to it: a HEAD may be more than a question.
+    /// Harbor's keeps a blob from being collected until the manifest that a pusher is about to send names it. Where
+    /// the registry says nothing, what is known here answers.
+    async fn head(&self, target: &Target, request: Request<BodyStream>) -> Response<BodyStream> {
+        let (head, body) = request.into_parts();
+        let answer = self.door.pass(target, Request::from_parts(head.clone(), body)).await;
+        match answer.status() {
+            StatusCode::OK => {
+                if let Some(ContentLength(size)) = answer.headers().typed_get() {
+                    self.accepted(size);
+                }
+            }
+            status if status.is_server_error() => return self.answer(&head).await.unwrap_or(answer),
+            status => self.refused(status),
+        }
+        answer
+    }
+
+    /// The registry's own answer where nobody knows how long the blob is: its bytes pass, and are found right
+    /// before the last of them goes. From then on the length is known.
+    async fn pass(&self, target: &Target, mut request: Request<BodyStream>) -> Response<BodyStream> {
+        let is_head = *request.method() == Method::HEAD;
+        // Who sends no length sends no parts, either.
+        request.headers_mut().remove(header::RANGE);
+        let answer = self.door.pass(target, request).await;
+        if is_head || answer.status() != StatusCode::OK {
+            return answer;
+        }
+        let (grants, holder, digest) = (Arc::clone(&self.door.grants), self.holder.clone(), self.digest);
+        let life = life(&self.credential.authorization, SystemTime::now());
+        let checked = move |body| {
+            passing::checked(body, digest, move |size| {
+                grants.record(holder, [(digest, size)], life, Instant::now());
+            })
+        };
+        answer.map(checked)
+    }
+
+    /// The registry has just said that the credential may have the blob.
+    fn accepted(&self, size: u64) {
+        let life = life(&self.credential.authorization, SystemTime::now());
+        self.door.grants.record(self.holder.clone(), [(self.digest, size)], life, Instant::now());
+        self.confirmed();
+    }
+
+    /// The registry has just said that the credential may not have the blob, or that there is none.
+    fn refused(&self, status: StatusCode) {
+        let (upstream, repository) = (&self.credential.upstream, &self.credential.repository);
+        match status {
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.door.revoke(&self.holder),
+            StatusCode::NOT_FOUND => self.door.forget_blob(upstream, repository, self.digest),
+            _ => {}
+        }
     }
 
     async fn answer_sized(&self, request: &Parts, size: u64) -> Result<Response<BodyStream>, Ended> {
-        let header = |name| request.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-        let etag = format!("\"{}\"", self.digest);
-        let current = header(header::IF_RANGE).is_none_or(|tag| tag == etag);
-        // Only a GET has parts (RFC 9110 §14.2).
-        let in_parts = current && request.method == Method::GET;
-        let asked = range::parse(header(header::RANGE).filter(|_| in_parts), size);
-        let bytes = match &asked {
-            Asked::Whole => 0..size,
-            Asked::Part(bytes) => bytes.clone(),
-            Asked::Unsatisfiable => return Err(unsatisfiable(self.digest, size).into()),
-        };
+        let etag: ETag = format!("\"{}\"", self.digest).parse().expect("a digest makes an entity tag");
         let mut response = Response::new(body::empty());
-        if let Asked::Part(bytes) = &asked {
-            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-            let range = format!("bytes {}-{}/{size}", bytes.start, bytes.end - 1);
-            response.headers_mut().insert(header::CONTENT_RANGE, text(&range));
-        }
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(bytes.end - bytes.start));
+        headers.typed_insert(etag.clone());
         headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-        headers.insert(header::ETAG, text(&etag));
-        headers.insert("docker-content-digest", text(&self.digest.to_string()));
+        let digest = HeaderValue::try_from(self.digest.to_string());
+        headers.insert("docker-content-digest", digest.expect("a digest is visible characters"));
         headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
-        if request.method == Method::HEAD {
-            self.confirm().await?;
-        } else if size > 0 {
-            *response.body_mut() = self.body(size, bytes).await?;
+        let in_parts = match judge(&request.headers, &etag) {
+            Judgement::Answered { in_parts } => in_parts,
+            judged => {
+                self.confirm().await?;
+                let is_held = judged == Judgement::NotModified;
+                *response.status_mut() =
+                    if is_held { StatusCode::NOT_MODIFIED } else { StatusCode::PRECONDITION_FAILED };
+                return Ok(response);
+            }
+        };
+        let range = request.headers.get(header::RANGE).and_then(|value| value.to_str().ok());
+        // Only a GET has parts (RFC 9110 §14.2).
+        let range = range.filter(|_| in_parts && request.method == Method::GET);
+        let selected = Selected::of(range::parse(range, size), size, response.headers_mut());
+        let (status, selected) = selected.ok_or_else(|| unsatisfiable(self.digest, size))?;
+        *response.status_mut() = status;
+        if request.method == Method::GET && size > 0 {
+            *response.body_mut() = self.body(size, selected).await?;
         } else {
             self.confirm().await?;
         }
@@ -123,7 +186,7 @@ impl BlobRequest<'_> {
 
     /// The blob's size, if the registry has accepted this credential for it. What is here whole has told its
     /// own; who asks for no more than the size is told the registry's.
-    async fn granted_size(&self, method: &Method) -> Result<u64, Response<BodyStream>> {
+    async fn granted_size(&self, method: &Method) -> Result<u64, Ended> {
         let granted = self.door.grants.find(&self.holder, self.digest, Instant::now(), Duration::ZERO);
         if let Some(claimed) = granted {
             let live = self.door.swarm.live(self.digest);
@@ -135,15 +198,15 @@ impl BlobRequest<'_> {
             }
         }
         match self.probe().await {
-            Err(answer) if answer.status().is_server_error() => {
-                self.door.offline_size(&self.credential, self.digest).ok_or(answer)
+            Err(Ended::Answer(answer)) if answer.status().is_server_error() => {
+                Ok(self.door.offline_size(&self.credential, self.digest).ok_or(answer)?)
             }
             judged => judged,
         }
     }
 
     /// Asks the registry whether this very credential may read the blob, and how long it is.
-    async fn probe(&self) -> Result<u64, Response<BodyStream>> {
+    async fn probe(&self) -> Result<u64, Ended> {
         let mut request = Request::new(body::empty());
         let path = format!("/v2/{}/blobs/{}", self.credential.repository, self.digest);
         *request.uri_mut() = path.parse().expect("names make a path");
@@ -157,25 +220,17 @@ impl BlobRequest<'_> {
         let asked =
             self.door.egress.forward(&key, &self.credential.upstream, request, Purpose::Probe, PATIENCE);
         let answer = self.in_time(asked).await?.map_err(|error| not_forwarded(&error))?;
-        let refused = matches!(answer.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
-        if refused {
-            self.door.revoke(&self.holder);
-        }
         if !answer.status().is_success() && answer.status() != StatusCode::RANGE_NOT_SATISFIABLE {
-            return Err(answer);
+            self.refused(answer.status());
+            return Err(answer.into());
         }
         // A proxy-cache project sends what it fetches itself without a length, range or not.
         let size = size_of(&answer).or_else(|| {
             let ReadCredential { upstream, repository, .. } = &self.credential;
             self.door.grants.size(upstream, repository, self.digest)
         });
-        let size = size.ok_or_else(|| {
-            let message = format!("{} does not say how long {} is", self.credential.upstream, self.digest);
-            refusal(StatusCode::BAD_GATEWAY, "SIZE_INVALID", &message)
-        })?;
-        let life = life(&self.credential.authorization, SystemTime::now());
-        self.door.grants.record(self.holder.clone(), [(self.digest, size)], life, Instant::now());
-        self.confirmed();
+        let size = size.ok_or(Ended::NoSize)?;
+        self.accepted(size);
         Ok(size)
     }
 
@@ -208,7 +263,7 @@ impl BlobRequest<'_> {
 
     /// The bytes, as they come. Returns once the first of them may go out, or at the
     /// deadline.
-    async fn body(&self, size: u64, bytes: std::ops::Range<u64>) -> Result<BodyStream, Ended> {
+    async fn body(&self, size: u64, selected: Selected) -> Result<BodyStream, Ended> {
         let layout = Layout::of(size).ok_or_else(|| {
             let message = format!("{} with {size} bytes is larger than any blob may be", self.digest);
             refusal(StatusCode::BAD_GATEWAY, "SIZE_INVALID", &message)
@@ -224,10 +279,10 @@ impl BlobRequest<'_> {
         if live.layout() != layout {
             return Err(Ended::OtherSize(live.layout().size()));
         }
-        let pieces = layout.pieces_of(&bytes);
+        let start = layout.piece_at(selected.parts.first().expect("a part at least").bytes.start);
         self.door.piece_bytes.add(PieceSource::Store, live.claim_found());
-        let reading = self.door.swarm.read_from(live, pieces.start).await;
-        let first = if is_foreign || self.waits_for_all() { layout.last_piece() } else { Some(pieces.start) };
+        let reading = self.door.swarm.read_from(live, start).await;
+        let first = if is_foreign || self.waits_for_all() { layout.last_piece() } else { Some(start) };
         let first = first.expect("an empty blob has no body");
         let (swarm, egress) = (self.door.swarm.clone(), Arc::clone(&self.door.egress));
         let mut pursuit = Pursuit::new(swarm, egress, self.credential.clone(), reading);
@@ -243,7 +298,7 @@ impl BlobRequest<'_> {
             .map_err(|error| refusal(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", &error.to_string()))?;
         let swarm = self.door.swarm.clone();
         let late = is_late.then_some(first);
-        let body = BlobBody { store: self.door.store.clone(), swarm, file, pursuit, bytes, late };
+        let body = BlobBody { store: self.door.store.clone(), swarm, file, pursuit, selected, late };
         Ok(body::from_task(|sender| body.send(sender)))
     }
 
@@ -316,6 +371,8 @@ pub(super) enum Ended {
     Answer(Response<BodyStream>),
     /// The blob has another size.
     OtherSize(u64),
+    /// Nobody knows its size: neither the registry nor a manifest of the repository.
+    NoSize,
 }
 
 impl std::fmt::Debug for Ended {
@@ -324,6 +381,7 @@ impl std::fmt::Debug for Ended {
         match self {
             Self::Answer(answer) => write!(f, "Answer({})", answer.status()),
             Self::OtherSize(size) => write!(f, "OtherSize({size})"),
+            Self::NoSize => f.write_str("NoSize"),
         }
     }
 }
@@ -344,76 +402,6 @@ impl Ended {
 impl From<Response<BodyStream>> for Ended {
     fn from(answer: Response<BodyStream>) -> Self {
         Self::Answer(answer)
-    }
-}
-
-/// A blob's bytes on their way to one client.
-struct BlobBody {
-    store: crate::store::Store,
-    swarm: crate::swarm::Swarm,
-    /// While it is open, the blob is not evicted.
-    file: Arc<BlobFile>,
-    pursuit: Pursuit,
-    bytes: std::ops::Range<u64>,
-    /// The piece that is waited for before any goes out, if it is not here yet.
-    late: Option<u32>,
-}
-
-impl BlobBody {
-    /// Sends piece after piece, each read from disk and verified just before. A body that
-    /// cannot go on ends with an error, so that the client sees a cut and not an end.
-    async fn send(mut self, sender: mpsc::Sender<Result<Bytes, BoxError>>) {
-        if let Some(first) = self.late
-            && let Err(lost) = self.wait_late(first).await
-        {
-            // A client that is gone needs no reason.
-            let _ = sender.send(Err(lost)).await;
-            return;
-        }
-        let layout = self.pursuit.layout();
-        for piece in layout.pieces_of(&self.bytes) {
-            let whole = layout.piece_range(piece);
-            let from = self.bytes.start.max(whole.start) - whole.start;
-            let to = self.bytes.end.min(whole.end) - whole.start;
-            let within = |offset: u64| usize::try_from(offset).expect("within a piece");
-            let has_sent = piece > layout.piece_at(self.bytes.start);
-            let chunk = self.piece(piece, has_sent).await.map(|bytes| bytes.slice(within(from)..within(to)));
-            let ended = chunk.is_err();
-            if sender.send(chunk).await.is_err() || ended {
-                return;
-            }
-        }
-    }
-
-    async fn wait_for(&mut self, piece: u32, has_sent: bool) -> Result<(), BoxError> {
-        let deadline = Instant::now() + BODY_PATIENCE;
-        let released = self.pursuit.released(piece, deadline, has_sent).await;
-        released.map_err(|lost| lost.reason(self.file.digest()).into())
-    }
-
-    /// Waits for what was not here when the headers went out. What was opened before may have been purged.
-    async fn wait_late(&mut self, piece: u32) -> Result<(), BoxError> {
-        self.wait_for(piece, false).await?;
-        self.file = self.store.begin(self.file.digest(), self.pursuit.layout()).await?;
-        Ok(())
-    }
-
-    async fn piece(&mut self, piece: u32, has_sent: bool) -> Result<Bytes, BoxError> {
-        for _ in 0..READ_ATTEMPTS {
-            self.wait_for(piece, has_sent).await?;
-            match self.store.read(&self.file, piece).await {
-                Ok(bytes) => return Ok(bytes),
-                Err(ReadPieceError::Corrupt { digest, piece }) => self.repair(digest, piece).await?,
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(format!("piece {piece} of {} is damaged again and again", self.file.digest()).into())
-    }
-
-    /// A damaged piece is fetched anew while the client waits.
-    async fn repair(&mut self, digest: Digest, piece: u32) -> Result<(), BoxError> {
-        self.swarm.damaged(digest, piece).await;
-        self.pursuit.want_again(piece).await.map_err(|lost| lost.reason(digest).into())
     }
 }
 
@@ -444,10 +432,3 @@ pub(super) const HEADER_TIME: Duration = Duration::from_millis(9_700);
 
 /// A size is corrected so often: by what the region knows, by the registry, by another registry.
 const MAX_SIZES: usize = 4;
-
-/// How long a client that has its headers waits for its next piece: a slow link may take minutes for one. A
-/// registry that stands still is given up long before, by the seed that reads.
-const BODY_PATIENCE: Duration = Duration::from_secs(900);
-
-/// A disk that damages a piece three times in a row is broken.
-const READ_ATTEMPTS: usize = 3;

@@ -23,13 +23,13 @@ impl Answerer {
         self: &Arc<Self>,
         target: &Target,
         repository: RepositoryName,
+        reference: &str,
         mut request: Request<BodyStream>,
     ) -> Response<BodyStream> {
         let authorization = authorization(request.headers());
         let credential = ReadCredential { upstream: target.upstream.clone(), repository, authorization };
         let (asked, began_at) = (request.method().clone(), Instant::now());
         let known = single_tag(request.headers());
-        let reference = target.path.path().rsplit('/').next().unwrap_or_default();
         let kept = self.to_revalidate(&credential, reference, &request);
         if let Some(kept) = &kept {
             request.headers_mut().insert(header::IF_NONE_MATCH, etag(kept));
@@ -42,7 +42,9 @@ impl Answerer {
         }
         match answer.status() {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.revoke(&holder(&credential)),
-            StatusCode::OK if asked == Method::GET => return self.served(target, &credential, answer).await,
+            StatusCode::OK if asked == Method::GET => {
+                return self.served(target, &credential, reference, answer).await;
+            }
             StatusCode::OK => self.grant_known(&credential, reference, digest_of(answer.headers())),
             StatusCode::NOT_MODIFIED => self.grant_known(&credential, reference, known),
             status if status.is_server_error() => {
@@ -85,6 +87,7 @@ impl Answerer {
         self: &Arc<Self>,
         target: &Target,
         credential: &ReadCredential,
+        reference: &str,
         answer: Response<BodyStream>,
     ) -> Response<BodyStream> {
         let (head, body) = answer.into_parts();
@@ -94,7 +97,6 @@ impl Answerer {
             return refusal(StatusCode::BAD_GATEWAY, "MANIFEST_INVALID", &message);
         };
         let manifest = self.manifests.keep(head.headers.get(header::CONTENT_TYPE).cloned(), bytes);
-        let reference = target.path.path().rsplit('/').next().unwrap_or_default();
         if reference.parse::<Digest>().is_ok_and(|asked| asked != manifest.digest) {
             let message = format!("{} sent another manifest than {reference}", target.upstream);
             return refusal(StatusCode::BAD_GATEWAY, "MANIFEST_INVALID", &message);

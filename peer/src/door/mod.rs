@@ -8,10 +8,14 @@
 mod allow;
 mod answer;
 mod blob;
+mod blob_body;
 mod ca;
+mod conditions;
 mod error;
 mod manifest;
 mod offline;
+mod parts;
+mod passing;
 mod prefetch;
 mod proxy;
 mod pursuit;

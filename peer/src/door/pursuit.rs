@@ -103,6 +103,11 @@ impl Pursuit {
         self.want_again(piece).await
     }
 
+    /// What the client needs next lies elsewhere in the blob.
+    pub(super) async fn read_on_at(&mut self, piece: u32) {
+        self.reading = self.swarm.read_from(self.reading.live().clone(), piece).await;
+    }
+
     /// Wants the blob again, from a piece on.
     pub(super) async fn want_again(&mut self, piece: u32) -> Result<(), Lost> {
         let layout = self.layout();

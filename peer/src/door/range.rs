@@ -1,58 +1,76 @@
-//! The `Range` header of a blob request (RFC 9110 §14).
+//! Parts of a blob that a client asks for (RFC 9110 §14).
 
 use std::ops::Range;
 
-/// What part of a blob is asked for.
+/// The bytes a `Range` header asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Asked {
-    /// All of it: no range, or one that this server may ignore (several ranges, another
-    /// unit, nonsense).
+    /// No range, or one in units that are not understood: the answer is 200 with everything.
     Whole,
-    /// These bytes; never empty.
-    Part(Range<u64>),
-    /// Bytes the blob does not have: 416.
+    /// Runs of bytes, none of them empty, in the order they were asked for; in ascending order where some
+    /// touched and became one. There is at least one.
+    Parts(Vec<Range<u64>>),
+    /// Bytes that the blob does not have, or what is no range at all: 416, as registries say.
     Unsatisfiable,
 }
 
 /// Reads a `Range` header's value for a blob of `size` bytes.
 pub(super) fn parse(header: Option<&str>, size: u64) -> Asked {
-    let Some(spec) = header.and_then(|value| value.trim().strip_prefix("bytes=")) else {
+    let Some((unit, ranges)) = header.and_then(|value| value.trim().split_once('=')) else {
         return Asked::Whole;
     };
-    let Some((first, last)) = spec.split_once('-').filter(|_| !spec.contains(',')) else {
+    if !unit.trim_end().eq_ignore_ascii_case("bytes") {
         return Asked::Whole;
-    };
-    match (number(first), number(last)) {
-        (Bound::Open, Bound::At(suffix_len)) => part(size.saturating_sub(suffix_len)..size, size),
-        (Bound::At(first), Bound::Open) => part(first..size, size),
-        (Bound::At(first), Bound::At(last)) if first <= last => {
-            part(first..last.saturating_add(1).min(size), size)
+    }
+    let mut parts = Vec::new();
+    // Recipients take empty elements of a list (RFC 9110 §5.6.1.2).
+    for spec in ranges.split(',').map(str::trim).filter(|spec| !spec.is_empty()) {
+        let Some(part) = part(spec, size) else { return Asked::Unsatisfiable };
+        if part.start < part.end {
+            parts.push(part);
         }
-        (Bound::At(_), Bound::At(_)) | (Bound::Open, Bound::Open) => Asked::Whole,
-        (Bound::Nonsense, _) | (_, Bound::Nonsense) => Asked::Whole,
+    }
+    let parts = apart(parts);
+    if parts.is_empty() { Asked::Unsatisfiable } else { Asked::Parts(parts) }
+}
+
+/// One range within the blob, empty if the blob has none of it; `None` if it is malformed.
+fn part(spec: &str, size: u64) -> Option<Range<u64>> {
+    let (first, last) = spec.split_once('-')?;
+    match (number(first)?, number(last)?) {
+        (Bound::Open, Bound::At(suffix_len)) => Some(size.saturating_sub(suffix_len)..size),
+        (Bound::At(first), Bound::Open) => Some(first..size),
+        (Bound::At(first), Bound::At(last)) if first <= last => Some(first..last.saturating_add(1).min(size)),
+        (Bound::At(_), Bound::At(_)) | (Bound::Open, Bound::Open) => None,
     }
 }
 
-fn part(bytes: Range<u64>, size: u64) -> Asked {
-    if bytes.start >= size || bytes.is_empty() { Asked::Unsatisfiable } else { Asked::Part(bytes) }
+/// Makes one of those that touch or overlap: no byte is sent twice.
+fn apart(parts: Vec<Range<u64>>) -> Vec<Range<u64>> {
+    let mut sorted = parts.clone();
+    sorted.sort_by_key(|part| part.start);
+    let mut joined: Vec<Range<u64>> = Vec::with_capacity(parts.len());
+    for part in sorted {
+        match joined.last_mut() {
+            Some(last) if part.start <= last.end => last.end = last.end.max(part.end),
+            _ => joined.push(part),
+        }
+    }
+    if joined.len() == parts.len() { parts } else { joined }
 }
 
 enum Bound {
     Open,
     At(u64),
-    Nonsense,
 }
 
 /// A number too large for 64 bits lies behind the end of every blob.
-fn number(text: &str) -> Bound {
+fn number(text: &str) -> Option<Bound> {
     let text = text.trim();
     if text.is_empty() {
-        Bound::Open
-    } else if text.bytes().all(|b| b.is_ascii_digit()) {
-        Bound::At(text.parse().unwrap_or(u64::MAX))
-    } else {
-        Bound::Nonsense
+        return Some(Bound::Open);
     }
+    text.bytes().all(|b| b.is_ascii_digit()).then(|| Bound::At(text.parse().unwrap_or(u64::MAX)))
 }
 
 #[cfg(test)]
@@ -64,15 +82,28 @@ mod tests {
         parse(Some(header), 1000)
     }
 
+    fn one(bytes: Range<u64>) -> Asked {
+        Asked::Parts(vec![bytes])
+    }
+
     #[test]
     fn the_three_forms_of_a_range_are_honoured() {
-        assert_eq!(asked("bytes=0-0"), Asked::Part(0..1));
-        assert_eq!(asked("bytes=10-19"), Asked::Part(10..20));
-        assert_eq!(asked("bytes=990-2000"), Asked::Part(990..1000));
-        assert_eq!(asked("bytes=400-"), Asked::Part(400..1000));
-        assert_eq!(asked("bytes=-100"), Asked::Part(900..1000));
-        assert_eq!(asked("bytes=-2000"), Asked::Part(0..1000));
-        assert_eq!(asked("bytes=0-99999999999999999999999"), Asked::Part(0..1000));
+        assert_eq!(asked("bytes=0-0"), one(0..1));
+        assert_eq!(asked("bytes=10-19"), one(10..20));
+        assert_eq!(asked("Bytes=990-2000"), one(990..1000));
+        assert_eq!(asked("bytes=400-"), one(400..1000));
+        assert_eq!(asked("bytes=-100"), one(900..1000));
+        assert_eq!(asked("bytes=-2000"), one(0..1000));
+        assert_eq!(asked("bytes=0-99999999999999999999999"), one(0..1000));
+    }
+
+    #[test]
+    fn several_ranges_keep_their_order_and_send_no_byte_twice() {
+        assert_eq!(asked("bytes=500-509, 0-1"), Asked::Parts(vec![500..510, 0..2]));
+        assert_eq!(asked("bytes=0-1,,5-6,"), Asked::Parts(vec![0..2, 5..7]));
+        assert_eq!(asked("bytes=0-1,2000-,-1"), Asked::Parts(vec![0..2, 999..1000]));
+        assert_eq!(asked("bytes=5-6,0-1,1-4"), one(0..7));
+        assert_eq!(asked("bytes=900-,0-1,0-9"), Asked::Parts(vec![0..10, 900..1000]));
     }
 
     #[test]
@@ -83,8 +114,11 @@ mod tests {
     }
 
     #[test]
-    fn what_need_not_be_understood_gives_the_whole() {
-        for header in ["bytes=0-1,5-6", "items=0-1", "bytes=5-1", "bytes=-", "bytes=x-1", "bytes", ""] {
+    fn what_is_no_range_is_refused_and_what_is_no_range_of_bytes_is_ignored() {
+        for header in ["bytes=5-1", "bytes=-", "bytes=x-1", "bytes=0-1,x", "bytes=", "bytes=,", "bytes=1"] {
+            assert_eq!(asked(header), Asked::Unsatisfiable, "{header}");
+        }
+        for header in ["items=0-1", "bytes", ""] {
             assert_eq!(asked(header), Asked::Whole, "{header}");
         }
         assert_eq!(parse(None, 1000), Asked::Whole);
@@ -92,9 +126,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_header_leads_outside_the_blob(header in "bytes=[-,0-9 x]{0,24}", size: u64) {
-            if let Asked::Part(bytes) = parse(Some(&header), size) {
-                prop_assert!(bytes.start < bytes.end && bytes.end <= size);
+        fn no_header_leads_outside_the_blob_or_sends_a_byte_twice(header in "bytes=[-,0-9 x]{0,24}", size: u64) {
+            if let Asked::Parts(parts) = parse(Some(&header), size) {
+                prop_assert!(!parts.is_empty());
+                let mut sorted = parts;
+                sorted.sort_by_key(|part| part.start);
+                prop_assert!(sorted.iter().all(|part| part.start < part.end && part.end <= size));
+                prop_assert!(sorted.windows(2).all(|two| two[0].end < two[1].start));
             }
         }
     }

@@ -67,7 +67,7 @@ pub(super) fn route(
             continue;
         }
         for scope in value.split(' ').filter(|scope| !scope.is_empty()) {
-            let (registry, scope) = unprefixed(scope, configured);
+            let (registry, scope) = unprefixed(scope, configured, upstream.as_ref());
             upstream = upstream.or(registry);
             query.append_pair("scope", &scope);
         }
@@ -83,10 +83,16 @@ pub(super) fn route(
     Ok(Target { door: FrontDoor::Mirror, upstream, path })
 }
 
-/// A scope without the registry in front of its repository, and that registry.
-fn unprefixed(scope: &str, configured: &[RegistryHost]) -> (Option<RegistryHost>, String) {
+/// A scope without the registry in front of its repository, and that registry. Once one is named, another's name
+/// is a part of the repository: projects that stand for a registry are called like it.
+fn unprefixed(
+    scope: &str,
+    configured: &[RegistryHost],
+    named: Option<&RegistryHost>,
+) -> (Option<RegistryHost>, String) {
     let parts = scope.strip_prefix(REPOSITORY).and_then(|name| name.split_once('/'));
-    match parts.and_then(|(first, rest)| Some((super::route::lookup(first, configured)?, rest))) {
+    let in_front = parts.and_then(|(first, rest)| Some((super::route::lookup(first, configured)?, rest)));
+    match in_front.filter(|(upstream, _)| named.is_none_or(|named| named == upstream)) {
         Some((upstream, rest)) => (Some(upstream), format!("{REPOSITORY}{rest}")),
         None => (None, scope.to_owned()),
     }
@@ -205,7 +211,7 @@ mod tests {
         fn a_scope_comes_back_from_behind_a_prefix(name in "[a-z]{1,8}(/[a-z]{1,8}){0,2}") {
             let (upstream, scope) = (hosts(&["a.test:5000"]), format!("repository:{name}:pull"));
             let there = prefixed(&scope, &upstream[0]);
-            prop_assert_eq!(unprefixed(&there, &upstream), (Some(upstream[0].clone()), scope));
+            prop_assert_eq!(unprefixed(&there, &upstream, None), (Some(upstream[0].clone()), scope));
         }
     }
 }

@@ -51,6 +51,21 @@ impl Confirmed {
         self.changes.send_modify(|count| *count += 1);
     }
 
+    /// The repository holds the blob no longer; without a digest, any of them may be gone.
+    pub(crate) fn remove(
+        &self,
+        upstream: &RegistryHost,
+        repository: &RepositoryName,
+        digest: Option<Digest>,
+    ) {
+        let stays = |place: &Place| {
+            (&place.0, &place.1) != (upstream, repository) || digest.is_some_and(|gone| gone != place.2)
+        };
+        let mut places = self.lock();
+        places.set.retain(stays);
+        places.oldest_first.retain(stays);
+    }
+
     /// Waits until the place is confirmed.
     pub(crate) async fn until(&self, upstream: &RegistryHost, repository: &RepositoryName, digest: Digest) {
         let mut changes = self.changes.subscribe();

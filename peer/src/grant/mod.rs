@@ -154,6 +154,47 @@ impl Grants {
         (now < served.ends_at + longer).then_some(served.digest)
     }
 
+    /// The repository holds the blob no longer.
+    pub(crate) fn forget_blob(&self, upstream: &RegistryHost, repository: &RepositoryName, digest: Digest) {
+        self.change_repository(upstream, repository, |grant| {
+            grant.blobs.remove(&digest);
+        });
+    }
+
+    /// The reference means another manifest now.
+    pub(crate) fn forget_reference(
+        &self,
+        upstream: &RegistryHost,
+        repository: &RepositoryName,
+        reference: &str,
+    ) {
+        self.change_repository(upstream, repository, |grant| {
+            grant.manifests.remove(reference);
+        });
+    }
+
+    /// What the repository holds is to be found out anew.
+    pub(crate) fn forget_repository(&self, upstream: &RegistryHost, repository: &RepositoryName) {
+        self.change_repository(upstream, repository, |grant| {
+            grant.blobs.clear();
+            grant.manifests.clear();
+        });
+    }
+
+    /// Costs a look at each grant.
+    fn change_repository(
+        &self,
+        upstream: &RegistryHost,
+        repository: &RepositoryName,
+        change: impl Fn(&mut Grant),
+    ) {
+        let mut grants = self.lock();
+        let here = grants
+            .iter_mut()
+            .filter(|(holder, _)| holder.upstream == *upstream && holder.repository == *repository);
+        here.for_each(|(_, grant)| change(grant));
+    }
+
     /// The registry refused this credential: what it was granted there is void.
     pub(crate) fn revoke(&self, holder: &Holder) {
         self.lock().remove(holder);
@@ -282,6 +323,27 @@ mod tests {
             grants.record(holder("app", "x"), [(digest, 1)], Duration::from_secs(9), now);
         }
         assert!(grants.lock()[&holder("app", "x")].blobs.len() <= MAX_IN_GRANT);
+    }
+
+    #[test]
+    fn what_a_repository_holds_no_longer_is_granted_to_nobody() {
+        let (grants, now, life) = (Grants::default(), Instant::now(), Duration::from_secs(9));
+        let (one, two, manifest) = (Digest::of(b"a"), Digest::of(b"b"), Digest::of(b"{}"));
+        let holders = [holder("app", "x"), holder("app", "y"), holder("other", "x")];
+        for holder in &holders {
+            grants.record(holder.clone(), [(one, 1), (two, 1)], life, now);
+            grants.record_manifest(holder.clone(), "v1", manifest, life, now);
+        }
+        let blobs =
+            |digest| holders.each_ref().map(|it| grants.find(it, digest, now, Duration::ZERO).is_some());
+        let tags = || holders.each_ref().map(|it| grants.manifest(it, "v1", now, Duration::ZERO).is_some());
+        let (upstream, repository) = (&holders[0].upstream, &holders[0].repository);
+        grants.forget_blob(upstream, repository, one);
+        assert_eq!((blobs(one), blobs(two), tags()), ([false, false, true], [true; 3], [true; 3]));
+        grants.forget_reference(upstream, repository, "v1");
+        assert_eq!((blobs(two), tags()), ([true; 3], [false, false, true]));
+        grants.forget_repository(upstream, repository);
+        assert_eq!(blobs(two), [false, false, true]);
     }
 
     #[test]

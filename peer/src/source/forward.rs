@@ -108,7 +108,7 @@ impl<'a> Forwarding<'a> {
     /// What stays at one endpoint: all of a repository, its tokens too.
     fn key(&self) -> String {
         let named = match &self.resource {
-            Resource::Manifest(repository) | Resource::Blob(repository, _) => Some(repository.to_string()),
+            Resource::Manifest(repository, _) | Resource::Blob(repository, _) => Some(repository.to_string()),
             Resource::Other if self.purpose == Purpose::Token => {
                 self.path.query().and_then(token_service::scoped).map(|name| name.to_string())
             }
@@ -182,8 +182,8 @@ impl<'a> Forwarding<'a> {
             request
         };
         let repository = match &self.resource {
-            Resource::Blob(repository, _) | Resource::Manifest(repository) if self.is_safe() => repository,
-            Resource::Blob(..) | Resource::Manifest(_) | Resource::Other => {
+            Resource::Blob(repository, _) | Resource::Manifest(repository, _) if self.is_safe() => repository,
+            Resource::Blob(..) | Resource::Manifest(..) | Resource::Other => {
                 self.shared.metrics.count_request(self.kind());
                 let response = endpoint.send(place.clone(), request()).await?;
                 return self.take_in(endpoint, Arrived { response, place, is_trusted: true }).await;
@@ -212,7 +212,7 @@ impl<'a> Forwarding<'a> {
     fn is_clients(&self, next: &Place) -> bool {
         match (&self.resource, Resource::of(next.uri.path())) {
             (Resource::Blob(here, _), Resource::Blob(there, _)) => next.is_home && *here != there,
-            (Resource::Manifest(_), _) => next.is_home,
+            (Resource::Manifest(..), _) => next.is_home,
             _ => false,
         }
     }
@@ -235,14 +235,14 @@ impl<'a> Forwarding<'a> {
         }
         if !is_trusted {
             let is_missing =
-                status == StatusCode::NOT_FOUND && matches!(self.resource, Resource::Manifest(_));
+                status == StatusCode::NOT_FOUND && matches!(self.resource, Resource::Manifest(..));
             if status.is_client_error() && status != StatusCode::RANGE_NOT_SATISFIABLE && !is_missing {
                 return Err(EndpointFailure::Status(status));
             }
             headers.remove(header::SET_COOKIE);
             headers.remove(header::WWW_AUTHENTICATE);
         } else if status == StatusCode::UNAUTHORIZED
-            && let Resource::Manifest(repository) | Resource::Blob(repository, _) = &self.resource
+            && let Resource::Manifest(repository, _) | Resource::Blob(repository, _) = &self.resource
         {
             endpoint.learned.note(repository, headers);
         }
@@ -261,7 +261,10 @@ impl<'a> Forwarding<'a> {
         let (mut head, body) = response.into_parts();
         let body = Relayed::new(body, READ_IDLE, None).boxed_unsync();
         let raw = manifest::read(body).await?;
-        let reference = self.path.path().rsplit('/').next().unwrap_or_default();
+        let reference = match &self.resource {
+            Resource::Manifest(_, reference) => reference,
+            Resource::Blob(..) | Resource::Other => "",
+        };
         let bytes = manifest::plain(&mut head.headers, raw, reference).await?;
         if !is_trusted && !manifest::is_one(&bytes) {
             return Err(EndpointFailure::NoManifest);
@@ -274,7 +277,7 @@ impl<'a> Forwarding<'a> {
     }
 
     fn is_manifest_read(&self) -> bool {
-        self.purpose == Purpose::Pass && self.is_safe() && matches!(self.resource, Resource::Manifest(_))
+        self.purpose == Purpose::Pass && self.is_safe() && matches!(self.resource, Resource::Manifest(..))
     }
 
     /// Whether what passes is read on its way, by this seed or by the peer that asks; the head of a manifest says

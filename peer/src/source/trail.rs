@@ -103,7 +103,7 @@ impl Trail<'_> {
         let Some(challenge) = BearerChallenge::find(refusal.headers()) else { return Ok(false) };
         let realm = match (&challenge.scope, Resource::of(place.uri.path())) {
             (Some(scope), _) => challenge.scope_uri(scope),
-            (None, Resource::Manifest(repository) | Resource::Blob(repository, _)) => {
+            (None, Resource::Manifest(repository, _) | Resource::Blob(repository, _)) => {
                 challenge.pull_uri(&repository)
             }
             (None, Resource::Other) => challenge.pull_uri(self.repository),

@@ -235,7 +235,7 @@ pub(crate) struct Reading {
 }
 
 impl Reading {
-    pub(crate) fn live(&self) -> &Live {
+    pub(crate) fn live(&self) -> &Arc<Live> {
         &self.live
     }
 }

@@ -215,7 +215,7 @@ impl Services {
 
 /// With whose credential a request reads a manifest, if it does.
 fn manifest_read(upstream: &RegistryHost, request: &http::Request<()>) -> Option<ReadCredential> {
-    let Resource::Manifest(repository) = Resource::of(request.uri().path()) else { return None };
+    let Resource::Manifest(repository, _) = Resource::of(request.uri().path()) else { return None };
     let is_read = request.method() == http::Method::GET;
     is_read.then(|| ReadCredential {
         upstream: upstream.clone(),

@@ -1,7 +1,7 @@
 //! A client of a registry, as the node's runtime is one.
 
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -25,6 +25,15 @@ use crate::registry::{HOST, MANIFEST};
 pub(crate) struct Client {
     pub(crate) door: SocketAddr,
     pub(crate) credential: Option<String>,
+}
+
+/// Which door a client comes to; the two that speak TLS with the bundle of their node's CA.
+#[derive(Debug)]
+pub(crate) enum Door {
+    Mirror,
+    Prefix,
+    Proxy(PathBuf),
+    Sni(SocketAddr, PathBuf),
 }
 
 /// What it got.
@@ -74,8 +83,30 @@ impl Client {
 
     /// GET through the proxy, over TLS that this node's own CA vouches for.
     pub(crate) async fn proxied(&self, bundle: &Path, path: &str) -> Answer {
-        let stream = tls_through(self.door, HOST, 443, &roots_of(bundle)).await.unwrap();
-        collect(within(exchange(stream, self.request(Method::GET, path, &[]))).await).await
+        self.at(&Door::Proxy(bundle.to_owned()), Method::GET, path, &[]).await
+    }
+
+    /// At a door of the node's, as a client of that kind asks.
+    pub(crate) async fn at(
+        &self,
+        door: &Door,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Answer {
+        let stream = match door {
+            Door::Mirror => return self.ask(method, &format!("{path}?ns={HOST}"), headers).await,
+            Door::Prefix => {
+                let path = path.replacen("/v2/", &format!("/v2/{HOST}/"), 1);
+                return self.ask(method, &path, headers).await;
+            }
+            Door::Proxy(bundle) => tls_through(self.door, HOST, 443, &roots_of(bundle)).await,
+            Door::Sni(address, bundle) => {
+                tls(TcpStream::connect(address).await.unwrap(), HOST, &roots_of(bundle)).await
+            }
+        };
+        let request = self.request(method, path, headers);
+        collect(within(exchange(stream.unwrap(), request)).await).await
     }
 
     /// Over TLS with the door `sni`, under the registry's name.

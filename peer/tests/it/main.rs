@@ -7,6 +7,7 @@ mod authorisation;
 mod client;
 #[path = "../../../scheduler/tests/it/cluster.rs"]
 mod cluster;
+mod doors;
 mod faults;
 mod manifests;
 mod offline;

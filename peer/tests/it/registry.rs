@@ -153,6 +153,11 @@ impl Registry {
         self.state.tokens.lock().unwrap().insert(credential.into(), token.into());
     }
 
+    /// What was at the path is there no longer.
+    pub(crate) fn delete(&self, path: &str) {
+        self.state.content.lock().unwrap().remove(path);
+    }
+
     /// From here on the path is answered with 307.
     pub(crate) fn redirect(&self, path: &str, to: &str) {
         self.state.redirects.lock().unwrap().insert(path.into(), to.into());
@@ -218,6 +223,7 @@ impl State {
         let sent = Arc::new(AtomicU64::new(0));
         let mut response = match self.refusal(&path, credential).or_else(|| self.token(&path, credential)) {
             Some(answer) => answer,
+            None if request.method() == Method::DELETE => self.delete(&path),
             None => self.content(&path, range.as_deref(), fault.clone(), &sent),
         };
         let digest = response.headers().get("docker-content-digest").map(|value| format!("{value:?}"));
@@ -279,6 +285,12 @@ impl State {
                 .unwrap(),
             None => Response::builder().status(401).body(text(UNAUTHORIZED)).unwrap(),
         })
+    }
+
+    fn delete(&self, path: &str) -> Response<Body> {
+        let gone = self.content.lock().unwrap().remove(path);
+        let (status, body) = if gone.is_some() { (202, "") } else { (404, UNKNOWN) };
+        Response::builder().status(status).body(text(body)).unwrap()
     }
 
     fn content(

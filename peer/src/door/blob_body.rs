@@ -1,0 +1,116 @@
+//! A blob's bytes on their way to one client: each piece read from disk and verified just before it goes.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use flotilla_proto::Digest;
+use tokio::sync::mpsc;
+
+use super::parts::Selected;
+use super::pursuit::Pursuit;
+use crate::source::BoxError;
+use crate::store::{BlobFile, ReadPieceError, Store};
+use crate::swarm::Swarm;
+
+type Sender = mpsc::Sender<Result<Bytes, BoxError>>;
+
+/// A blob's bytes on their way to one client.
+pub(super) struct BlobBody {
+    pub(super) store: Store,
+    pub(super) swarm: Swarm,
+    /// While it is open, the blob is not evicted.
+    pub(super) file: Arc<BlobFile>,
+    pub(super) pursuit: Pursuit,
+    pub(super) selected: Selected,
+    /// The piece that is waited for before any goes out, if it is not here yet.
+    pub(super) late: Option<u32>,
+}
+
+impl BlobBody {
+    /// Sends piece after piece, each read from disk and verified just before. A body that
+    /// cannot go on ends with an error, so that the client sees a cut and not an end.
+    pub(super) async fn send(mut self, sender: Sender) {
+        if let Some(first) = self.late
+            && let Err(lost) = self.wait_late(first).await
+        {
+            // A client that is gone needs no reason.
+            let _ = sender.send(Err(lost)).await;
+            return;
+        }
+        let selected = std::mem::take(&mut self.selected);
+        for (index, part) in selected.parts.into_iter().enumerate() {
+            if index > 0 {
+                let first = self.pursuit.layout().piece_at(part.bytes.start);
+                self.pursuit.read_on_at(first).await;
+            }
+            let is_open = send_text(&sender, part.head).await;
+            if !is_open || !self.send_part(&sender, part.bytes, index > 0).await {
+                return;
+            }
+        }
+        send_text(&sender, selected.tail).await;
+    }
+
+    /// Sends one run of bytes; `false` if nothing more is to follow.
+    async fn send_part(&mut self, sender: &Sender, bytes: Range<u64>, mut has_sent: bool) -> bool {
+        let layout = self.pursuit.layout();
+        for piece in layout.pieces_of(&bytes) {
+            let whole = layout.piece_range(piece);
+            let from = bytes.start.max(whole.start) - whole.start;
+            let to = bytes.end.min(whole.end) - whole.start;
+            let within = |offset: u64| usize::try_from(offset).expect("within a piece");
+            let chunk = self.piece(piece, has_sent).await.map(|bytes| bytes.slice(within(from)..within(to)));
+            has_sent = true;
+            let ended = chunk.is_err();
+            if sender.send(chunk).await.is_err() || ended {
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn wait_for(&mut self, piece: u32, has_sent: bool) -> Result<(), BoxError> {
+        let deadline = Instant::now() + BODY_PATIENCE;
+        let released = self.pursuit.released(piece, deadline, has_sent).await;
+        released.map_err(|lost| lost.reason(self.file.digest()).into())
+    }
+
+    /// Waits for what was not here when the headers went out. What was opened before may have been purged.
+    async fn wait_late(&mut self, piece: u32) -> Result<(), BoxError> {
+        self.wait_for(piece, false).await?;
+        self.file = self.store.begin(self.file.digest(), self.pursuit.layout()).await?;
+        Ok(())
+    }
+
+    async fn piece(&mut self, piece: u32, has_sent: bool) -> Result<Bytes, BoxError> {
+        for _ in 0..READ_ATTEMPTS {
+            self.wait_for(piece, has_sent).await?;
+            match self.store.read(&self.file, piece).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(ReadPieceError::Corrupt { digest, piece }) => self.repair(digest, piece).await?,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Err(format!("piece {piece} of {} is damaged again and again", self.file.digest()).into())
+    }
+
+    /// A damaged piece is fetched anew while the client waits.
+    async fn repair(&mut self, digest: Digest, piece: u32) -> Result<(), BoxError> {
+        self.swarm.damaged(digest, piece).await;
+        self.pursuit.want_again(piece).await.map_err(|lost| lost.reason(digest).into())
+    }
+}
+
+/// Sends what stands between the parts of a blob; `false` if the client is gone.
+async fn send_text(sender: &Sender, text: Bytes) -> bool {
+    text.is_empty() || sender.send(Ok(text)).await.is_ok()
+}
+
+/// How long a client that has its headers waits for its next piece: a slow link may take minutes for one. A
+/// registry that stands still is given up long before, by the seed that reads.
+const BODY_PATIENCE: Duration = Duration::from_secs(900);
+
+/// A disk that damages a piece three times in a row is broken.
+const READ_ATTEMPTS: usize = 3;
