@@ -33,6 +33,7 @@ use self::tree::Tree;
 use self::undo::Undo;
 use crate::output;
 
+pub(crate) use self::edit::key_of;
 pub(crate) use self::request::{PeerUrl, ca_file, usual_data_dir};
 
 /// What can be done with clients.
@@ -57,7 +58,7 @@ pub(crate) struct SetupArgs {
     #[arg(long, value_name = "HOST", required_unless_present = "undo")]
     registry: Option<RegistryHost>,
 
-    /// The front door (default: proxy for docker, mirror for all others)
+    /// The front door (default: proxy for docker, but mirror for docker.io; mirror for all others)
     #[arg(long, value_enum, value_name = "DOOR")]
     door: Option<DoorName>,
 
@@ -111,7 +112,7 @@ pub(crate) fn client(command: ClientCommand) -> anyhow::Result<()> {
 fn request(args: &SetupArgs, registry: &RegistryHost) -> Request {
     Request {
         client: args.client,
-        door: args.door.unwrap_or(args.client.usual_door()),
+        door: args.door.unwrap_or(args.client.usual_door(registry)),
         registry: registry.clone(),
         peer: args.peer.clone(),
         data_dir: args.data_dir.clone(),

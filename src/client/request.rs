@@ -66,8 +66,10 @@ pub(crate) struct PeerUrl {
 
 impl Client {
     /// The door that serves it best (`README.md`, 5a to 5c).
-    pub(super) fn usual_door(self) -> DoorName {
+    pub(super) fn usual_door(self, registry: &RegistryHost) -> DoorName {
         match self {
+            // `registry-mirrors` is made for the hub, needs no restart, and falls back.
+            Self::Docker if registry.is_docker_hub() => DoorName::Mirror,
             Self::Docker => DoorName::Proxy,
             Self::Containerd | Self::Podman | Self::Crio | Self::Buildkit => DoorName::Mirror,
         }

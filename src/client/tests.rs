@@ -156,7 +156,6 @@ fn what_cannot_work_says_why_and_what_does() {
     fs::write(corp, "[Service]\nEnvironment=HTTPS_PROXY=http://corp:3128\n").unwrap();
     for (client, door, registry, words) in [
         (Client::Docker, DoorName::Mirror, "reg.test", "is for docker.io alone"),
-        (Client::Docker, DoorName::Proxy, "docker.io", "--registry registry-1.docker.io"),
         (Client::Docker, DoorName::Proxy, "127.0.0.1:5000", "use no proxy for it"),
         (Client::Docker, DoorName::Proxy, "new.test", "see `flotilla peer status`"),
         (Client::Docker, DoorName::Prefix, "b.test:5000", "cannot hold a second one"),
@@ -169,6 +168,59 @@ fn what_cannot_work_says_why_and_what_does() {
         let error = setup(&machine.request(client, door, registry), &machine.tree(), false).unwrap_err();
         assert!(error.to_string().contains(words), "{client} {door} {registry}: {error}");
     }
+}
+
+#[test]
+fn docker_hub_is_set_up_by_any_of_its_names() {
+    for name in ["docker.io", "index.docker.io", "registry-1.docker.io"] {
+        for (client, door, file, line) in [
+            (
+                Client::Docker,
+                None,
+                "etc/docker/daemon.json",
+                "\"registry-mirrors\": [\"http://127.0.0.1:4001\"]",
+            ),
+            (
+                Client::Docker,
+                Some(DoorName::Proxy),
+                "usr/local/share/ca-certificates/flotilla-docker.io.crt",
+                "BEGIN CERTIFICATE",
+            ),
+            (Client::Docker, Some(DoorName::Sni), "etc/hosts", "127.0.0.1 registry-1.docker.io"),
+            (
+                Client::Containerd,
+                None,
+                "etc/containerd/certs.d/docker.io/hosts.toml",
+                "[host.\"http://127.0.0.1:4001\"]\n  capabilities = [\"pull\", \"resolve\"]",
+            ),
+            (
+                Client::Podman,
+                None,
+                "etc/containers/registries.conf.d/50-flotilla-docker.io.conf",
+                "location = \"127.0.0.1:4001/docker.io\"",
+            ),
+            (Client::Buildkit, None, "etc/buildkit/buildkitd.toml", "[registry.\"docker.io\"]"),
+        ] {
+            let machine = Machine::empty();
+            let registry: RegistryHost = name.parse().unwrap();
+            let door = door.unwrap_or(client.usual_door(&registry));
+            setup(&machine.request(client, door, name), &machine.tree(), false).unwrap();
+            let text = fs::read_to_string(machine.path(file)).unwrap();
+            assert!(text.contains(line), "{client} {door}: {text}");
+            assert!(!text.contains("server"), "{client} {door}: {text}");
+        }
+    }
+}
+
+#[test]
+fn an_account_that_docker_keeps_for_its_hub_is_found() {
+    let machine = Machine::empty();
+    let file = machine.path("etc/containers/auth.json");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, "{\"auths\": {\"https://index.docker.io/v1/\": {\"auth\": \"dTpw\"}}}").unwrap();
+    setup(&machine.request(Client::Crio, DoorName::Mirror, "docker.io"), &machine.tree(), false).unwrap();
+    let text = fs::read_to_string(file).unwrap();
+    assert!(text.contains("\"127.0.0.1:4001/docker.io\": {\"auth\": \"dTpw\"}"), "{text}");
 }
 
 #[test]
@@ -240,7 +292,7 @@ impl Machine {
     fn empty() -> Self {
         let machine = Self { root: tempfile::tempdir().unwrap(), data: tempfile::tempdir().unwrap() };
         fs::create_dir(machine.data.path().join("ca")).unwrap();
-        for registry in ["reg.test", "b.test"] {
+        for registry in ["reg.test", "b.test", "docker.io"] {
             fs::write(machine.data.path().join(format!("ca/{registry}.pem")), CERTIFICATE).unwrap();
         }
         machine

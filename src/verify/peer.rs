@@ -40,7 +40,7 @@ impl AskedPeer {
         ensure!(code.is_success(), "{admin}/status answers {code}: {}", body.trim());
         let status: Status = serde_json::from_str(&body)
             .with_context(|| format!("{admin}/status is no peer's: --admin names another daemon"))?;
-        let knows = status.registries.iter().any(|known| known == registry.as_str());
+        let knows = status.registries.iter().any(|known| known.parse().as_ref() == Ok(registry));
         ensure!(
             knows,
             "{} carries no {registry}, only: {}. At the manager: flotilla registry set",
