@@ -10,6 +10,7 @@ mod answer;
 mod blob;
 mod ca;
 mod error;
+mod hub;
 mod manifest;
 mod offline;
 mod prefetch;
@@ -158,7 +159,7 @@ impl Door {
             false => route(path, &configured, default),
         };
         match routed {
-            Ok(target) => Ok(self.answer(target, request).await),
+            Ok(target) => Ok(self.answer(hub::known_name(target), request).await),
             // The base of several registries: the token that clients then ask for names one.
             Err(_) if path.path() == "/v2/" && path.query().is_none() => Ok(base(&self.host_of(&request))),
             Err(refused) => Ok(refusal(refused.status, refused.code, &refused.message)),
