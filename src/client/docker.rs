@@ -43,6 +43,14 @@ fn proxy(request: &Request, tree: &Tree) -> Result<Plan, PlanError> {
         systemd::proxy(&mut plan, tree, UNIT, &peer)?.read_after(RELOAD_AND_RESTART);
     }
     plan.note("While the peer does not run, dockerd reaches no HTTPS registry.");
+    let hub =
+        request.carried.iter().flatten().find(|carried| carried.is_docker_hub() && *carried != registry);
+    if let Some(hub) = hub {
+        plan.note(format!(
+            "The peer carries {hub} too, and dockerd reads it through this proxy: run flotilla client setup \
+             docker --registry {hub} --door proxy as well."
+        ));
+    }
     Ok(plan)
 }
 
@@ -55,10 +63,12 @@ fn mirror(request: &Request, tree: &Tree) -> Result<Plan, PlanError> {
     // A reload keeps the old mirrors where the key is gone (measured with 20.10).
     let edit = plan.edit(tree, DAEMON_JSON, |text| with_registry_mirror(text, &peer))?;
     edit.read_after(RELOAD).forgotten_after(RESTART);
-    plan.note(
-        "dockerd does not say which registry it means: with several in the region, set \
-         default_upstream = \"docker.io\" under [door] in /etc/flotilla/peer.toml.",
-    );
+    if request.may_be_confused() {
+        plan.note(
+            "dockerd does not say which registry it means: with several in the region, set \
+             default_upstream = \"docker.io\" under [door] in /etc/flotilla/peer.toml.",
+        );
+    }
     Ok(plan)
 }
 
@@ -141,7 +151,8 @@ const WORKS: &[Works] = &[
 
 const UNIT: &str = "docker.service";
 
-const DAEMON_JSON: &str = "/etc/docker/daemon.json";
+/// dockerd's configuration.
+pub(super) const DAEMON_JSON: &str = "/etc/docker/daemon.json";
 
 const RELOAD: &str = "systemctl reload docker";
 

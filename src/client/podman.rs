@@ -30,10 +30,12 @@ fn mirror(request: &Request, tree: &Tree) -> Result<Plan, PlanError> {
     let registry = request.registry.as_str();
     // In front of the repository there is no doubt which registry is meant. A port cannot stand there.
     let mirror = if request.registry_has_port() {
-        plan.note(format!(
-            "A registry with a port cannot be named to the mirror: with several in the region, set \
-             default_upstream = \"{registry}\" under [door] in /etc/flotilla/peer.toml."
-        ));
+        if request.may_be_confused() {
+            plan.note(format!(
+                "A registry with a port cannot be named to the mirror: with several in the region, set \
+                 default_upstream = \"{registry}\" under [door] in /etc/flotilla/peer.toml."
+            ));
+        }
         request.peer.authority().to_owned()
     } else {
         request.prefixed()

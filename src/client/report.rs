@@ -51,10 +51,11 @@ enum Done {
 
 impl Report {
     /// Of a plan that was carried out, or would be.
-    pub(super) fn of_setup(request: &Request, plan: Plan, dry_run: bool) -> Self {
+    pub(super) fn of_setup(request: &Request, plan: Plan, dry_run: bool, on_restart: &str) -> Self {
         let changed = plan.edits.iter().filter(|edit| edit.changes());
         let restart = commands(changed.filter_map(|edit| edit.reload));
-        let mut notes = plan.notes;
+        let mut notes = restart_notes(&restart, on_restart);
+        notes.extend(plan.notes);
         if !plan.edits.iter().any(Edit::changes) {
             let once = commands(plan.edits.iter().filter_map(|edit| edit.reload));
             notes.extend(
@@ -74,10 +75,17 @@ impl Report {
     }
 
     /// Of an undo.
-    pub(super) fn of_undo(client: Client, registry: Option<String>, steps: &[Step], dry_run: bool) -> Self {
+    pub(super) fn of_undo(
+        client: Client,
+        registry: Option<String>,
+        steps: &[Step],
+        dry_run: bool,
+        on_restart: &str,
+    ) -> Self {
         let changed = steps.iter().filter(|step| matches!(step.action, Action::Restore(..) | Action::Remove));
         let restart = commands(changed.filter_map(|step| step.reload.as_deref()));
-        let notes = steps.iter().filter_map(kept_for).collect();
+        let mut notes = restart_notes(&restart, on_restart);
+        notes.extend(steps.iter().filter_map(kept_for));
         Self {
             client,
             door: None,
@@ -88,6 +96,11 @@ impl Report {
             notes,
             pull: None,
         }
+    }
+
+    /// Adds a sentence.
+    pub(super) fn note(&mut self, sentence: Option<String>) {
+        self.notes.extend(sentence);
     }
 
     /// For people.
@@ -156,6 +169,12 @@ impl Done {
             Self::Kept => "kept",
         }
     }
+}
+
+/// What a restart does, if there is to be one.
+fn restart_notes(commands: &[String], on_restart: &str) -> Vec<String> {
+    let is_one = commands.iter().any(|command| command.contains("systemctl restart"));
+    is_one.then(|| on_restart.to_owned()).into_iter().collect()
 }
 
 fn preview(edit: &Edit) -> String {

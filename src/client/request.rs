@@ -55,6 +55,8 @@ pub(super) struct Request {
     pub(super) authfile: Option<PathBuf>,
     /// Docker's proxy goes into `daemon.json`.
     pub(super) daemon_json: bool,
+    /// The registries that the peer carries, where it was asked.
+    pub(super) carried: Option<Vec<RegistryHost>>,
 }
 
 /// `http://host:port` of a peer's doors.
@@ -87,6 +89,12 @@ impl Request {
         format!("{}/{}", self.peer.authority(), self.registry)
     }
 
+    /// Whether a request without a registry's name may mean another one: the peer carries several, or
+    /// was not asked.
+    pub(super) fn may_be_confused(&self) -> bool {
+        self.carried.as_ref().is_none_or(|carried| carried.len() > 1)
+    }
+
     /// The prefix of an image's name cannot hold a second port.
     pub(super) fn registry_has_port(&self) -> bool {
         self.registry.as_str().contains([':', '['])
@@ -110,7 +118,7 @@ impl PeerUrl {
     }
 
     /// Whether it is an address of this machine only.
-    pub(super) fn is_loopback(&self) -> bool {
+    pub(crate) fn is_loopback(&self) -> bool {
         is_loopback(&self.host)
     }
 }

@@ -171,6 +171,46 @@ fn what_cannot_work_says_why_and_what_does() {
 }
 
 #[test]
+fn whoever_is_told_to_restart_dockerd_is_told_what_stops() {
+    let report = |daemon_json: &str, door, registry| {
+        let machine = Machine::empty();
+        fs::create_dir_all(machine.path("etc/docker")).unwrap();
+        fs::write(machine.path("etc/docker/daemon.json"), daemon_json).unwrap();
+        let done = setup(&machine.request(Client::Docker, door, registry), &machine.tree(), false).unwrap();
+        (done.for_people(), machine.undo(Client::Docker, None).unwrap().for_people())
+    };
+    let (done, undone) = report("{}", DoorName::Proxy, "reg.test");
+    for text in [done, undone] {
+        assert!(text.contains("STOPS EVERY CONTAINER") && text.contains("--door prefix"), "{text}");
+    }
+    let (done, undone) = report("{\"live-restore\": true}", DoorName::Proxy, "reg.test");
+    for text in [done, undone] {
+        assert!(text.contains("containers keep running") && !text.contains("STOPS"), "{text}");
+    }
+    let (reloaded, _) = report("{}", DoorName::Mirror, "docker.io");
+    assert!(reloaded.contains("systemctl reload docker") && !reloaded.contains("STOPS"), "{reloaded}");
+    let (sni, _) = report("{}", DoorName::Sni, "reg.test");
+    assert!(!sni.contains("restart"), "{sni}");
+}
+
+#[test]
+fn a_peer_that_carries_one_registry_needs_no_default_of_its_doors() {
+    let machine = Machine::empty();
+    for (carried, said) in
+        [(None, true), (Some(&["docker.io"][..]), false), (Some(&["docker.io", "b.test"]), true)]
+    {
+        let mut request = machine.request(Client::Docker, DoorName::Mirror, "docker.io");
+        request.carried = carried.map(|names| names.iter().map(|name| name.parse().unwrap()).collect());
+        let report = setup(&request, &machine.tree(), true).unwrap().for_people();
+        assert_eq!(report.contains("default_upstream"), said, "{report}");
+        request.door = DoorName::Proxy;
+        request.registry = "b.test".parse().unwrap();
+        let report = setup(&request, &machine.tree(), true).unwrap().for_people();
+        assert_eq!(report.contains("The peer carries docker.io too"), carried.is_some(), "{report}");
+    }
+}
+
+#[test]
 fn docker_hub_is_set_up_by_any_of_its_names() {
     for name in ["docker.io", "index.docker.io", "registry-1.docker.io"] {
         for (client, door, file, line) in [
@@ -341,6 +381,7 @@ impl Machine {
             data_dir: self.data.path().to_owned(),
             authfile: None,
             daemon_json: false,
+            carried: None,
         }
     }
 
@@ -350,7 +391,8 @@ impl Machine {
             client,
             registry,
             door: None,
-            peer: "http://127.0.0.1:4001".parse().unwrap(),
+            peer: None,
+            admin: "http://127.0.0.1:1".parse().unwrap(),
             data_dir: self.data.path().to_owned(),
             authfile: None,
             daemon_json: false,
