@@ -90,7 +90,7 @@ pub(crate) struct SetupArgs {
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
 
-    /// Show what would be written, and write nothing
+    /// Show what would be written, as `patch -p1 -d /` takes it, and write nothing
     #[arg(long)]
     dry_run: bool,
 

@@ -109,10 +109,13 @@ impl Report {
         if !self.files.is_empty() {
             let mut rows = table(["FILE", if self.dry_run { "WOULD BE" } else { "IS" }]);
             rows.add_rows(self.files.iter().map(|file| [file.file.as_str(), file.action.as_str()]));
-            parts.push(rows.to_string());
+            parts.push(rows.trim_fmt());
         }
         parts.extend(
-            self.files.iter().filter_map(|file| file.diff.as_deref()).map(|diff| diff.trim_end().to_owned()),
+            self.files
+                .iter()
+                .filter_map(|file| file.diff.as_deref())
+                .map(|diff| diff.trim_end_matches('\n').to_owned()),
         );
         let idle = |file: &FileReport| matches!(file.action, Done::Unchanged | Done::Kept);
         if self.files.iter().all(idle) {
@@ -179,7 +182,7 @@ fn restart_notes(commands: &[String], on_restart: &str) -> Vec<String> {
 
 fn preview(edit: &Edit) -> String {
     if edit.secret {
-        return format!("--- {0}\n+++ {0}\n(credentials: not shown)\n", edit.path.display());
+        return format!("{}: (credentials: not shown)\n", edit.path.display());
     }
     diff(&edit.path, edit.before.as_deref(), &edit.after)
 }

@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -58,7 +60,7 @@ fn a_dry_run_shows_the_change_and_writes_nothing() {
     let report = setup(&request, &machine.tree(), true).unwrap().for_people();
     assert_eq!(machine.files(), before);
     for line in [
-        "+++ /etc/containerd/certs.d/reg.test/hosts.toml",
+        "+++ b/etc/containerd/certs.d/reg.test/hosts.toml",
         "+[host.\"http://127.0.0.1:4001\"]",
         "+      config_path = \"/etc/containerd/certs.d\"",
         "  systemctl restart containerd",
@@ -68,6 +70,34 @@ fn a_dry_run_shows_the_change_and_writes_nothing() {
     let secret = machine.request(Client::Podman, DoorName::Mirror, "reg.test");
     let report = setup(&secret, &machine.tree(), true).unwrap().for_people();
     assert!(report.contains("(credentials: not shown)") && !report.contains("c2VjcmV0"), "{report}");
+}
+
+#[test]
+fn what_a_dry_run_shows_patch_does() {
+    for (client, door) in ALL {
+        for machine in [Machine::with_files(), Machine::empty()] {
+            let registry =
+                if (client, door) == (Client::Docker, DoorName::Mirror) { "docker.io" } else { "reg.test" };
+            let request = machine.request(client, door, registry);
+            let shown = setup(&request, &machine.tree(), true).unwrap().for_people();
+            let mut patch = Command::new("patch");
+            patch.args(["-p1", "--fuzz=0", "-d"]).arg(machine.root.path());
+            let mut patch = match patch.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+                started => started.unwrap(),
+            };
+            patch.stdin.take().unwrap().write_all(shown.as_bytes()).unwrap();
+            let output = patch.wait_with_output().unwrap();
+            assert!(output.status.success(), "{client} {door}: {output:?}\n{shown}");
+            let mut by_patch = machine.files();
+            setup(&request, &machine.tree(), false).unwrap();
+            let mut done = machine.files();
+            // Credentials are shown to nobody.
+            by_patch.remove("etc/containers/auth.json");
+            done.remove("etc/containers/auth.json");
+            assert_eq!(by_patch, done, "{client} {door}");
+        }
+    }
 }
 
 #[test]

@@ -105,19 +105,18 @@ impl Report {
     }
 
     fn sources(&self) -> String {
-        let BytesBySource { store, peer, seed, parent_region, registry } = self.counted;
+        let BytesBySource { store, peer, seed, registry } = self.counted;
         let mut rows = table(["FROM", "BYTES"]);
         for (source, bytes) in [
             ("store", store),
             ("peers", peer),
             ("seeds", seed),
-            ("parent region", parent_region),
             ("registry", registry),
             ("not counted now", self.uncounted),
         ] {
             rows.add_row([source.to_owned(), ByteSize(bytes).to_string()]);
         }
-        rows.to_string()
+        rows.trim_fmt()
     }
 }
 
@@ -152,14 +151,19 @@ impl Evidence<'_> {
                 ByteSize(expected)
             ));
         }
-        let counted = format!("at least {} were counted", ByteSize(counted.total()));
+        let sum = format!("at least {} were counted", ByteSize(counted.total()));
         let held = format!("{} were in the store of this node before", ByteSize(held));
-        let how = match (self.counted.total(), self.counted.total() < expected) {
+        let how = match (counted.total(), counted.total() < expected) {
             (0, true) => held,
-            (_, true) => format!("{counted}, and {held}"),
-            (_, false) => counted,
+            (_, true) => format!("{sum}, and {held}"),
+            (_, false) => sum,
         };
-        Ok(format!("every byte came from the region: {how}; none was read from the registry for this node"))
+        let read = if counted.seed + counted.peer > 0 {
+            "this node read none from the registry itself; what the region did not hold yet, a seed read for all"
+        } else {
+            "nothing was read from the registry"
+        };
+        Ok(format!("every byte came from the region: {how}; {read}"))
     }
 }
 
@@ -182,7 +186,13 @@ mod tests {
         let read = BytesBySource { peer: 60, registry: 40, ..Default::default() };
         let nothing = BytesBySource::default();
         for (expected, counted, ever, same_peer, words) in [
-            (100, fetched, fetched, true, Ok("region: at least 100 B were counted; none")),
+            (
+                100,
+                fetched,
+                fetched,
+                true,
+                Ok("region: at least 100 B were counted; this node read none from the registry itself"),
+            ),
             (
                 150,
                 fetched,
@@ -190,7 +200,13 @@ mod tests {
                 true,
                 Ok("100 B were counted, and 50 B were in the store"),
             ),
-            (100, nothing, fetched, true, Ok("region: 100 B were in the store of this node before; none")),
+            (
+                100,
+                nothing,
+                fetched,
+                true,
+                Ok("region: 100 B were in the store of this node before; nothing was read from the registry"),
+            ),
             (100, nothing, fetched, false, Err("show 0 B of 100 B for this pull")),
             (100, fetched, fetched, false, Ok("at least 100 B were counted")),
             (100, read, read, true, Err("this node read 40 B from the registry itself")),
