@@ -36,6 +36,9 @@ pub(crate) fn completions(args: &CompletionsArgs) -> anyhow::Result<()> {
 /// With what each argument's value is. Shells offer file names for what is said to be nothing.
 fn hinted(command: Command) -> Command {
     let hint = |argument: Arg| {
+        if !argument.get_action().takes_values() {
+            return argument;
+        }
         let names = argument.get_value_names().unwrap_or_default();
         let is_path = argument.get_value_parser().type_id() == TypeId::of::<PathBuf>();
         let hint = match (is_path, names.iter().any(|name| name == "DIR")) {
@@ -64,6 +67,8 @@ pub(crate) fn man(args: &ManArgs) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use clap::ValueEnum as _;
+
     use super::*;
 
     fn arguments(path: &[&str]) -> Vec<Arg> {
@@ -87,6 +92,15 @@ mod tests {
         ] {
             let found = arguments(path).into_iter().find(|argument| argument.get_id() == id).unwrap();
             assert_eq!(found.get_value_hint(), hint, "{path:?} --{id}");
+        }
+    }
+
+    #[test]
+    fn every_shells_script_is_made() {
+        for shell in Shell::value_variants() {
+            let mut script = Vec::new();
+            clap_complete::generate(*shell, &mut hinted(Cli::command()), "flotilla", &mut script);
+            assert!(!script.is_empty(), "{shell}");
         }
     }
 
