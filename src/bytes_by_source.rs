@@ -17,8 +17,6 @@ pub(crate) struct BytesBySource {
     pub(crate) peer: u64,
     /// From a seed.
     pub(crate) seed: u64,
-    /// From a seed of the parent region.
-    pub(crate) parent_region: u64,
     /// From the registry itself.
     pub(crate) registry: u64,
 }
@@ -41,7 +39,6 @@ impl BytesBySource {
                 "store" => bytes.store += value,
                 "peer" => bytes.peer += value,
                 "seed" => bytes.seed += value,
-                "parent_region" => bytes.parent_region += value,
                 "registry" => bytes.registry += value,
                 _ => {}
             }
@@ -51,8 +48,8 @@ impl BytesBySource {
 
     /// From wherever.
     pub(crate) fn total(self) -> u64 {
-        let Self { store, peer, seed, parent_region, registry } = self;
-        store + peer + seed + parent_region + registry
+        let Self { store, peer, seed, registry } = self;
+        store + peer + seed + registry
     }
 
     /// What was counted since `before`. A peer that started again counts from zero.
@@ -62,7 +59,6 @@ impl BytesBySource {
             store: since(self.store, before.store),
             peer: since(self.peer, before.peer),
             seed: since(self.seed, before.seed),
-            parent_region: since(self.parent_region, before.parent_region),
             registry: since(self.registry, before.registry),
         }
     }
@@ -90,14 +86,14 @@ mod tests {
         let text = "# TYPE flotilla_peer_piece_bytes counter\n\
                     flotilla_peer_piece_bytes_total{source=\"peer\"} 5\n\
                     flotilla_peer_piece_bytes_total{region=\"a\",source=\"peer\"} 2\n\
-                    flotilla_peer_piece_bytes_total{source=\"parent_region\"} 3 1700000000\n\
+                    flotilla_peer_piece_bytes_total{source=\"seed\"} 3 1700000000\n\
                     flotilla_peer_piece_bytes_total{source=\"unheard\"} 9\n\
                     flotilla_peer_piece_bytes_total 9\n\
                     flotilla_peer_piece_bytes_total_more{source=\"seed\"} 9\n\
                     flotilla_peer_source_bytes_total{source=\"seed\"} 9\n\
                     # EOF\n";
         let bytes = BytesBySource::parse(text);
-        assert_eq!(bytes, BytesBySource { peer: 7, parent_region: 3, ..Default::default() });
+        assert_eq!(bytes, BytesBySource { peer: 7, seed: 3, ..Default::default() });
     }
 
     #[test]

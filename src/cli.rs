@@ -55,8 +55,9 @@ pub(crate) enum Command {
     Region(Asked<RegionCommand>),
 
     /// Registries whose images are carried: list, set, remove
-    #[command(after_help = "Example:\n  flotilla registry set harbor.example.com \
-                      --url https://harbor.example.com --ca ca.pem")]
+    #[command(after_help = "Example:\n  \
+        flotilla registry set harbor.example.com \\\n      \
+        --url https://harbor.example.com --ca ca.pem")]
     Registry(Asked<RegistryCommand>),
 
     /// Join tokens: create, list, revoke
@@ -74,7 +75,7 @@ pub(crate) enum Command {
 
     /// Run a whole region on this machine and pull an image through it
     #[command(after_help = "Examples:\n  flotilla demo --peers 4 --clients 3 --size '1 GiB'\n  \
-                            flotilla demo --image reg.test/app/web:v7 \
+                            flotilla demo --image reg.test/app/web:v7 \\\n      \
                             --registry reg.test=https://reg.test:5000,ca=ca.pem")]
     Demo(DemoArgs),
 
@@ -87,7 +88,7 @@ pub(crate) enum Command {
 
     /// Pull an image through this node's peer, and prove where its bytes came from
     #[command(after_help = "Examples:\n  flotilla verify harbor.example.com/app/web:v7\n  \
-                            flotilla verify harbor.example.com/app/web:v7 --door proxy --authfile auth.json")]
+                            flotilla verify harbor.example.com/app/web:v7 \\\n      --door proxy --authfile auth.json")]
     Verify(VerifyArgs),
 
     /// Ask a daemon whether it is well; for health checks of containers
@@ -179,6 +180,39 @@ mod tests {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.starts_with("Example"), "{} has no example", command.get_name());
             commands.extend(command.get_subcommands().cloned());
+        }
+    }
+
+    /// The commands of the examples, as a shell reads them, with the lines that they stand in.
+    fn examples() -> Vec<(String, Vec<String>)> {
+        let (mut found, mut commands) = (Vec::new(), vec![Cli::command()]);
+        while let Some(command) = commands.pop() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            for example in help.replace("\\\n", "\u{1}").lines().filter(|line| line.starts_with("  flotilla"))
+            {
+                let text = example.split(" > ").next().unwrap().replace('\u{1}', " ");
+                let mut words = Vec::new();
+                for (index, part) in text.split(['\'', '"']).enumerate() {
+                    match index % 2 {
+                        0 => words.extend(part.split_whitespace().map(ToOwned::to_owned)),
+                        _ => words.push(part.to_owned()),
+                    }
+                }
+                found.push((example.replace('\u{1}', "\\\n"), words));
+            }
+            commands.extend(command.get_subcommands().cloned());
+        }
+        found
+    }
+
+    #[test]
+    fn examples_can_be_pasted() {
+        let examples = examples();
+        assert!(examples.len() > 30, "{}", examples.len());
+        for (text, words) in examples {
+            // A terminal of 80 columns wraps nothing, and a shell reads what is meant.
+            assert!(text.lines().all(|line| line.len() < 80), "too wide:\n{text}");
+            assert!(Cli::try_parse_from(&words).is_ok(), "{words:?}");
         }
     }
 

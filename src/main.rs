@@ -12,6 +12,7 @@ mod documents;
 mod health;
 mod http;
 mod local;
+mod local_peer;
 mod oci_client;
 mod output;
 mod peer_status;
@@ -62,7 +63,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Topology(asked) => print(&asked.command.execute(&asked.manager).await?),
         Command::Up(args) => local::up::up(args).await,
         Command::Demo(args) => local::demo::demo(args).await,
-        Command::Client { command } => client::client(command),
+        Command::Client { command } => client::client(command).await,
         Command::Verify(args) => verify::verify(args).await,
         Command::Health(args) => health::health(args).await,
         Command::Completions(args) => documents::completions(&args),

@@ -60,10 +60,11 @@ fn tables(value: &Value) -> String {
             }
         }
     }
-    std::iter::once(plain.to_string()).chain(lists).collect::<Vec<_>>().join("\n\n")
+    std::iter::once(plain.trim_fmt()).chain(lists).collect::<Vec<_>>().join("\n\n")
 }
 
-/// One row for each object; a column for each field that any of them has.
+/// One row for each object; a column for each field that any of them has. Where those are more than a
+/// screen is wide, a block of `name value` for each object.
 fn table_of(rows: &[Value]) -> String {
     let rows: Vec<_> = rows.iter().map(|row| fields("", row)).collect();
     let mut columns: Vec<&String> = Vec::new();
@@ -72,6 +73,14 @@ fn table_of(rows: &[Value]) -> String {
             columns.push(name);
         }
     }
+    if columns.len() > MAX_COLUMNS {
+        let blocks = rows.iter().map(|row| {
+            let mut block = table([]);
+            block.add_rows(row.iter().map(|(name, value)| [name.clone(), cell(value)]));
+            block.trim_fmt()
+        });
+        return blocks.collect::<Vec<_>>().join("\n\n");
+    }
     let headers: Vec<_> = columns.iter().map(|name| name.to_uppercase()).collect();
     let mut table = table(headers.iter().map(String::as_str));
     for row in &rows {
@@ -79,7 +88,7 @@ fn table_of(rows: &[Value]) -> String {
             |column: &&String| row.iter().find(|(name, _)| name == *column).map(|(_, value)| cell(value));
         table.add_row(columns.iter().map(|column| value(column).unwrap_or_default()));
     }
-    table.to_string()
+    table.trim_fmt()
 }
 
 /// An object's fields; those of nested objects under dotted names.
@@ -99,6 +108,9 @@ fn cell(value: &Value) -> String {
         Value::Bool(_) | Value::Number(_) | Value::Object(_) => value.to_string(),
     }
 }
+
+/// Of a table for people: eight short ones fit into 80 characters.
+const MAX_COLUMNS: usize = 8;
 
 #[cfg(test)]
 mod tests {
@@ -135,6 +147,18 @@ mod tests {
         ] {
             assert!(words.contains(&row), "{row:?} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn objects_of_many_fields_are_blocks_and_no_wide_table() {
+        let row: serde_json::Map<String, Value> = (0..50).map(|n| (format!("field{n}"), json!(n))).collect();
+        let text = render(&json!({ "peers": [row.clone(), row] }), OutputFormat::Table).unwrap();
+        assert!(text.lines().all(|line| line.chars().count() < 80), "{text}");
+        assert_eq!(
+            text.lines().filter(|line| line.trim_start().starts_with("field49 ")).count(),
+            2,
+            "{text}"
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The names that image references are made of.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 /// A registry as image names carry it: `host` or `host:port`, lowercase. The port 443 of
-/// HTTPS is never written.
+/// HTTPS is never written, and Docker Hub is `docker.io` whichever of its names was.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct RegistryHost(Arc<str>);
@@ -34,7 +35,43 @@ impl RegistryHost {
             None => 443,
         }
     }
+
+    /// Whether it is Docker Hub, the one registry that is dialled at another name than images carry.
+    pub fn is_docker_hub(&self) -> bool {
+        self.as_str() == DOCKER_HUB
+    }
+
+    /// The host that clients dial for its API; without brackets around an IPv6 address.
+    pub fn dialled(&self) -> &str {
+        if self.is_docker_hub() { DOCKER_HUB_API } else { self.host() }
+    }
+
+    /// The registry whose API clients dial at `host` or `host:port`. What else is at Docker Hub's
+    /// names, a web site and a search, is no registry.
+    pub fn dialled_at(authority: &str) -> Option<Self> {
+        let host: Self = authority.parse().ok()?;
+        let name = authority.rsplit_once(":443").map_or(authority, |(name, _)| name);
+        (!host.is_docker_hub() || name.eq_ignore_ascii_case(DOCKER_HUB_API)).then_some(host)
+    }
+
+    /// The repository that is meant where a person writes this name: Docker's own images have one
+    /// component, and lie below `library/`.
+    pub fn repository<'a>(&self, written: &'a str) -> Cow<'a, str> {
+        if self.is_docker_hub() && !written.contains('/') {
+            return Cow::Owned(format!("library/{written}"));
+        }
+        Cow::Borrowed(written)
+    }
 }
+
+/// Docker Hub in image names.
+const DOCKER_HUB: &str = "docker.io";
+
+/// Docker Hub's API.
+const DOCKER_HUB_API: &str = "registry-1.docker.io";
+
+/// Docker Hub in the settings of old clients.
+const DOCKER_HUB_INDEX: &str = "index.docker.io";
 
 impl FromStr for RegistryHost {
     type Err = ParseNameError;
@@ -54,6 +91,7 @@ impl FromStr for RegistryHost {
             Some(Err(_)) | None => return Err(ParseNameError::Registry),
         };
         match port.map(str::parse::<u16>) {
+            None if [DOCKER_HUB_API, DOCKER_HUB_INDEX].contains(&&host[..]) => Ok(Self(DOCKER_HUB.into())),
             None => Ok(Self(host.into())),
             Some(Ok(port)) if port != 0 => Ok(Self(format!("{host}:{port}").into())),
             Some(_) => Err(ParseNameError::Registry),
@@ -173,6 +211,48 @@ mod tests {
         let with_port: RegistryHost = "Harbor.Example.com:443".parse().unwrap();
         assert_eq!(with_port, "harbor.example.com".parse().unwrap());
         assert_eq!((with_port.host(), with_port.port()), ("harbor.example.com", 443));
+    }
+
+    #[test]
+    fn docker_hub_is_one_registry_by_all_its_names() {
+        for text in [
+            "docker.io",
+            "index.docker.io",
+            "registry-1.docker.io",
+            "Docker.IO:443",
+            "registry-1.docker.io:443",
+        ] {
+            let hub: RegistryHost = text.parse().unwrap();
+            assert_eq!((hub.as_str(), hub.dialled(), hub.port()), ("docker.io", "registry-1.docker.io", 443));
+            assert!(hub.is_docker_hub(), "{text}");
+            assert_eq!(
+                (hub.repository("alpine"), hub.repository("a/b")),
+                ("library/alpine".into(), "a/b".into())
+            );
+        }
+        for text in ["docker.io:5000", "hub.docker.io", "reg.test", "registry-2.docker.io", "docker.io.test"]
+        {
+            let other: RegistryHost = text.parse().unwrap();
+            assert!(!other.is_docker_hub() && other.as_str() == text, "{text}");
+            assert_eq!((other.dialled(), other.repository("app")), (other.host(), "app".into()));
+        }
+    }
+
+    #[test]
+    fn only_the_api_of_docker_hub_is_dialled_as_a_registry() {
+        for (authority, registry) in [
+            ("registry-1.docker.io:443", Some("docker.io")),
+            ("Registry-1.docker.io", Some("docker.io")),
+            ("docker.io:443", None),
+            ("index.docker.io:443", None),
+            ("reg.test:443", Some("reg.test")),
+            ("reg.test:5000", Some("reg.test:5000")),
+            ("[::1]:443", Some("[::1]")),
+            ("a/b", None),
+        ] {
+            let dialled = RegistryHost::dialled_at(authority);
+            assert_eq!(dialled.as_ref().map(RegistryHost::as_str), registry, "{authority}");
+        }
     }
 
     #[test]

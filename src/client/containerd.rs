@@ -26,7 +26,7 @@ fn mirror(request: &Request, tree: &Tree) -> Result<Plan, PlanError> {
     let mut plan = pulling(request);
     let dir = certs_dir(&mut plan, tree)?;
     let registry = registry_dir(tree, &dir, request)?;
-    let (host, peer) = (request.registry.as_str(), request.peer.to_string());
+    let (host, peer) = (&request.registry, request.peer.to_string());
     plan.edit(tree, registry.join("hosts.toml"), |text| with_mirror_host(text, host, &peer))?;
     note_default(&mut plan, tree, &dir)?;
     plan.note("While the peer does not run, containerd reads the registry itself.");
@@ -42,7 +42,7 @@ fn proxy(request: &Request, tree: &Tree) -> Result<Plan, PlanError> {
     let registry = registry_dir(tree, &dir, request)?;
     let ca = registry.join("flotilla.crt");
     plan.ca(tree, ca.clone(), request)?;
-    let (host, ca) = (request.registry.as_str(), ca.display().to_string());
+    let (host, ca) = (&request.registry, ca.display().to_string());
     plan.edit(tree, registry.join("hosts.toml"), |text| with_ca(text, host, &ca))?;
     note_default(&mut plan, tree, &dir)?;
     systemd::proxy(&mut plan, tree, "containerd.service", &request.peer.to_string())?

@@ -1,6 +1,8 @@
 //! dockerd: `integration.md` §3.
 
-use std::path::PathBuf;
+use std::path::Path;
+
+use flotilla_proto::RegistryHost;
 
 use super::edit::{https_proxy, with_host, with_proxy, with_registry_mirror};
 use super::plan::{Plan, PlanError, Works};
@@ -23,11 +25,8 @@ fn proxy(request: &Request, tree: &Tree) -> Result<Plan, PlanError> {
     if request.registry_is_loopback() {
         return Err(PlanError::Loopback { registry: registry.to_string() });
     }
-    if registry.as_str() == HUB {
-        return Err(PlanError::HubName);
-    }
-    let mut plan = Plan::pulling(format!("docker pull {registry}/REPOSITORY:TAG"));
-    plan.ca(tree, ca(request), request)?;
+    let mut plan = Plan::pulling(pull_command(registry));
+    ca(&mut plan, request, tree)?;
     let peer = request.peer.to_string();
     // Of the two places, daemon.json wins: neither may name another proxy.
     let daemon_json = tree.text(DAEMON_JSON.as_ref())?.unwrap_or_default();
@@ -44,11 +43,19 @@ fn proxy(request: &Request, tree: &Tree) -> Result<Plan, PlanError> {
         systemd::proxy(&mut plan, tree, UNIT, &peer)?.read_after(RELOAD_AND_RESTART);
     }
     plan.note("While the peer does not run, dockerd reaches no HTTPS registry.");
+    let hub =
+        request.carried.iter().flatten().find(|carried| carried.is_docker_hub() && *carried != registry);
+    if let Some(hub) = hub {
+        plan.note(format!(
+            "The peer carries {hub} too, and dockerd reads it through this proxy: run flotilla client setup \
+             docker --registry {hub} --door proxy as well."
+        ));
+    }
     Ok(plan)
 }
 
 fn mirror(request: &Request, tree: &Tree) -> Result<Plan, PlanError> {
-    if request.registry.as_str() != HUB {
+    if !request.registry.is_docker_hub() {
         return Err(PlanError::HubOnly { registry: request.registry.to_string(), works: WORKS });
     }
     let mut plan = Plan::pulling("docker pull REPOSITORY:TAG".to_owned());
@@ -56,10 +63,12 @@ fn mirror(request: &Request, tree: &Tree) -> Result<Plan, PlanError> {
     // A reload keeps the old mirrors where the key is gone (measured with 20.10).
     let edit = plan.edit(tree, DAEMON_JSON, |text| with_registry_mirror(text, &peer))?;
     edit.read_after(RELOAD).forgotten_after(RESTART);
-    plan.note(
-        "dockerd does not say which registry it means: with several in the region, set \
-         default_upstream = \"docker.io\" under [door] in /etc/flotilla/peer.toml.",
-    );
+    if request.may_be_confused() {
+        plan.note(
+            "dockerd does not say which registry it means: with several in the region, set \
+             default_upstream = \"docker.io\" under [door] in /etc/flotilla/peer.toml.",
+        );
+    }
     Ok(plan)
 }
 
@@ -80,12 +89,12 @@ fn prefix(request: &Request) -> Result<Plan, PlanError> {
 }
 
 fn sni(request: &Request, tree: &Tree) -> Result<Plan, PlanError> {
-    let registry = request.registry.as_str();
+    let registry = request.registry.dialled();
     if request.registry_has_port() || registry.parse::<std::net::IpAddr>().is_ok() {
         return Err(PlanError::NoName { registry: registry.to_owned() });
     }
-    let mut plan = Plan::pulling(format!("docker pull {registry}/REPOSITORY:TAG"));
-    plan.ca(tree, ca(request), request)?;
+    let mut plan = Plan::pulling(pull_command(&request.registry));
+    ca(&mut plan, request, tree)?;
     let address = if request.peer.host() == "localhost" { "127.0.0.1" } else { request.peer.host() };
     plan.edit(tree, "/etc/hosts", |text| with_host(text, registry, address))?;
     plan.note(format!(
@@ -103,9 +112,35 @@ fn sni(request: &Request, tree: &Tree) -> Result<Plan, PlanError> {
     Ok(plan)
 }
 
-/// dockerd looks for it at each pull. The directory's name has the port.
-fn ca(request: &Request) -> PathBuf {
-    format!("/etc/docker/certs.d/{}/flotilla.crt", request.registry).into()
+fn pull_command(registry: &RegistryHost) -> String {
+    match registry.is_docker_hub() {
+        true => "docker pull REPOSITORY:TAG".to_owned(),
+        false => format!("docker pull {registry}/REPOSITORY:TAG"),
+    }
+}
+
+/// dockerd looks below `certs.d` at each pull; the directory's name has the port. For the hub it looks
+/// there for nothing: it trusts the system's certificates alone (moby's `lookupV2Endpoints`).
+fn ca(plan: &mut Plan, request: &Request, tree: &Tree) -> Result<(), PlanError> {
+    if !request.registry.is_docker_hub() {
+        let file = format!("/etc/docker/certs.d/{}/flotilla.crt", request.registry);
+        return plan.ca(tree, file.into(), request).map(drop);
+    }
+    let of_red_hat = "/etc/pki/ca-trust/source/anchors";
+    let (dir, command) = match tree.metadata(of_red_hat.as_ref())? {
+        Some(_) => (of_red_hat, "update-ca-trust && systemctl daemon-reload && systemctl restart docker"),
+        None => (
+            "/usr/local/share/ca-certificates",
+            "update-ca-certificates && systemctl daemon-reload && systemctl restart docker",
+        ),
+    };
+    let file = Path::new(dir).join("flotilla-docker.io.crt");
+    plan.ca(tree, file, request)?.read_after(command);
+    plan.note(
+        "For Docker Hub dockerd trusts the system's certificates alone: all programs of this machine come to \
+         trust the peer's CA, which can sign Docker Hub's names and no others.",
+    );
+    Ok(())
 }
 
 const WORKS: &[Works] = &[
@@ -114,12 +149,10 @@ const WORKS: &[Works] = &[
     (DoorName::Sni, "for every registry on port 443; /etc/hosts leads it to the peer"),
 ];
 
-/// As image names have it; dockerd dials registry-1.docker.io.
-const HUB: &str = "docker.io";
-
 const UNIT: &str = "docker.service";
 
-const DAEMON_JSON: &str = "/etc/docker/daemon.json";
+/// dockerd's configuration.
+pub(super) const DAEMON_JSON: &str = "/etc/docker/daemon.json";
 
 const RELOAD: &str = "systemctl reload docker";
 

@@ -6,6 +6,7 @@
 
 mod apply;
 mod buildkit;
+mod carrier;
 mod containerd;
 mod diff;
 mod docker;
@@ -15,6 +16,7 @@ mod plan;
 mod podman;
 mod report;
 mod request;
+mod restart;
 mod systemd;
 mod tree;
 mod undo;
@@ -24,7 +26,9 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use flotilla_manager::cli::OutputFormat;
 use flotilla_proto::RegistryHost;
+use hyper::Uri;
 
+use self::carrier::Carrier;
 use self::journal::{Journal, Setup};
 use self::plan::{Plan, PlanError};
 use self::report::Report;
@@ -33,6 +37,7 @@ use self::tree::Tree;
 use self::undo::Undo;
 use crate::output;
 
+pub(crate) use self::edit::key_of;
 pub(crate) use self::request::{PeerUrl, ca_file, usual_data_dir};
 
 /// What can be done with clients.
@@ -57,13 +62,17 @@ pub(crate) struct SetupArgs {
     #[arg(long, value_name = "HOST", required_unless_present = "undo")]
     registry: Option<RegistryHost>,
 
-    /// The front door (default: proxy for docker, mirror for all others)
+    /// The front door (default: proxy for docker, but mirror for docker.io; mirror for all others)
     #[arg(long, value_enum, value_name = "DOOR")]
     door: Option<DoorName>,
 
-    /// Where the doors of this machine's peer are
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:4001")]
-    peer: PeerUrl,
+    /// Where the doors of this machine's peer are (default: where the peer says)
+    #[arg(long, value_name = "URL")]
+    peer: Option<PeerUrl>,
+
+    /// The admin address of this machine's peer: it is asked for its doors and its registries
+    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:4005")]
+    admin: Uri,
 
     /// The peer's data directory on this machine: its CAs are there
     #[arg(long, value_name = "DIR", default_value_os = usual_data_dir().as_os_str())]
@@ -81,7 +90,7 @@ pub(crate) struct SetupArgs {
     #[arg(long, value_name = "DIR", default_value = "/")]
     root: PathBuf,
 
-    /// Show what would be written, and write nothing
+    /// Show what would be written, as `patch -p1 -d /` takes it, and write nothing
     #[arg(long)]
     dry_run: bool,
 
@@ -95,25 +104,31 @@ pub(crate) struct SetupArgs {
 }
 
 /// Does it and prints what was done.
-pub(crate) fn client(command: ClientCommand) -> anyhow::Result<()> {
+pub(crate) async fn client(command: ClientCommand) -> anyhow::Result<()> {
     let ClientCommand::Setup(args) = command;
     let tree = Tree::at(&args.root).context("open --root")?;
     let format = args.output;
     let report = match &args.registry {
         _ if args.undo => undo(&args, &tree)?,
-        Some(registry) => setup(&request(&args, registry), &tree, args.dry_run)?,
+        Some(registry) => {
+            let carrier = carrier::find(&args, registry).await?;
+            let mut report = setup(&request(&args, registry, &carrier), &tree, args.dry_run)?;
+            report.note(carrier.note);
+            report
+        }
         None => anyhow::bail!("--registry is missing"),
     };
     let text = format.render(&report, Report::for_people).context("write the answer")?;
     output::print(text.trim_end())
 }
 
-fn request(args: &SetupArgs, registry: &RegistryHost) -> Request {
+fn request(args: &SetupArgs, registry: &RegistryHost, carrier: &Carrier) -> Request {
     Request {
         client: args.client,
-        door: args.door.unwrap_or(args.client.usual_door()),
+        door: args.door.unwrap_or(args.client.usual_door(registry)),
         registry: registry.clone(),
-        peer: args.peer.clone(),
+        peer: carrier.peer.clone(),
+        carried: carrier.carried.clone(),
         data_dir: args.data_dir.clone(),
         authfile: args.authfile.clone(),
         daemon_json: args.daemon_json,
@@ -126,7 +141,8 @@ fn setup(request: &Request, tree: &Tree, dry_run: bool) -> anyhow::Result<Report
         let setup = Setup { client: request.client, registry: request.registry.to_string() };
         apply::apply(tree, &setup, &plan.edits)?;
     }
-    Ok(Report::of_setup(request, plan, dry_run))
+    let restart = restart::note(request.client, tree)?;
+    Ok(Report::of_setup(request, plan, dry_run, restart))
 }
 
 fn plan(request: &Request, tree: &Tree) -> Result<Plan, PlanError> {
@@ -141,14 +157,16 @@ fn plan(request: &Request, tree: &Tree) -> Result<Plan, PlanError> {
 fn undo(args: &SetupArgs, tree: &Tree) -> anyhow::Result<Report> {
     let registry = args.registry.as_ref().map(ToString::to_string);
     let gone = |setup: &Setup| {
-        setup.client == args.client && registry.as_ref().is_none_or(|registry| *registry == setup.registry)
+        let is_of = |registry: &RegistryHost| setup.registry.parse().as_ref() == Ok(registry);
+        setup.client == args.client && args.registry.as_ref().is_none_or(is_of)
     };
     let known = Journal::open(tree, false)?;
     let any = known.changes.iter().any(|change| change.setups.iter().any(gone));
     let mut journal = if any && !args.dry_run { Journal::open(tree, true)? } else { known };
     let undo = Undo::of(tree, &journal, gone)?;
     let steps = if any && !args.dry_run { undo.perform(tree, &mut journal)? } else { undo.steps };
-    Ok(Report::of_undo(args.client, registry, &steps, args.dry_run))
+    let restart = restart::note(args.client, tree)?;
+    Ok(Report::of_undo(args.client, registry, &steps, args.dry_run, restart))
 }
 
 #[cfg(test)]

@@ -62,9 +62,14 @@ impl Plan {
     }
 
     /// Adds the peer's CA for the registry, as the text of `path`.
-    pub(super) fn ca(&mut self, tree: &Tree, path: PathBuf, request: &Request) -> Result<(), PlanError> {
+    pub(super) fn ca(
+        &mut self,
+        tree: &Tree,
+        path: PathBuf,
+        request: &Request,
+    ) -> Result<&mut Edit, PlanError> {
         let pem = read_ca(request)?;
-        self.edit(tree, path, |_| Ok(pem)).map(drop)
+        self.edit(tree, path, |_| Ok(pem))
     }
 
     /// Adds a sentence.
@@ -134,12 +139,6 @@ pub(super) enum PlanError {
         /// What to use.
         works: &'static [Works],
     },
-    /// The hub is read at another name.
-    #[error(
-        "dockerd reads Docker Hub from registry-1.docker.io: set up `--registry registry-1.docker.io`, and \
-         give the region that registry"
-    )]
-    HubName,
     /// A registry's port cannot be written there.
     #[error("{registry} has a port, and an image's name cannot hold a second one: use another door")]
     Port {

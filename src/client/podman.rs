@@ -30,10 +30,12 @@ fn mirror(request: &Request, tree: &Tree) -> Result<Plan, PlanError> {
     let registry = request.registry.as_str();
     // In front of the repository there is no doubt which registry is meant. A port cannot stand there.
     let mirror = if request.registry_has_port() {
-        plan.note(format!(
-            "A registry with a port cannot be named to the mirror: with several in the region, set \
-             default_upstream = \"{registry}\" under [door] in /etc/flotilla/peer.toml."
-        ));
+        if request.may_be_confused() {
+            plan.note(format!(
+                "A registry with a port cannot be named to the mirror: with several in the region, set \
+                 default_upstream = \"{registry}\" under [door] in /etc/flotilla/peer.toml."
+            ));
+        }
         request.peer.authority().to_owned()
     } else {
         request.prefixed()
@@ -100,7 +102,7 @@ fn credentials(plan: &mut Plan, request: &Request, tree: &Tree, mirror: &str) ->
     // Docker's own file knows hosts only.
     let is_dockers = file.ends_with(".docker/config.json");
     let key = if is_dockers { request.peer.authority() } else { mirror };
-    plan.edit(tree, file.clone(), |text| with_auth_of(text, registry, key))?.secret = true;
+    plan.edit(tree, file.clone(), |text| with_auth_of(text, &request.registry, key))?.secret = true;
     plan.note(format!(
         "The credentials for {registry} in {} were copied to {key}. After another login, or a reboot where \
          the file is below /run, run this again.",
@@ -118,7 +120,7 @@ fn authfile(request: &Request, tree: &Tree) -> Result<Option<PathBuf>, PlanError
     };
     for file in candidates {
         let text = tree.text(&file)?.unwrap_or_default();
-        let has = has_auth(&text, request.registry.as_str());
+        let has = has_auth(&text, &request.registry);
         if has.map_err(|error| PlanError::Edit { file: file.clone(), error })? {
             return Ok(Some(file));
         }

@@ -51,10 +51,11 @@ enum Done {
 
 impl Report {
     /// Of a plan that was carried out, or would be.
-    pub(super) fn of_setup(request: &Request, plan: Plan, dry_run: bool) -> Self {
+    pub(super) fn of_setup(request: &Request, plan: Plan, dry_run: bool, on_restart: &str) -> Self {
         let changed = plan.edits.iter().filter(|edit| edit.changes());
         let restart = commands(changed.filter_map(|edit| edit.reload));
-        let mut notes = plan.notes;
+        let mut notes = restart_notes(&restart, on_restart);
+        notes.extend(plan.notes);
         if !plan.edits.iter().any(Edit::changes) {
             let once = commands(plan.edits.iter().filter_map(|edit| edit.reload));
             notes.extend(
@@ -74,10 +75,17 @@ impl Report {
     }
 
     /// Of an undo.
-    pub(super) fn of_undo(client: Client, registry: Option<String>, steps: &[Step], dry_run: bool) -> Self {
+    pub(super) fn of_undo(
+        client: Client,
+        registry: Option<String>,
+        steps: &[Step],
+        dry_run: bool,
+        on_restart: &str,
+    ) -> Self {
         let changed = steps.iter().filter(|step| matches!(step.action, Action::Restore(..) | Action::Remove));
         let restart = commands(changed.filter_map(|step| step.reload.as_deref()));
-        let notes = steps.iter().filter_map(kept_for).collect();
+        let mut notes = restart_notes(&restart, on_restart);
+        notes.extend(steps.iter().filter_map(kept_for));
         Self {
             client,
             door: None,
@@ -90,16 +98,24 @@ impl Report {
         }
     }
 
+    /// Adds a sentence.
+    pub(super) fn note(&mut self, sentence: Option<String>) {
+        self.notes.extend(sentence);
+    }
+
     /// For people.
     pub(super) fn for_people(&self) -> String {
         let mut parts = Vec::new();
         if !self.files.is_empty() {
             let mut rows = table(["FILE", if self.dry_run { "WOULD BE" } else { "IS" }]);
             rows.add_rows(self.files.iter().map(|file| [file.file.as_str(), file.action.as_str()]));
-            parts.push(rows.to_string());
+            parts.push(rows.trim_fmt());
         }
         parts.extend(
-            self.files.iter().filter_map(|file| file.diff.as_deref()).map(|diff| diff.trim_end().to_owned()),
+            self.files
+                .iter()
+                .filter_map(|file| file.diff.as_deref())
+                .map(|diff| diff.trim_end_matches('\n').to_owned()),
         );
         let idle = |file: &FileReport| matches!(file.action, Done::Unchanged | Done::Kept);
         if self.files.iter().all(idle) {
@@ -158,9 +174,15 @@ impl Done {
     }
 }
 
+/// What a restart does, if there is to be one.
+fn restart_notes(commands: &[String], on_restart: &str) -> Vec<String> {
+    let is_one = commands.iter().any(|command| command.contains("systemctl restart"));
+    is_one.then(|| on_restart.to_owned()).into_iter().collect()
+}
+
 fn preview(edit: &Edit) -> String {
     if edit.secret {
-        return format!("--- {0}\n+++ {0}\n(credentials: not shown)\n", edit.path.display());
+        return format!("{}: (credentials: not shown)\n", edit.path.display());
     }
     diff(&edit.path, edit.before.as_deref(), &edit.after)
 }

@@ -55,6 +55,8 @@ pub(super) struct Request {
     pub(super) authfile: Option<PathBuf>,
     /// Docker's proxy goes into `daemon.json`.
     pub(super) daemon_json: bool,
+    /// The registries that the peer carries, where it was asked.
+    pub(super) carried: Option<Vec<RegistryHost>>,
 }
 
 /// `http://host:port` of a peer's doors.
@@ -66,8 +68,10 @@ pub(crate) struct PeerUrl {
 
 impl Client {
     /// The door that serves it best (`README.md`, 5a to 5c).
-    pub(super) fn usual_door(self) -> DoorName {
+    pub(super) fn usual_door(self, registry: &RegistryHost) -> DoorName {
         match self {
+            // `registry-mirrors` is made for the hub, needs no restart, and falls back.
+            Self::Docker if registry.is_docker_hub() => DoorName::Mirror,
             Self::Docker => DoorName::Proxy,
             Self::Containerd | Self::Podman | Self::Crio | Self::Buildkit => DoorName::Mirror,
         }
@@ -83,6 +87,12 @@ impl Request {
     /// The image's name under the prefix door: `host:port/registry`.
     pub(super) fn prefixed(&self) -> String {
         format!("{}/{}", self.peer.authority(), self.registry)
+    }
+
+    /// Whether a request without a registry's name may mean another one: the peer carries several, or
+    /// was not asked.
+    pub(super) fn may_be_confused(&self) -> bool {
+        self.carried.as_ref().is_none_or(|carried| carried.len() > 1)
     }
 
     /// The prefix of an image's name cannot hold a second port.
@@ -108,7 +118,7 @@ impl PeerUrl {
     }
 
     /// Whether it is an address of this machine only.
-    pub(super) fn is_loopback(&self) -> bool {
+    pub(crate) fn is_loopback(&self) -> bool {
         is_loopback(&self.host)
     }
 }

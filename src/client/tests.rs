@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
+use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -58,7 +60,7 @@ fn a_dry_run_shows_the_change_and_writes_nothing() {
     let report = setup(&request, &machine.tree(), true).unwrap().for_people();
     assert_eq!(machine.files(), before);
     for line in [
-        "+++ /etc/containerd/certs.d/reg.test/hosts.toml",
+        "+++ b/etc/containerd/certs.d/reg.test/hosts.toml",
         "+[host.\"http://127.0.0.1:4001\"]",
         "+      config_path = \"/etc/containerd/certs.d\"",
         "  systemctl restart containerd",
@@ -68,6 +70,34 @@ fn a_dry_run_shows_the_change_and_writes_nothing() {
     let secret = machine.request(Client::Podman, DoorName::Mirror, "reg.test");
     let report = setup(&secret, &machine.tree(), true).unwrap().for_people();
     assert!(report.contains("(credentials: not shown)") && !report.contains("c2VjcmV0"), "{report}");
+}
+
+#[test]
+fn what_a_dry_run_shows_patch_does() {
+    for (client, door) in ALL {
+        for machine in [Machine::with_files(), Machine::empty()] {
+            let registry =
+                if (client, door) == (Client::Docker, DoorName::Mirror) { "docker.io" } else { "reg.test" };
+            let request = machine.request(client, door, registry);
+            let shown = setup(&request, &machine.tree(), true).unwrap().for_people();
+            let mut patch = Command::new("patch");
+            patch.args(["-p1", "--fuzz=0", "-d"]).arg(machine.root.path());
+            let mut patch = match patch.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,
+                started => started.unwrap(),
+            };
+            patch.stdin.take().unwrap().write_all(shown.as_bytes()).unwrap();
+            let output = patch.wait_with_output().unwrap();
+            assert!(output.status.success(), "{client} {door}: {output:?}\n{shown}");
+            let mut by_patch = machine.files();
+            setup(&request, &machine.tree(), false).unwrap();
+            let mut done = machine.files();
+            // Credentials are shown to nobody.
+            by_patch.remove("etc/containers/auth.json");
+            done.remove("etc/containers/auth.json");
+            assert_eq!(by_patch, done, "{client} {door}");
+        }
+    }
 }
 
 #[test]
@@ -156,7 +186,6 @@ fn what_cannot_work_says_why_and_what_does() {
     fs::write(corp, "[Service]\nEnvironment=HTTPS_PROXY=http://corp:3128\n").unwrap();
     for (client, door, registry, words) in [
         (Client::Docker, DoorName::Mirror, "reg.test", "is for docker.io alone"),
-        (Client::Docker, DoorName::Proxy, "docker.io", "--registry registry-1.docker.io"),
         (Client::Docker, DoorName::Proxy, "127.0.0.1:5000", "use no proxy for it"),
         (Client::Docker, DoorName::Proxy, "new.test", "see `flotilla peer status`"),
         (Client::Docker, DoorName::Prefix, "b.test:5000", "cannot hold a second one"),
@@ -169,6 +198,99 @@ fn what_cannot_work_says_why_and_what_does() {
         let error = setup(&machine.request(client, door, registry), &machine.tree(), false).unwrap_err();
         assert!(error.to_string().contains(words), "{client} {door} {registry}: {error}");
     }
+}
+
+#[test]
+fn whoever_is_told_to_restart_dockerd_is_told_what_stops() {
+    let report = |daemon_json: &str, door, registry| {
+        let machine = Machine::empty();
+        fs::create_dir_all(machine.path("etc/docker")).unwrap();
+        fs::write(machine.path("etc/docker/daemon.json"), daemon_json).unwrap();
+        let done = setup(&machine.request(Client::Docker, door, registry), &machine.tree(), false).unwrap();
+        (done.for_people(), machine.undo(Client::Docker, None).unwrap().for_people())
+    };
+    let (done, undone) = report("{}", DoorName::Proxy, "reg.test");
+    for text in [done, undone] {
+        assert!(text.contains("STOPS EVERY CONTAINER") && text.contains("--door prefix"), "{text}");
+    }
+    let (done, undone) = report("{\"live-restore\": true}", DoorName::Proxy, "reg.test");
+    for text in [done, undone] {
+        assert!(text.contains("containers keep running") && !text.contains("STOPS"), "{text}");
+    }
+    let (reloaded, _) = report("{}", DoorName::Mirror, "docker.io");
+    assert!(reloaded.contains("systemctl reload docker") && !reloaded.contains("STOPS"), "{reloaded}");
+    let (sni, _) = report("{}", DoorName::Sni, "reg.test");
+    assert!(!sni.contains("restart"), "{sni}");
+}
+
+#[test]
+fn a_peer_that_carries_one_registry_needs_no_default_of_its_doors() {
+    let machine = Machine::empty();
+    for (carried, said) in
+        [(None, true), (Some(&["docker.io"][..]), false), (Some(&["docker.io", "b.test"]), true)]
+    {
+        let mut request = machine.request(Client::Docker, DoorName::Mirror, "docker.io");
+        request.carried = carried.map(|names| names.iter().map(|name| name.parse().unwrap()).collect());
+        let report = setup(&request, &machine.tree(), true).unwrap().for_people();
+        assert_eq!(report.contains("default_upstream"), said, "{report}");
+        request.door = DoorName::Proxy;
+        request.registry = "b.test".parse().unwrap();
+        let report = setup(&request, &machine.tree(), true).unwrap().for_people();
+        assert_eq!(report.contains("The peer carries docker.io too"), carried.is_some(), "{report}");
+    }
+}
+
+#[test]
+fn docker_hub_is_set_up_by_any_of_its_names() {
+    for name in ["docker.io", "index.docker.io", "registry-1.docker.io"] {
+        for (client, door, file, line) in [
+            (
+                Client::Docker,
+                None,
+                "etc/docker/daemon.json",
+                "\"registry-mirrors\": [\"http://127.0.0.1:4001\"]",
+            ),
+            (
+                Client::Docker,
+                Some(DoorName::Proxy),
+                "usr/local/share/ca-certificates/flotilla-docker.io.crt",
+                "BEGIN CERTIFICATE",
+            ),
+            (Client::Docker, Some(DoorName::Sni), "etc/hosts", "127.0.0.1 registry-1.docker.io"),
+            (
+                Client::Containerd,
+                None,
+                "etc/containerd/certs.d/docker.io/hosts.toml",
+                "[host.\"http://127.0.0.1:4001\"]\n  capabilities = [\"pull\", \"resolve\"]",
+            ),
+            (
+                Client::Podman,
+                None,
+                "etc/containers/registries.conf.d/50-flotilla-docker.io.conf",
+                "location = \"127.0.0.1:4001/docker.io\"",
+            ),
+            (Client::Buildkit, None, "etc/buildkit/buildkitd.toml", "[registry.\"docker.io\"]"),
+        ] {
+            let machine = Machine::empty();
+            let registry: RegistryHost = name.parse().unwrap();
+            let door = door.unwrap_or(client.usual_door(&registry));
+            setup(&machine.request(client, door, name), &machine.tree(), false).unwrap();
+            let text = fs::read_to_string(machine.path(file)).unwrap();
+            assert!(text.contains(line), "{client} {door}: {text}");
+            assert!(!text.contains("server"), "{client} {door}: {text}");
+        }
+    }
+}
+
+#[test]
+fn an_account_that_docker_keeps_for_its_hub_is_found() {
+    let machine = Machine::empty();
+    let file = machine.path("etc/containers/auth.json");
+    fs::create_dir_all(file.parent().unwrap()).unwrap();
+    fs::write(&file, "{\"auths\": {\"https://index.docker.io/v1/\": {\"auth\": \"dTpw\"}}}").unwrap();
+    setup(&machine.request(Client::Crio, DoorName::Mirror, "docker.io"), &machine.tree(), false).unwrap();
+    let text = fs::read_to_string(file).unwrap();
+    assert!(text.contains("\"127.0.0.1:4001/docker.io\": {\"auth\": \"dTpw\"}"), "{text}");
 }
 
 #[test]
@@ -240,7 +362,7 @@ impl Machine {
     fn empty() -> Self {
         let machine = Self { root: tempfile::tempdir().unwrap(), data: tempfile::tempdir().unwrap() };
         fs::create_dir(machine.data.path().join("ca")).unwrap();
-        for registry in ["reg.test", "b.test"] {
+        for registry in ["reg.test", "b.test", "docker.io"] {
             fs::write(machine.data.path().join(format!("ca/{registry}.pem")), CERTIFICATE).unwrap();
         }
         machine
@@ -289,6 +411,7 @@ impl Machine {
             data_dir: self.data.path().to_owned(),
             authfile: None,
             daemon_json: false,
+            carried: None,
         }
     }
 
@@ -298,7 +421,8 @@ impl Machine {
             client,
             registry,
             door: None,
-            peer: "http://127.0.0.1:4001".parse().unwrap(),
+            peer: None,
+            admin: "http://127.0.0.1:1".parse().unwrap(),
             data_dir: self.data.path().to_owned(),
             authfile: None,
             daemon_json: false,

@@ -20,6 +20,9 @@ impl Door {
         match self {
             Self::Mirror(door) => format!("{door}/v2/{repository}/{path}?ns={host}"),
             Self::Prefix(door) => format!("{door}/v2/{host}/{repository}/{path}"),
+            Self::Proxy if host.is_docker_hub() => {
+                format!("https://{}/v2/{repository}/{path}", host.dialled())
+            }
             Self::Proxy => format!("https://{host}/v2/{repository}/{path}"),
         }
     }
@@ -40,5 +43,10 @@ mod tests {
         );
         assert_eq!(url(Door::Prefix(door())), "http://127.0.0.1:4001/v2/reg.test:5000/app/web/manifests/v7");
         assert_eq!(url(Door::Proxy), "https://reg.test:5000/v2/app/web/manifests/v7");
+        let alpine: ImageReference = "docker.io/alpine".parse().unwrap();
+        assert_eq!(
+            Door::Proxy.url(&alpine, "manifests/latest"),
+            "https://registry-1.docker.io/v2/library/alpine/manifests/latest"
+        );
     }
 }

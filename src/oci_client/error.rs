@@ -50,6 +50,8 @@ pub(super) enum Cause {
     Refused { status: StatusCode, message: String },
     #[error("the token service answers {status}: {message}")]
     TokenRefused { status: StatusCode, message: String },
+    #[error("the registry names no token service that can be asked")]
+    NoRealm,
     #[error("the token service's answer holds no token")]
     NoToken,
     #[error("the registry asks for an account, and none was given")]
@@ -62,8 +64,6 @@ pub(super) enum Cause {
     WrongDigest { actual: Digest },
     #[error("Docker-Content-Digest: {0}")]
     StatedDigest(ParseDigestError),
-    #[error("the body ends early: {0}")]
-    Body(hyper::Error),
     #[error("a manifest has at most 4 MiB")]
     LongManifest,
     #[error("no manifest: {0}")]

@@ -48,7 +48,8 @@ impl FromStr for ImageReference {
             return Err(ParseImageError::Tag);
         }
         let reference = digest.map_or_else(|| Reference::Tag(tag.to_owned()), Reference::Digest);
-        Ok(Self { host: host.parse()?, repository: repository.parse()?, reference })
+        let host: RegistryHost = host.parse()?;
+        Ok(Self { repository: host.repository(repository).parse()?, host, reference })
     }
 }
 
@@ -109,6 +110,19 @@ mod tests {
         let tagged: ImageReference = format!("reg.test/app:v1@{digest}").parse().unwrap();
         assert_eq!(tagged.reference, Reference::Digest(digest));
         assert_eq!("reg.test/app".parse::<ImageReference>().unwrap().to_string(), "reg.test/app:latest");
+    }
+
+    #[test]
+    fn docker_hubs_own_images_have_one_component() {
+        for text in
+            ["docker.io/alpine", "index.docker.io/alpine:latest", "registry-1.docker.io/library/alpine"]
+        {
+            assert_eq!(
+                text.parse::<ImageReference>().unwrap().to_string(),
+                "docker.io/library/alpine:latest"
+            );
+        }
+        assert_eq!("reg.test/alpine".parse::<ImageReference>().unwrap().repository.as_str(), "alpine");
     }
 
     #[test]

@@ -12,17 +12,18 @@ mod progress;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use flotilla_peer::source::plain_prefix;
 use flotilla_proto::Digest;
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::header::{ACCEPT, AUTHORIZATION, HeaderValue};
+use hyper::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, HeaderValue};
 use hyper::{Request, Response, StatusCode, Uri};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
-use crate::http::{HttpClient, empty, text};
-use challenge::{Challenge, Credentials};
+use crate::http::{HttpClient, empty};
+use challenge::Credentials;
 use manifest::{ACCEPTED, Manifest};
 
 pub(crate) use challenge::Credentials as ClientCredentials;
@@ -100,7 +101,7 @@ impl Client {
         let read = async {
             let response = self.get(&format!("manifests/{reference}")).await?;
             let stated = stated_digest(&response)?;
-            let bytes = read_manifest(response.into_body()).await?;
+            let bytes = read_manifest(response).await?;
             let actual = Digest::of(&bytes);
             let wanted = match reference {
                 Reference::Digest(digest) => Some(*digest),
@@ -139,12 +140,13 @@ impl Client {
         if response.status() != StatusCode::UNAUTHORIZED {
             return accepted(response).await;
         }
-        let Some(challenge) = Challenge::of(response.headers()) else { return accepted(response).await };
         let fresh = {
             let mut authorization = self.authorization.lock().await;
             // Another fetch may have answered the same challenge in the meantime.
             if *authorization == used {
-                *authorization = Some(challenge.answer(&self.plan).await?);
+                let answer = challenge::answer(response.headers(), &self.plan).await?;
+                let Some(answer) = answer else { return accepted(response).await };
+                *authorization = Some(answer);
             }
             authorization.clone()
         };
@@ -161,6 +163,7 @@ impl Client {
         let mut request = Request::new(empty());
         *request.uri_mut() = uri.parse::<Uri>().map_err(Cause::Uri)?;
         request.headers_mut().insert(ACCEPT, HeaderValue::from_static(ACCEPTED));
+        request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         if let Some(value) = authorization {
             request.headers_mut().insert(AUTHORIZATION, value);
         }
@@ -174,7 +177,8 @@ async fn accepted(response: Response<Incoming>) -> Result<Response<Incoming>, Ca
     if status == StatusCode::OK {
         return Ok(response);
     }
-    Err(Cause::refused(status, &text(response.into_body(), MAX_ERROR_LEN).await))
+    let (_, body) = plain_prefix(response, MAX_ERROR_LEN).await;
+    Err(Cause::refused(status, &String::from_utf8_lossy(&body)))
 }
 
 fn stated_digest(response: &Response<Incoming>) -> Result<Option<Digest>, Cause> {
@@ -183,17 +187,11 @@ fn stated_digest(response: &Response<Incoming>) -> Result<Option<Digest>, Cause>
     text.parse().map(Some).map_err(Cause::StatedDigest)
 }
 
-async fn read_manifest(mut body: Incoming) -> Result<Bytes, Cause> {
-    let mut bytes = Vec::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(Cause::Body)?;
-        let data = frame.data_ref().map_or(&[][..], |data| data);
-        if bytes.len() + data.len() > MAX_MANIFEST_LEN {
-            return Err(Cause::LongManifest);
-        }
-        bytes.extend_from_slice(data);
-    }
-    Ok(bytes.into())
+/// The manifest, decoded where a front end compressed it all the same. One that is cut short has
+/// another digest, or does not parse.
+async fn read_manifest(response: Response<Incoming>) -> Result<Bytes, Cause> {
+    let (_, bytes) = plain_prefix(response, MAX_MANIFEST_LEN + 1).await;
+    if bytes.len() > MAX_MANIFEST_LEN { Err(Cause::LongManifest) } else { Ok(bytes) }
 }
 
 /// containerd's `max_concurrent_downloads`.
@@ -204,3 +202,6 @@ const MAX_MANIFEST_LEN: usize = 4 * 1024 * 1024;
 
 /// Of a refusal's body, for its message.
 const MAX_ERROR_LEN: usize = 4096;
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use flotilla_proto::RegistryHost;
 use serde::Deserialize;
 
+use crate::client::key_of;
 use crate::oci_client::ClientCredentials;
 
 /// The account of a pull; anonymous without any.
@@ -66,7 +67,8 @@ fn credentials_in(text: &str, registry: &RegistryHost) -> anyhow::Result<ClientC
         auth: Option<String>,
     }
     let File { auths } = serde_json::from_str(text).context("read its JSON")?;
-    let entry = auths.get(registry.as_str());
+    let key = key_of(auths.keys().map(String::as_str), registry);
+    let entry = key.and_then(|key| auths.get(key));
     let auth = entry.and_then(|entry| entry.auth.as_deref());
     let auth =
         auth.context("it has none; a credential helper's is not read: use --user and --password-stdin")?;
@@ -88,6 +90,9 @@ mod tests {
         let registry: RegistryHost = "reg.test:5000".parse().unwrap();
         let find = |text: &str| credentials_in(text, &registry);
         assert!(find(r#"{"auths": {"reg.test:5000": {"auth": "dTpw"}}, "credsStore": "x"}"#).is_ok());
+        let hub: RegistryHost = "docker.io".parse().unwrap();
+        let by_docker = r#"{"auths": {"https://index.docker.io/v1/": {"auth": "dTpw"}}}"#;
+        assert!(credentials_in(by_docker, &hub).is_ok());
         for (text, reason) in [
             ("[", "read its JSON"),
             ("{}", "it has none"),

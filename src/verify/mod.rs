@@ -17,11 +17,12 @@ use hyper::Uri;
 use tokio::time::Instant;
 
 use self::account::AccountArgs;
-use self::peer::AskedPeer;
+use self::peer::ready_peer;
 use self::report::{Measured, Report};
 use crate::bytes_by_source::BytesBySource;
 use crate::client::{PeerUrl, ca_file, usual_data_dir};
 use crate::http::HttpClient;
+use crate::local_peer::LocalPeer;
 use crate::oci_client::{ClientPlan, Door, ImageReference, NodeProgress, PullError, PulledImage, pull};
 use crate::output;
 
@@ -35,9 +36,9 @@ pub(crate) struct VerifyArgs {
     #[arg(long, value_enum, default_value_t = DoorArgument::Mirror, value_name = "DOOR")]
     door: DoorArgument,
 
-    /// Where the doors of this machine's peer are
-    #[arg(long, value_name = "URL", default_value = "http://127.0.0.1:4001")]
-    peer: PeerUrl,
+    /// Where the doors of this machine's peer are (default: where the peer says)
+    #[arg(long, value_name = "URL")]
+    peer: Option<PeerUrl>,
 
     /// The same peer's admin address
     #[arg(long, default_value = "http://127.0.0.1:4005", value_name = "URL")]
@@ -77,8 +78,12 @@ pub(crate) async fn verify(args: VerifyArgs) -> anyhow::Result<()> {
 /// The counters, a pull, the counters again.
 async fn measure(args: &VerifyArgs) -> anyhow::Result<Report> {
     let credentials = args.account.credentials(&args.image.host)?;
-    let peer = AskedPeer::ask(&args.admin, &args.image.host).await?;
-    let (http, door) = way(args)?;
+    let peer = ready_peer(&args.admin, &args.image.host).await?;
+    let door_url = match &args.peer {
+        Some(url) => url.clone(),
+        None => peer.door().context("the peer says no address of its doors: name it with --peer")?,
+    };
+    let (http, door) = way(args, &door_url)?;
     let plan = ClientPlan {
         http,
         door,
@@ -86,18 +91,18 @@ async fn measure(args: &VerifyArgs) -> anyhow::Result<Report> {
         credentials: credentials.map(Arc::new),
         progress: Arc::new(NodeProgress::default()),
     };
-    let before = peer.counters().await?;
+    let before = counters(&peer).await?;
     let started = Instant::now();
     let pulled = interruptible(plan).await?;
     let seconds = started.elapsed().as_secs_f64();
-    let after = peer.counters().await?;
+    let after = counters(&peer).await?;
     let pulled = pulled.map_err(|error| error.to_string());
-    Ok(Report::new(Measured { args, peer: &peer, pulled, seconds, before, after }))
+    Ok(Report::new(Measured { args, door: &door_url, peer: &peer, pulled, seconds, before, after }))
 }
 
 /// A client for the door, and the door as it sees it.
-fn way(args: &VerifyArgs) -> anyhow::Result<(HttpClient, Door)> {
-    let url = args.peer.to_string();
+fn way(args: &VerifyArgs, url: &PeerUrl) -> anyhow::Result<(HttpClient, Door)> {
+    let url = url.to_string();
     // The token service may be elsewhere, and has a certificate of its own.
     let verifying = || HttpClient::verifying(None).context("make an HTTP client");
     Ok(match args.door {
@@ -131,10 +136,8 @@ async fn interruptible(plan: ClientPlan) -> anyhow::Result<Result<PulledImage, P
     }
 }
 
-impl AskedPeer {
-    async fn counters(&self) -> anyhow::Result<BytesBySource> {
-        BytesBySource::of(&HttpClient::loopback(), &self.admin).await.context("read the peer's counters")
-    }
+async fn counters(peer: &LocalPeer) -> anyhow::Result<BytesBySource> {
+    BytesBySource::of(&HttpClient::loopback(), &peer.admin).await.context("read the peer's counters")
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@ use bytesize::ByteSize;
 use serde::Serialize;
 
 use super::VerifyArgs;
-use super::peer::{AskedPeer, Status};
 use crate::bytes_by_source::BytesBySource;
 use crate::client::PeerUrl;
+use crate::local_peer::{LocalPeer, Status};
 use crate::oci_client::PulledImage;
 use crate::output::table;
 
@@ -38,7 +38,9 @@ pub(super) struct Report {
 /// What a report is made from.
 pub(super) struct Measured<'a> {
     pub(super) args: &'a VerifyArgs,
-    pub(super) peer: &'a AskedPeer,
+    /// Where the pull went.
+    pub(super) door: &'a PeerUrl,
+    pub(super) peer: &'a LocalPeer,
     /// What was got, or why it was not.
     pub(super) pulled: Result<PulledImage, String>,
     pub(super) seconds: f64,
@@ -49,19 +51,19 @@ pub(super) struct Measured<'a> {
 
 impl Report {
     pub(super) fn new(measured: Measured<'_>) -> Self {
-        let Measured { args, peer, pulled, seconds, before, after } = measured;
-        let Status { name, role, region, door, .. } = &peer.status;
+        let Measured { args, door, peer, pulled, seconds, before, after } = measured;
+        let Status { name, role, region, door: own, .. } = &peer.status;
         let counted = after.since(before);
         let image = pulled.as_ref().ok();
         let bytes = image.map_or(0, |image| image.blobs.values().sum());
-        let same_peer = is_door_of(&args.peer, door, args.admin.host().unwrap_or_default());
+        let same_peer = peer.is_at(door);
         let verdict = match &pulled {
             Err(reason) => Err(format!("the pull failed: {reason}")),
             Ok(_) => Evidence { expected: bytes, counted, ever: after, role, same_peer }.judge(),
         };
         let mut notes = Vec::new();
         if !same_peer {
-            notes.push(format!("{name} says that its doors are at {door}: is {} another peer's?", args.peer));
+            notes.push(format!("{name} says that its doors are at {own}: is {door} another peer's?"));
         }
         if counted.total() > bytes {
             notes.push(
@@ -103,19 +105,18 @@ impl Report {
     }
 
     fn sources(&self) -> String {
-        let BytesBySource { store, peer, seed, parent_region, registry } = self.counted;
+        let BytesBySource { store, peer, seed, registry } = self.counted;
         let mut rows = table(["FROM", "BYTES"]);
         for (source, bytes) in [
             ("store", store),
             ("peers", peer),
             ("seeds", seed),
-            ("parent region", parent_region),
             ("registry", registry),
             ("not counted now", self.uncounted),
         ] {
             rows.add_row([source.to_owned(), ByteSize(bytes).to_string()]);
         }
-        rows.to_string()
+        rows.trim_fmt()
     }
 }
 
@@ -150,14 +151,19 @@ impl Evidence<'_> {
                 ByteSize(expected)
             ));
         }
-        let counted = format!("at least {} were counted", ByteSize(counted.total()));
+        let sum = format!("at least {} were counted", ByteSize(counted.total()));
         let held = format!("{} were in the store of this node before", ByteSize(held));
-        let how = match (self.counted.total(), self.counted.total() < expected) {
+        let how = match (counted.total(), counted.total() < expected) {
             (0, true) => held,
-            (_, true) => format!("{counted}, and {held}"),
-            (_, false) => counted,
+            (_, true) => format!("{sum}, and {held}"),
+            (_, false) => sum,
         };
-        Ok(format!("every byte came from the region: {how}; none was read from the registry for this node"))
+        let read = if counted.seed + counted.peer > 0 {
+            "this node read none from the registry itself; what the region did not hold yet, a seed read for all"
+        } else {
+            "nothing was read from the registry"
+        };
+        Ok(format!("every byte came from the region: {how}; {read}"))
     }
 }
 
@@ -170,14 +176,6 @@ fn read_itself(bytes: u64, role: &str) -> String {
     format!("not every byte came from the region: {who} {} from the registry itself{advice}", ByteSize(bytes))
 }
 
-/// The doors of a peer that calls them `door`, seen from a machine that reaches its admin
-/// address as `admin_host`: a container may listen on 0.0.0.0.
-fn is_door_of(peer: &PeerUrl, door: &str, admin_host: &str) -> bool {
-    let (host, port) = door.rsplit_once(':').unwrap_or((door, ""));
-    let asked_port = peer.authority().rsplit_once(':').map_or("", |(_, port)| port);
-    port == asked_port && (peer.host() == admin_host || peer.host() == host)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -188,7 +186,13 @@ mod tests {
         let read = BytesBySource { peer: 60, registry: 40, ..Default::default() };
         let nothing = BytesBySource::default();
         for (expected, counted, ever, same_peer, words) in [
-            (100, fetched, fetched, true, Ok("region: at least 100 B were counted; none")),
+            (
+                100,
+                fetched,
+                fetched,
+                true,
+                Ok("region: at least 100 B were counted; this node read none from the registry itself"),
+            ),
             (
                 150,
                 fetched,
@@ -196,7 +200,13 @@ mod tests {
                 true,
                 Ok("100 B were counted, and 50 B were in the store"),
             ),
-            (100, nothing, fetched, true, Ok("region: 100 B were in the store of this node before; none")),
+            (
+                100,
+                nothing,
+                fetched,
+                true,
+                Ok("region: 100 B were in the store of this node before; nothing was read from the registry"),
+            ),
             (100, nothing, fetched, false, Err("show 0 B of 100 B for this pull")),
             (100, fetched, fetched, false, Ok("at least 100 B were counted")),
             (100, read, read, true, Err("this node read 40 B from the registry itself")),
@@ -210,18 +220,5 @@ mod tests {
         }
         let seeds = read_itself(40, "seed");
         assert!(seeds.ends_with("from the registry itself; ask a node that is no seed"), "{seeds}");
-    }
-
-    #[test]
-    fn a_door_is_a_peers_own_by_its_port_and_machine() {
-        for (peer, door, admin_host, own) in [
-            ("http://127.0.0.1:4001", "127.0.0.1:4001", "127.0.0.1", true),
-            ("http://127.0.0.1:4001", "0.0.0.0:4001", "127.0.0.1", true),
-            ("http://10.0.0.7:4001", "10.0.0.7:4001", "127.0.0.1", true),
-            ("http://10.0.0.9:4001", "127.0.0.1:4001", "127.0.0.1", false),
-            ("http://127.0.0.1:5000", "127.0.0.1:4001", "127.0.0.1", false),
-        ] {
-            assert_eq!(is_door_of(&peer.parse().unwrap(), door, admin_host), own, "{peer} {door}");
-        }
     }
 }

@@ -133,7 +133,7 @@ fn args(server: &Server, image: &str, door: DoorArgument) -> VerifyArgs {
     VerifyArgs {
         image: image.parse().unwrap(),
         door,
-        peer: server.url().parse().unwrap(),
+        peer: None,
         admin: server.url().parse().unwrap(),
         data_dir: "/no/such".into(),
         account: AccountArgs::default(),

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use flotilla_proto::RegistryHost;
 use http::Uri;
 
 use super::ParseRegistryError;
@@ -41,7 +42,9 @@ impl FromStr for EndpointUrl {
 
     fn from_str(text: &str) -> Result<Self, ParseRegistryError> {
         let uri = bare(text, &["http", "https"]);
-        uri.map(|uri| Self { uri }).ok_or_else(|| ParseRegistryError::Url { url: text.to_owned() })
+        uri.map(dialled)
+            .map(|uri| Self { uri })
+            .ok_or_else(|| ParseRegistryError::Url { url: text.to_owned() })
     }
 }
 
@@ -98,6 +101,15 @@ fn bare(text: &str, schemes: &[&str]) -> Option<Uri> {
     (plain && bare && known).then_some(uri)
 }
 
+/// `https://docker.io` is a web site: people who write it mean what its images are read from.
+fn dialled(uri: Uri) -> Uri {
+    let is_https = uri.scheme_str() == Some("https");
+    let registry = authority(&uri).parse::<RegistryHost>().ok();
+    let hub = registry.filter(|registry| is_https && registry.is_docker_hub());
+    let url = hub.and_then(|hub| format!("https://{}", hub.dialled()).parse().ok());
+    url.unwrap_or(uri)
+}
+
 fn authority(uri: &Uri) -> &str {
     uri.authority().map_or("", http::uri::Authority::as_str)
 }
@@ -130,6 +142,20 @@ mod tests {
         {
             let url: EndpointUrl = url.parse().unwrap();
             assert_eq!((url.port(), url.is_https()), (port, https));
+        }
+    }
+
+    #[test]
+    fn docker_hub_is_dialled_where_its_images_are() {
+        for (text, url) in [
+            ("https://docker.io", "https://registry-1.docker.io"),
+            ("https://index.docker.io:443", "https://registry-1.docker.io"),
+            ("https://registry-1.docker.io", "https://registry-1.docker.io"),
+            ("https://docker.io:5000", "https://docker.io:5000"),
+            ("http://docker.io", "http://docker.io"),
+            ("https://mirror.test", "https://mirror.test"),
+        ] {
+            assert_eq!(text.parse::<EndpointUrl>().unwrap().to_string(), url);
         }
     }
 

@@ -31,7 +31,6 @@ struct NodeBytes {
     store: u64,
     peer: u64,
     seed: u64,
-    parent_region: u64,
     registry: u64,
 }
 
@@ -56,8 +55,8 @@ fn run(stage: &Stage, size: &str, layer_bytes: u64) -> Result<()> {
     ensure!((report.peers, report.clients_per_peer) == (4, 3), "not what was asked: {report:?}");
     ensure!(report.nodes.len() == 4, "a node is missing: {report:?}");
     for node in &report.nodes {
-        let NodeBytes { store, peer, seed, parent_region, registry } = node.bytes;
-        let all = store + peer + seed + parent_region + registry;
+        let NodeBytes { store, peer, seed, registry } = node.bytes;
+        let all = store + peer + seed + registry;
         ensure!(all >= report.bytes, "{} accounts for {all} of {} bytes", node.name, report.bytes);
         ensure!(registry == 0, "{} read {registry} bytes from the registry itself", node.name);
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use flotilla_proto::wire::manager as wire;
 use flotilla_proto::{RegionName, Role};
 use serde::Serialize;
@@ -20,8 +21,8 @@ pub enum TokenCommand {
         /// The region that daemons join
         #[arg(long)]
         region: RegionName,
-        /// What they join as: scheduler, peer or seed
-        #[arg(long)]
+        /// What they join as
+        #[arg(long, value_parser = joining_role())]
         role: Role,
         /// How long it can be used
         #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
@@ -39,6 +40,12 @@ pub enum TokenCommand {
         /// Its id, as `flotilla token list` shows it
         id: String,
     },
+}
+
+/// The manager founds the cluster and a person is no daemon: neither joins by a token.
+fn joining_role() -> impl TypedValueParser<Value = Role> {
+    PossibleValuesParser::new([Role::Scheduler, Role::Peer, Role::Seed].map(Role::as_str))
+        .try_map(|text| text.parse::<Role>())
 }
 
 impl TokenCommand {

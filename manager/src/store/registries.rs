@@ -243,6 +243,43 @@ mod tests {
         assert_eq!(store.registries().await.unwrap(), [expected.to_wire()]);
     }
 
+    #[tokio::test]
+    async fn docker_hub_set_by_several_names_is_one_registry_afterwards() {
+        for (names, holds) in [
+            (&["docker.io", "registry-1.docker.io", "index.docker.io"][..], "docker.io"),
+            (&["registry-1.docker.io", "index.docker.io"], "registry-1.docker.io"),
+            (&["index.docker.io"], "index.docker.io"),
+        ] {
+            let dir = tempfile::tempdir().unwrap();
+            let options = SqliteConnectOptions::new().filename(dir.path().join(FILE)).create_if_missing(true);
+            let pool = SqlitePool::connect_with(options.foreign_keys(true)).await.unwrap();
+            let earlier = migrations().into_iter().take(2).collect();
+            Migrator::with_migrations(earlier).run(&pool).await.unwrap();
+            for name in names {
+                for statement in [
+                    format!("INSERT INTO registries (host) VALUES ('{name}')"),
+                    format!(
+                        "INSERT INTO endpoints (host, position, url, ca_pem, address) VALUES ('{name}', 0, 'https://{name}.test', '', '')"
+                    ),
+                    format!(
+                        "INSERT INTO caps (host, position, ordinal, bytes_per_s) VALUES ('{name}', 0, 0, 1000000)"
+                    ),
+                ] {
+                    sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&pool).await.unwrap();
+                }
+            }
+            pool.close().await;
+            let store = Store::open(dir.path(), &"prod".parse().unwrap()).await.unwrap();
+            let endpoint = Endpoint {
+                caps: vec!["1 MB".parse().unwrap()],
+                ..endpoint(&format!("https://{holds}.test"))
+            };
+            let expected = Upstream::new("docker.io".parse().unwrap(), vec![endpoint]).unwrap();
+            assert_eq!(store.registries().await.unwrap(), [expected.to_wire()]);
+            store.remove_registry(&"registry-1.docker.io".parse().unwrap()).await.unwrap();
+        }
+    }
+
     async fn found_with_first_migration(dir: &Path) {
         let options = SqliteConnectOptions::new().filename(dir.join(FILE)).create_if_missing(true);
         let pool = SqlitePool::connect_with(options).await.unwrap();

@@ -133,10 +133,10 @@ impl Authority {
         let issuer = Issuer::from_ca_cert_pem(&self.pem, &self.key)?;
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
-        params.distinguished_name = name(host.host());
-        params.subject_alt_names = vec![match host.host().parse::<IpAddr>() {
+        params.distinguished_name = name(host.dialled());
+        params.subject_alt_names = vec![match host.dialled().parse::<IpAddr>() {
             Ok(address) => SanType::IpAddress(address),
-            Err(_) => SanType::DnsName(host.host().try_into()?),
+            Err(_) => SanType::DnsName(host.dialled().try_into()?),
         }];
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
@@ -317,6 +317,21 @@ mod tests {
             refused(&authority, &[other], other);
             refused(&authority, &["registry.test"], "registry.test");
         }
+    }
+
+    #[test]
+    fn docker_hub_is_played_under_the_name_that_clients_dial() {
+        let dir = tempfile::tempdir().unwrap();
+        let authorities = Authorities::open(dir.path());
+        let hub = host("docker.io");
+        authorities.prepare([&hub]).unwrap();
+        let pem = ca_pem(dir.path(), "docker.io");
+        let leaf = leaf(&authorities.authority(&hub).unwrap(), &["registry-1.docker.io"]);
+        verify(&pem, &leaf, "registry-1.docker.io").unwrap();
+        assert!(Arc::ptr_eq(
+            &authorities.server(&host("registry-1.docker.io")).unwrap(),
+            &authorities.server(&host("index.docker.io")).unwrap()
+        ));
     }
 
     fn refused(authority: &Authority, names: &[&str], name: &str) {

@@ -12,6 +12,7 @@ mod blob_body;
 mod ca;
 mod conditions;
 mod error;
+mod hub;
 mod manifest;
 mod offline;
 mod parts;
@@ -162,7 +163,7 @@ impl Door {
             false => route(path, &configured, default),
         };
         match routed {
-            Ok(target) => Ok(self.answer(target, request).await),
+            Ok(target) => Ok(self.answer(hub::known_name(target), request).await),
             // The base of several registries: the token that clients then ask for names one.
             Err(_) if path.path() == "/v2/" && path.query().is_none() => Ok(base(&self.host_of(&request))),
             Err(refused) => Ok(refusal(refused.status, refused.code, &refused.message)),

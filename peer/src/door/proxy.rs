@@ -72,7 +72,7 @@ pub(super) async fn connect(
     let Some(authority) = request.uri().authority().cloned() else {
         return refusal(StatusCode::BAD_REQUEST, "UNSUPPORTED", "CONNECT names no host");
     };
-    let named: Option<RegistryHost> = authority.as_str().parse().ok();
+    let named = RegistryHost::dialled_at(authority.as_str());
     let upstream = named.filter(|host| door.settings.borrow().upstream(host).is_some());
     let Some(upstream) = upstream else {
         if !door.tunnels.lead_to(&authority) {

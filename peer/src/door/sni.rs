@@ -48,6 +48,6 @@ pub(super) async fn serve(door: Arc<Door>, stream: TcpStream) {
 fn meant(door: &Door, name: &str, port: u16) -> Option<RegistryHost> {
     let settings = door.settings.borrow();
     let named = [format!("{name}:{port}"), name.to_owned()];
-    let named = named.iter().filter_map(|text| text.parse::<RegistryHost>().ok());
+    let named = named.iter().filter_map(|text| RegistryHost::dialled_at(text));
     named.into_iter().find(|host| settings.upstream(host).is_some())
 }

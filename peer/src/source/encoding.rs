@@ -67,7 +67,7 @@ impl Codings {
 
 /// The first `limit` bytes of an answer as they were before they were encoded; as they came, if they are
 /// not what the label says.
-pub(super) async fn plain_prefix(response: Response<Incoming>, limit: usize) -> (Parts, Bytes) {
+pub async fn plain_prefix(response: Response<Incoming>, limit: usize) -> (Parts, Bytes) {
     let (mut head, body) = response.into_parts();
     let raw = super::body::read_prefix(body, limit).await;
     let codings = Codings::of(&head.headers);

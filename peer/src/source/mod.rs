@@ -55,6 +55,7 @@ pub use client_certificate::{ClientCertificate, ClientCertificateError};
 pub use config::{Robot, SourceConfig};
 pub use connect::ParseCaError;
 pub use credential::{Credentials, Offer, PlaceFailure, ReadCredential, RegistryAnswer, Verdict};
+pub use encoding::plain_prefix;
 pub use failure::{Causes, EndpointFailure};
 pub use forward::{ForwardError, NO_TOKEN_SERVICE, Purpose};
 pub use order::{ReadError, ReadOrder, ReadSummary, SourcePiece};

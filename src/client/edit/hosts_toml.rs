@@ -1,5 +1,9 @@
 //! containerd's `certs.d/<registry>/hosts.toml`.
+//!
+//! `server` is where containerd goes last. For Docker Hub it is left out: only then does containerd put
+//! registry-1.docker.io in its place (1.6 to 2.x); `https://docker.io` is a web site.
 
+use flotilla_proto::RegistryHost;
 use toml_edit::{Array, DocumentMut, Item, Table};
 
 use super::EditError;
@@ -8,18 +12,18 @@ use super::toml::{put_first, section, set};
 /// With `url` as the first of the hosts that are asked; `server` is the last.
 pub(in crate::client) fn with_mirror_host(
     text: &str,
-    registry: &str,
+    registry: &RegistryHost,
     url: &str,
 ) -> Result<String, EditError> {
     if text.trim().is_empty() {
-        return Ok(format!(
-            "server = \"https://{registry}\"\n\n[host.\"{url}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"
-        ));
+        let server = server(registry).map(|server| format!("server = \"{server}\"\n\n")).unwrap_or_default();
+        return Ok(format!("{server}[host.\"{url}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"));
     }
     let mut document: DocumentMut = text.parse()?;
+    let is_mended = drop_web_site(&mut document, registry);
     let hosts = section(&mut document, &["host"])?;
     if hosts.contains_key(url) {
-        return Ok(text.to_owned());
+        return Ok(if is_mended { document.to_string() } else { text.to_owned() });
     }
     // containerd asks them in the order of the file.
     let positions = hosts.iter().filter_map(|(_, item)| item.as_table()?.position());
@@ -34,13 +38,26 @@ pub(in crate::client) fn with_mirror_host(
 }
 
 /// With `ca` among the certificates that the registry itself may have.
-pub(in crate::client) fn with_ca(text: &str, registry: &str, ca: &str) -> Result<String, EditError> {
+pub(in crate::client) fn with_ca(text: &str, registry: &RegistryHost, ca: &str) -> Result<String, EditError> {
     let mut document: DocumentMut = text.parse()?;
-    if !document.contains_key("server") {
-        set(&mut document, "server", format!("https://{registry}"));
+    drop_web_site(&mut document, registry);
+    if let Some(server) = server(registry).filter(|_| !document.contains_key("server")) {
+        set(&mut document, "server", server);
     }
     put_first(&mut document, "ca", ca)?;
     Ok(document.to_string())
+}
+
+/// Where containerd is to go last; `None`: it knows by itself.
+fn server(registry: &RegistryHost) -> Option<String> {
+    (!registry.is_docker_hub()).then(|| format!("https://{registry}"))
+}
+
+/// Takes out a `server` that reads no image of Docker Hub; whether there was one.
+fn drop_web_site(document: &mut DocumentMut, registry: &RegistryHost) -> bool {
+    let server = document.get("server").and_then(Item::as_str).unwrap_or_default().trim_end_matches('/');
+    let is_web_site = registry.is_docker_hub() && server == format!("https://{registry}");
+    is_web_site && document.remove("server").is_some()
 }
 
 #[cfg(test)]
@@ -48,6 +65,24 @@ mod tests {
     use super::*;
 
     const PEER: &str = "http://127.0.0.1:4001";
+
+    fn reg() -> RegistryHost {
+        "reg.test".parse().unwrap()
+    }
+
+    #[test]
+    fn docker_hubs_own_server_is_left_to_containerd() {
+        let hub: RegistryHost = "registry-1.docker.io".parse().unwrap();
+        let ours = "[host.\"http://127.0.0.1:4001\"]\n  capabilities = [\"pull\", \"resolve\"]\n";
+        let web_site = format!("server = \"https://docker.io\"\n\n{ours}");
+        let chosen = format!("server = \"https://registry-1.docker.io\"\n\n{ours}");
+        for (before, after) in [("", ours), (ours, ours), (&web_site, ours), (&chosen, &chosen)] {
+            assert_eq!(with_mirror_host(before, &hub, PEER).unwrap().trim_start(), after);
+        }
+        for before in ["", "server = \"https://docker.io/\"\n"] {
+            assert_eq!(with_ca(before, &hub, "/f.crt").unwrap(), "ca = [\"/f.crt\"]\n");
+        }
+    }
 
     #[test]
     fn the_peer_is_asked_first_and_the_others_after_it() {
@@ -62,12 +97,12 @@ mod tests {
         let added = "server = \"https://reg.test\"\n\n[host.\"http://127.0.0.1:4001\"]\n\
                      capabilities = [\"pull\", \"resolve\"]\n";
         for (before, after) in [("", ours), (theirs, both), (ours, ours), (server, added)] {
-            let once = with_mirror_host(before, "reg.test", PEER).unwrap();
+            let once = with_mirror_host(before, &reg(), PEER).unwrap();
             assert_eq!(once, after);
-            assert_eq!(with_mirror_host(&once, "reg.test", PEER).unwrap(), once);
+            assert_eq!(with_mirror_host(&once, &reg(), PEER).unwrap(), once);
         }
-        assert!(with_mirror_host("host = 1", "reg.test", PEER).is_err());
-        assert!(with_mirror_host("[", "reg.test", PEER).is_err());
+        assert!(with_mirror_host("host = 1", &reg(), PEER).is_err());
+        assert!(with_mirror_host("[", &reg(), PEER).is_err());
     }
 
     #[test]
@@ -79,9 +114,9 @@ mod tests {
                 "server = \"https://x\"\nca = [\"/f.crt\", \"/corp.crt\"]\n[host.\"https://a\"]\n",
             ),
         ] {
-            let once = with_ca(before, "reg.test", "/f.crt").unwrap();
+            let once = with_ca(before, &reg(), "/f.crt").unwrap();
             assert_eq!(once, after);
-            assert_eq!(with_ca(&once, "reg.test", "/f.crt").unwrap(), once);
+            assert_eq!(with_ca(&once, &reg(), "/f.crt").unwrap(), once);
         }
     }
 }

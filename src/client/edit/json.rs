@@ -31,6 +31,11 @@ impl Object {
         serde_json::from_str(self.raw(key)?.get()).ok()
     }
 
+    /// The keys in the order of the text.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &str> {
+        self.members.iter().map(|(name, _)| name.as_str())
+    }
+
     /// The value under `key`, as it is written.
     pub(super) fn raw(&self, key: &str) -> Option<&RawValue> {
         self.members.iter().rev().find(|(name, _)| name == key).map(|(_, value)| &**value)

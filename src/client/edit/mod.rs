@@ -16,6 +16,7 @@ mod toml;
 
 use toml_edit::TomlError;
 
+pub(crate) use auth_json::key_of;
 pub(super) use auth_json::{has_auth, with_auth_of};
 pub(super) use buildkitd_toml::with_buildkit_mirror;
 pub(super) use containerd_config::{ConfigPath, config_path, with_config_path};

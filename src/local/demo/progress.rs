@@ -66,11 +66,11 @@ impl Display {
         }));
     }
 
-    /// Shows where each peer is.
+    /// Shows how far a client of each peer is.
     pub(crate) fn show(&self, nodes: &[Arc<NodeProgress>]) {
         let Self::Bars(_, bars) = self else { return };
         for (bar, node) in bars.iter().zip(nodes) {
-            let (received, expected) = node.bytes();
+            let (received, expected) = node.bytes_of_each();
             // Nothing is expected before the manifest is read: a bar of nothing would be full.
             if expected > 0 {
                 bar.set_length(expected);

@@ -105,18 +105,19 @@ impl Report {
 
     /// A table of the peers and a line that sums up.
     pub(crate) fn for_people(&self) -> String {
-        let mut rows = table(["NODE", "SECONDS", "STORE", "PEER", "SEED", "PARENT REGION", "REGISTRY"]);
+        let mut rows = table(["NODE", "SECONDS", "STORE", "PEER", "SEED", "REGISTRY"]);
         for NodeReport { name, seconds, bytes } in &self.nodes {
-            let BytesBySource { store, peer, seed, parent_region, registry } = *bytes;
-            let bytes = [store, peer, seed, parent_region, registry].map(|bytes| ByteSize(bytes).to_string());
+            let BytesBySource { store, peer, seed, registry } = *bytes;
+            let bytes = [store, peer, seed, registry].map(|bytes| ByteSize(bytes).to_string());
             rows.add_row([name.clone(), format!("{seconds:.2}")].into_iter().chain(bytes));
         }
         let clients = self.peers * usize::from(self.clients_per_peer);
         let each =
             if self.verified { "every blob verified by every client" } else { "NOT every client got it" };
         format!(
-            "{rows}\n\n{} ({}, {} blobs): {clients} clients in {:.2} s, {each}\n\
+            "{}\n\n{} ({}, {} blobs): {clients} clients in {:.2} s, {each}\n\
              the registry sent {} in {} requests: source ratio {}",
+            rows.trim_fmt(),
             self.image,
             ByteSize(self.bytes),
             self.blobs,
@@ -148,7 +149,7 @@ mod tests {
             "source_bytes": 1005, "source_requests": 5, "source_ratio": 1.005, "seconds": 1.5,
             "nodes": [{
                 "name": "peer-0", "seconds": 1.25,
-                "bytes": { "store": 0, "peer": 600, "seed": 400, "parent_region": 0, "registry": 0 },
+                "bytes": { "store": 0, "peer": 600, "seed": 400, "registry": 0 },
             }],
             "verified": true,
         });
@@ -160,7 +161,7 @@ mod tests {
         let text = report().for_people();
         let words: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
         assert!(
-            words.contains(&vec!["peer-0", "1.25", "0", "B", "600", "B", "400", "B", "0", "B", "0", "B"]),
+            words.contains(&vec!["peer-0", "1.25", "0", "B", "600", "B", "400", "B", "0", "B"]),
             "{text}"
         );
         assert!(text.ends_with("the registry sent 1005 B in 5 requests: source ratio 1.005"), "{text}");

@@ -317,7 +317,7 @@ async fn guarded(url: String, bearer: bool) -> Server {
                 if !wants_token {
                     return pass_on(&http, &uri).await;
                 }
-                assert_eq!(query, "service=reg&scope=repository%3Aflotilla%2Ftest%3Apull");
+                assert_eq!(query, "service=reg&scope=repository:flotilla/test:pull");
                 return Response::new(full(r#"{"access_token":"t0ken"}"#));
             }
             let challenge = match bearer {

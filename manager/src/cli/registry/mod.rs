@@ -28,12 +28,17 @@ pub enum RegistryCommand {
     /// What is not said is as by default, whatever it was before: the whole registry is replaced.
     #[command(after_help = "Examples:\n  \
         flotilla registry set harbor.example.com --url https://harbor.example.com\n  \
-        flotilla registry set harbor.example.com --url https://harbor-a.internal --url https://harbor-b.internal --ca ca.pem\n  \
-        flotilla registry set harbor.example.com --endpoint https://harbor-a.internal,weight=2,ca=ca.pem \
+        flotilla registry set harbor.example.com --ca ca.pem \\\n      \
+        --url https://harbor-a.internal --url https://harbor-b.internal\n  \
+        flotilla registry set harbor.example.com \\\n      \
+        --endpoint https://harbor-a.internal,weight=2,ca=ca.pem \\\n      \
         --endpoint https://harbor-b.internal,standby,ca=ca.pem\n  \
-        flotilla registry set harbor.example.com --endpoint https://harbor.example.com,proxy=http://proxy.internal:3128,limit=50MB@08:00-18:00\n  \
-        flotilla registry set harbor.example.com --url https://harbor.example.com --offline granted --offline-for 8h\n  \
-        flotilla registry set cache.example.com --url https://cache.example.com --proxy-cache --count-pulls false")]
+        flotilla registry set harbor.example.com --endpoint \\\n      \
+        https://harbor.internal,proxy=http://10.0.0.9:3128,limit=50MB@08:00-18:00\n  \
+        flotilla registry set harbor.example.com \\\n      \
+        --url https://harbor.example.com --offline granted --offline-for 8h\n  \
+        flotilla registry set cache.example.com \\\n      \
+        --url https://cache.example.com --proxy-cache --count-pulls false")]
     Set {
         /// The host that image names carry
         host: RegistryHost,

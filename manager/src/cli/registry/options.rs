@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use flotilla_daemon::settings::{Offline, OfflineForError, Release, Upstream};
 
 use super::super::CliError;
@@ -13,7 +14,12 @@ use super::keys::{Key, KeyError};
 pub struct RegistryOptions {
     /// When a blob's bytes go out to clients: `streaming` piece by piece, with the last piece
     /// held back until the SHA-256 is right (the default), or `verified` none before it is
-    #[arg(long, value_name = "streaming|verified")]
+    #[arg(
+        long,
+        value_name = "streaming|verified",
+        hide_possible_values = true,
+        value_parser = PossibleValuesParser::new(["streaming", "verified"]).try_map(|text| text.parse::<Release>())
+    )]
     release: Option<Release>,
     /// It fills itself from another registry, as Harbor's proxy-cache projects do; implies
     /// --release verified
@@ -25,7 +31,12 @@ pub struct RegistryOptions {
     count_pulls: Option<bool>,
     /// What is served while it is unreachable: `refuse` nothing that needs its word (the
     /// default), or `granted` what it granted before, to whom it granted it
-    #[arg(long, value_name = "refuse|granted")]
+    #[arg(
+        long,
+        value_name = "refuse|granted",
+        hide_possible_values = true,
+        value_parser = PossibleValuesParser::new(["refuse", "granted"]).try_map(|text| text.parse::<WhileOffline>())
+    )]
     offline: Option<WhileOffline>,
     /// With --offline granted: how much longer grants live than otherwise, at most 24h
     /// (default: 0s)
