@@ -112,6 +112,7 @@ mod tests {
             (&["registry", "set"], "release", &["streaming", "verified"]),
             (&["registry", "set"], "offline", &["refuse", "granted"]),
             (&["registry", "set"], "count_pulls", &["true", "false"]),
+            (&["registry", "set"], "grants", &["cached", "strict"]),
             (&["client", "setup"], "door", &["proxy", "mirror", "prefix", "sni"]),
         ] {
             let found = arguments(path).into_iter().find(|argument| argument.get_id() == id);

@@ -1,8 +1,8 @@
 //! An HTTP client whose every wait has an end.
 
-use std::sync::Arc;
 use std::time::Duration;
 
+use flotilla_daemon::registry_tls::{self, ParseCaError};
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
@@ -10,9 +10,6 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::client::legacy::{Client, ResponseFuture};
 use hyper_util::rt::TokioExecutor;
-use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::{ClientConfig, RootCertStore};
 
 use super::{Body, empty, text};
@@ -33,18 +30,19 @@ enum Way {
 impl HttpClient {
     /// For servers on this machine, over plain HTTP: it trusts no certificate at all.
     pub(crate) fn loopback() -> Self {
-        Self { way: Way::direct(tls(RootCertStore::empty())) }
+        let none = registry_tls::client_config(RootCertStore::empty(), None);
+        Self { way: Way::direct(none.expect("there is nothing to parse").with_no_client_auth()) }
     }
 
     /// For servers elsewhere. Certificates are verified against the system's roots and those
     /// of `ca_pem`.
-    pub(crate) fn verifying(ca_pem: Option<&str>) -> Result<Self, BuildClientError> {
-        Ok(Self { way: Way::direct(tls(roots_and(ca_pem)?)) })
+    pub(crate) fn verifying(ca_pem: Option<&str>) -> Result<Self, ParseCaError> {
+        Ok(Self { way: Way::direct(tls(ca_pem)?) })
     }
 
     /// As [`Self::verifying`], but everything goes by CONNECT through the proxy at this URL.
-    pub(crate) fn through_proxy(proxy: Uri, ca_pem: Option<&str>) -> Result<Self, BuildClientError> {
-        Ok(Self { way: Way::tunnel(tls(roots_and(ca_pem)?), proxy) })
+    pub(crate) fn through_proxy(proxy: Uri, ca_pem: Option<&str>) -> Result<Self, ParseCaError> {
+        Ok(Self { way: Way::tunnel(tls(ca_pem)?, proxy) })
     }
 
     /// The head of the answer, within [`HEAD_WITHIN`]; its body streams.
@@ -93,22 +91,11 @@ impl Way {
     }
 }
 
-/// The system's roots, and those of `ca_pem`.
-fn roots_and(ca_pem: Option<&str>) -> Result<RootCertStore, BuildClientError> {
+/// The system's roots, and the certificates of `ca_pem`.
+fn tls(ca_pem: Option<&str>) -> Result<ClientConfig, ParseCaError> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    for certificate in CertificateDer::pem_slice_iter(ca_pem.unwrap_or_default().as_bytes()) {
-        roots.add(certificate?)?;
-    }
-    Ok(roots)
-}
-
-fn tls(roots: RootCertStore) -> ClientConfig {
-    ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("the provider supports the default versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth()
+    Ok(registry_tls::client_config(roots, ca_pem)?.with_no_client_auth())
 }
 
 fn tcp() -> HttpConnector {
@@ -127,17 +114,6 @@ const HEAD_WITHIN: Duration = Duration::from_secs(60);
 
 /// `/metrics` of a peer with many registries stays far below this.
 const MAX_TEXT_LEN: usize = 4 * 1024 * 1024;
-
-/// Why a client cannot be built.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum BuildClientError {
-    /// The extra CA is no PEM.
-    #[error("read the CA certificates")]
-    Pem(#[from] pem::Error),
-    /// The extra CA is no certificate.
-    #[error("trust the CA certificates")]
-    Certificate(#[from] rustls::Error),
-}
 
 /// Why there was no answer.
 #[derive(Debug, thiserror::Error)]

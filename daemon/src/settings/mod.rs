@@ -14,7 +14,10 @@ use flotilla_proto::{Identity, ParseLabelError, PeerId, RegionName, RegistryHost
 
 pub use cap::{Cap, Hours, ParseCapError, ParseHoursError};
 pub use endpoint::{Endpoint, ParseWeightError, Weight};
-pub use upstream::{Offline, OfflineForError, ParseRegistryError, ParseReleaseError, Release, Upstream};
+pub use upstream::{
+    GrantLife, Offline, OfflineForError, ParseGrantLifeError, ParseRegistryError, ParseReleaseError, Release,
+    Upstream,
+};
 pub use url::{EndpointUrl, ParseProxyError, ProxyUrl};
 pub use watch::{NoRegionError, watch};
 

@@ -27,6 +27,8 @@ pub struct Upstream {
     pub count_pulls: bool,
     /// What is served while it is unreachable.
     pub offline: Offline,
+    /// How long its word on a client holds.
+    pub grants: GrantLife,
 }
 
 impl Upstream {
@@ -49,6 +51,7 @@ impl Upstream {
             proxy_cache: false,
             count_pulls: true,
             offline: Offline::default(),
+            grants: GrantLife::default(),
         })
     }
 
@@ -75,6 +78,7 @@ impl Upstream {
             proxy_cache: registry.proxy_cache,
             count_pulls: !registry.uncounted_pulls,
             offline: Offline::from_wire(registry.offline_granted.as_ref())?,
+            grants: if registry.strict_grants { GrantLife::Strict } else { GrantLife::Cached },
             ..Self::new(host, endpoints)?
         })
     }
@@ -88,8 +92,47 @@ impl Upstream {
             proxy_cache: self.proxy_cache,
             uncounted_pulls: !self.count_pulls,
             offline_granted: self.offline.to_wire(),
+            strict_grants: self.grants == GrantLife::Strict,
         }
     }
+}
+
+/// How long a registry's word that a client may read holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum GrantLife {
+    /// As long as the credential can be trusted: a token's own life, 30 s for a password (DESIGN.md §9).
+    #[default]
+    Cached,
+    /// For this one request: the registry is asked about each blob, at the price of a round trip.
+    Strict,
+}
+
+impl FromStr for GrantLife {
+    type Err = ParseGrantLifeError;
+
+    fn from_str(text: &str) -> Result<Self, ParseGrantLifeError> {
+        match text {
+            "cached" => Ok(Self::Cached),
+            "strict" => Ok(Self::Strict),
+            _ => Err(ParseGrantLifeError { text: text.to_owned() }),
+        }
+    }
+}
+
+impl fmt::Display for GrantLife {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cached => "cached",
+            Self::Strict => "strict",
+        })
+    }
+}
+
+/// Neither.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is neither `cached` nor `strict`")]
+pub struct ParseGrantLifeError {
+    text: String,
 }
 
 /// When a blob's bytes go out to clients. The last piece never does before the SHA-256 is right.
@@ -371,10 +414,11 @@ mod tests {
             longer.map_or(Offline::Refuse, |longer| Offline::granted(Duration::from_secs(longer)).unwrap())
         });
         let release = prop_oneof![Just(Release::Streaming), Just(Release::Verified)];
-        (endpoints, release, any::<(bool, bool)>(), offline).prop_map(
-            |(mut endpoints, release, (proxy_cache, count_pulls), offline)| {
+        let grants = prop_oneof![Just(GrantLife::Cached), Just(GrantLife::Strict)];
+        (endpoints, release, any::<(bool, bool)>(), offline, grants).prop_map(
+            |(mut endpoints, release, (proxy_cache, count_pulls), offline, grants)| {
                 endpoints[0].standby = false;
-                Upstream { endpoints, release, proxy_cache, count_pulls, offline, ..plain() }
+                Upstream { endpoints, release, proxy_cache, count_pulls, offline, grants, ..plain() }
             },
         )
     }

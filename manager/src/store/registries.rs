@@ -1,6 +1,6 @@
 //! Registries and their endpoints.
 
-use flotilla_daemon::settings::{Offline, Release, Upstream};
+use flotilla_daemon::settings::{GrantLife, Offline, Release, Upstream};
 use flotilla_proto::RegistryHost;
 use flotilla_proto::wire::manager as wire;
 use prost::Message as _;
@@ -57,14 +57,16 @@ async fn insert_registry(transaction: &mut Write, upstream: &Upstream) -> Result
         Offline::Granted { longer } => Some(longer.as_secs().cast_signed()),
     };
     sqlx::query(
-        "INSERT INTO registries (host, release, proxy_cache, count_pulls, offline_granted_seconds) \
-         VALUES (?, ?, ?, ?, ?)",
+        "INSERT INTO registries \
+         (host, release, proxy_cache, count_pulls, offline_granted_seconds, strict_grants) \
+         VALUES (?, ?, ?, ?, ?, ?)",
     )
     .bind(upstream.host.as_str())
     .bind(upstream.release.to_string())
     .bind(upstream.proxy_cache)
     .bind(upstream.count_pulls)
     .bind(offline_granted)
+    .bind(upstream.grants == GrantLife::Strict)
     .execute(&mut **transaction)
     .await?;
     Ok(())
@@ -152,6 +154,7 @@ fn registry(row: &SqliteRow) -> Result<wire::Registry, sqlx::Error> {
         release: release.into(),
         proxy_cache: row.try_get("proxy_cache")?,
         uncounted_pulls: !row.try_get::<bool, _>("count_pulls")?,
+        strict_grants: row.try_get("strict_grants")?,
         offline_granted: longer.map(|s| wire::OfflineGranted { longer_seconds: s.cast_unsigned() }),
     })
 }
@@ -315,6 +318,7 @@ mod tests {
             proxy_cache: true,
             count_pulls: false,
             offline: Offline::granted(Duration::from_secs(3600)).unwrap(),
+            grants: GrantLife::Strict,
             ..Upstream::new("reg.test".parse().unwrap(), vec![first, second]).unwrap()
         }
     }

@@ -1,7 +1,7 @@
 //! What daemons are told, and when.
 
 use flotilla_daemon::rpc::{self, SettingsClient};
-use flotilla_daemon::settings::{Endpoint, Offline, Release, Upstream, Weight};
+use flotilla_daemon::settings::{Endpoint, GrantLife, Offline, Release, Upstream, Weight};
 use flotilla_proto::RegistryHost;
 use flotilla_proto::wire::manager::WatchRequest;
 use tonic::Code;
@@ -48,7 +48,7 @@ async fn all_that_is_said_of_a_registry_reaches_a_daemon_that_watches() {
     );
     let line = format!(
         "registry set reg.test --endpoint {first} --endpoint http://b.test,standby --release verified \
-        --proxy-cache --count-pulls false --offline granted --offline-for 24h"
+        --proxy-cache --count-pulls false --offline granted --offline-for 24h --grants strict"
     );
     cluster.run(&line).await.unwrap();
     let told = settled(&mut settings, |settings| !settings.registries.is_empty()).await;
@@ -67,6 +67,7 @@ async fn all_that_is_said_of_a_registry_reaches_a_daemon_that_watches() {
         proxy_cache: true,
         count_pulls: false,
         offline: Offline::Granted { longer: Offline::LONGEST },
+        grants: GrantLife::Strict,
         ..Upstream::new(host.clone(), vec![first, second.clone()]).unwrap()
     };
     assert_eq!(told.registries, [expected]);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use flotilla_daemon::settings::Upstream;
+use flotilla_daemon::settings::{GrantLife, Upstream};
 use flotilla_proto::{Digest, Layout, ParseDigestError, RepositoryName};
 use headers::{ContentLength, ETag, HeaderMapExt as _};
 use http::request::Parts;
@@ -188,7 +188,7 @@ impl BlobRequest<'_> {
     /// own; who asks for no more than the size is told the registry's.
     async fn granted_size(&self, method: &Method) -> Result<u64, Ended> {
         let granted = self.door.grants.find(&self.holder, self.digest, Instant::now(), Duration::ZERO);
-        if let Some(claimed) = granted {
+        if let Some(claimed) = granted.filter(|_| !self.is_asked_each_time()) {
             let live = self.door.swarm.live(self.digest);
             if let Some(complete) = live.filter(|live| live.is_complete()) {
                 return Ok(complete.layout().size());
@@ -300,6 +300,13 @@ impl BlobRequest<'_> {
         let late = is_late.then_some(first);
         let body = BlobBody { store: self.door.store.clone(), swarm, file, pursuit, selected, late };
         Ok(body::from_task(|sender| body.send(sender)))
+    }
+
+    /// Whether the registry is asked whatever it granted a moment ago.
+    fn is_asked_each_time(&self) -> bool {
+        let settings = self.door.settings.borrow();
+        let upstream = settings.upstream(&self.credential.upstream);
+        upstream.is_some_and(|upstream| upstream.grants == GrantLife::Strict)
     }
 
     /// Whether no byte goes out before all are right: the last piece is released only then.

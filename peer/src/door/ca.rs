@@ -17,8 +17,9 @@ use dashmap::DashMap;
 use flotilla_daemon::files::{Access, write_atomic};
 use flotilla_proto::RegistryHost;
 use rcgen::{
-    BasicConstraints, CertificateParams, CidrSubnet, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints, SanType,
+    BasicConstraints, Certificate, CertificateParams, CidrSubnet, DistinguishedName, DnType,
+    ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints,
+    SanType,
 };
 use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
@@ -129,11 +130,14 @@ impl Authority {
         Ok(Self { pem, key })
     }
 
-    fn server(&self, host: &RegistryHost) -> Result<ServerConfig, CaError> {
+    /// The certificate that clients see of the registry, with its key.
+    fn leaf(&self, host: &RegistryHost) -> Result<(Certificate, KeyPair), CaError> {
         let issuer = Issuer::from_ca_cert_pem(&self.pem, &self.key)?;
         let key = KeyPair::generate()?;
         let mut params = CertificateParams::default();
-        params.distinguished_name = name(host.dialled());
+        // No host's name: OpenSSL takes a common name for one where it can, and holds it against the
+        // constraints (x509v3's `NAME_CONSTRAINTS_check_CN`); those of an address exclude every name.
+        params.distinguished_name = name(&format!("{host} as this node plays it"));
         params.subject_alt_names = vec![match host.dialled().parse::<IpAddr>() {
             Ok(address) => SanType::IpAddress(address),
             Err(_) => SanType::DnsName(host.dialled().try_into()?),
@@ -142,7 +146,11 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         params.use_authority_key_identifier_extension = true;
         validate_for(&mut params, LEAF_LIFE);
-        let leaf = params.signed_by(&key, &issuer)?;
+        Ok((params.signed_by(&key, &issuer)?, key))
+    }
+
+    fn server(&self, host: &RegistryHost) -> Result<ServerConfig, CaError> {
+        let (leaf, key) = self.leaf(host)?;
         let ca = CertificateDer::from_pem_slice(self.pem.as_bytes())
             .map_err(|error| CaError::Chain(error.to_string()))?;
         let key =
@@ -265,6 +273,34 @@ mod tests {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
         validate_for(&mut params, LEAF_LIFE);
         params.signed_by(&KeyPair::generate().unwrap(), &issuer).unwrap().der().clone()
+    }
+
+    /// Clients with OpenSSL hold a certificate's common name against the constraints, where it may be a host's.
+    #[test]
+    fn openssl_takes_the_certificate_of_a_registry_by_name_and_by_address() {
+        let openssl = |arguments: &[&str]| std::process::Command::new("openssl").args(arguments).output();
+        if openssl(&["version"]).is_err() {
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let authorities = Authorities::open(dir.path());
+        for (name, check, checked) in [
+            ("10.0.0.1:5000", "-verify_ip", "10.0.0.1"),
+            ("[fd00::1]:5000", "-verify_ip", "fd00::1"),
+            ("reg.test:5000", "-verify_hostname", "reg.test"),
+            ("localhost", "-verify_hostname", "localhost"),
+        ] {
+            let registry = host(name);
+            authorities.prepare([&registry]).unwrap();
+            let (leaf, _) = authorities.authority(&registry).unwrap().leaf(&registry).unwrap();
+            let file = dir.path().join("leaf.pem");
+            std::fs::write(&file, leaf.pem()).unwrap();
+            let bundle = dir.path().join("ca-bundle.pem");
+            let (file, bundle) = (file.to_str().unwrap(), bundle.to_str().unwrap());
+            let output =
+                openssl(&["verify", "-x509_strict", "-CAfile", bundle, check, checked, file]).unwrap();
+            assert!(output.status.success(), "{name}: {}", String::from_utf8_lossy(&output.stderr));
+        }
     }
 
     #[test]

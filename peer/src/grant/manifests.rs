@@ -83,8 +83,8 @@ impl Kept {
 /// Blobs to be had elsewhere (`urls`) or not to be distributed at all are left out.
 pub(crate) fn blobs(manifest: &[u8]) -> Vec<(Digest, u64)> {
     let Ok(manifest) = serde_json::from_slice::<Listed>(manifest) else { return Vec::new() };
-    let descriptors = manifest.config.into_iter().chain(manifest.layers).chain(manifest.blobs);
-    let listed = descriptors.filter(|descriptor| descriptor.urls.is_empty() && descriptor.is_distributable());
+    let lists = manifest.layers.into_iter().chain(manifest.blobs).flatten();
+    let listed = manifest.config.into_iter().chain(lists).filter(Descriptor::is_distributable);
     listed.filter_map(|descriptor| Some((descriptor.digest.parse().ok()?, descriptor.size))).collect()
 }
 
@@ -94,29 +94,29 @@ pub(crate) const MAX_MANIFEST: usize = 8 << 20;
 /// Manifests are some KiB each: a few thousand of them.
 const MAX_BYTES: usize = 16 << 20;
 
-/// An image manifest (OCI image spec, or Docker schema 2), or an artifact manifest.
+/// An image manifest (OCI image spec, or Docker schema 2), or an artifact manifest. What is absent some tools
+/// write as `null`.
 #[derive(Deserialize)]
 struct Listed {
     config: Option<Descriptor>,
-    #[serde(default)]
-    layers: Vec<Descriptor>,
-    #[serde(default)]
-    blobs: Vec<Descriptor>,
+    layers: Option<Vec<Descriptor>>,
+    blobs: Option<Vec<Descriptor>>,
 }
 
 #[derive(Deserialize)]
 struct Descriptor {
-    #[serde(default, rename = "mediaType")]
-    media_type: String,
+    #[serde(rename = "mediaType")]
+    media_type: Option<String>,
     digest: String,
     size: u64,
-    #[serde(default)]
-    urls: Vec<String>,
+    urls: Option<Vec<String>>,
 }
 
 impl Descriptor {
     fn is_distributable(&self) -> bool {
-        !self.media_type.contains(".nondistributable.") && !self.media_type.contains(".foreign.")
+        let media_type = self.media_type.as_deref().unwrap_or_default();
+        let is_elsewhere = self.urls.as_ref().is_some_and(|urls| !urls.is_empty());
+        !is_elsewhere && !media_type.contains(".nondistributable.") && !media_type.contains(".foreign.")
     }
 }
 
@@ -137,6 +137,18 @@ mod tests {
                 {{"mediaType":"x","digest":"sha512:00","size":5}}]}}"#
         );
         assert_eq!(blobs(manifest.as_bytes()), [(a, 1), (b, 2)]);
+    }
+
+    #[test]
+    fn null_is_what_absent_is() {
+        let [a, b] = [b"a", b"b"].map(|bytes| Digest::of(bytes));
+        let manifest = format!(
+            r#"{{"schemaVersion":2,"mediaType":null,"annotations":null,"subject":null,"blobs":null,
+                "config":{{"mediaType":null,"digest":"{a}","size":1,"urls":null}},
+                "layers":[{{"digest":"{b}","size":2,"urls":[],"platform":null}}]}}"#
+        );
+        assert_eq!(blobs(manifest.as_bytes()), [(a, 1), (b, 2)]);
+        assert_eq!(blobs(br#"{"config":null,"layers":null}"#), []);
     }
 
     #[test]

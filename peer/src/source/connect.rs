@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use flotilla_daemon::registry_tls::{self, ParseCaError};
 use flotilla_daemon::settings::ProxyUrl;
 use http::Uri;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
@@ -14,10 +15,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::proxy::Tunnel;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use rustls::client::WantsClientCert;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
+use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
 use tower_service::Service;
 
@@ -49,10 +47,7 @@ impl Reach<'_> {
     /// What makes connections for HTTP/1.1 only: a registry's HTTP/2 gains a reader of large blobs nothing,
     /// and one connection per read is what makes a stall visible.
     pub(super) fn connector(self) -> Result<Connector, ParseCaError> {
-        let mut roots = self.roots.clone();
-        if let Some(pem) = self.ca_pem {
-            add_ca(&mut roots, pem)?;
-        }
+        let tls = || registry_tls::client_config(self.roots.clone(), self.ca_pem);
         let mut tcp = HttpConnector::new();
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
@@ -62,11 +57,14 @@ impl Reach<'_> {
         tcp.set_connect_timeout(Some(self.connect_timeout));
         tcp.set_recv_buffer_size(Some(RECEIVE_BUFFER));
         let dial = Dial { proxy: self.proxy.map(|url| tunnel(url, &tcp)), tcp, detour: self.detour };
-        let home = self.client_certificate.map(|certificate| {
-            let https = https(tls(roots.clone()).with_client_cert_resolver(certificate), dial.clone());
-            (self.home.to_owned(), https)
-        });
-        let https = https(tls(roots).with_no_client_auth(), dial);
+        let home = match self.client_certificate.clone() {
+            Some(certificate) => {
+                let https = https(tls()?.with_client_cert_resolver(certificate), dial.clone());
+                Some((self.home.to_owned(), https))
+            }
+            None => None,
+        };
+        let https = https(tls()?.with_no_client_auth(), dial);
         Ok(Connector { https, home, limit: self.connect_timeout })
     }
 }
@@ -80,13 +78,6 @@ pub(super) fn client(connector: Connector) -> HttpClient {
         .build(connector)
 }
 
-fn tls(roots: RootCertStore) -> ConfigBuilder<ClientConfig, WantsClientCert> {
-    ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("the provider supports TLS 1.2 and 1.3")
-        .with_root_certificates(roots)
-}
-
 fn https(tls: ClientConfig, dial: Dial) -> HttpsConnector<Dial> {
     HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(dial)
 }
@@ -94,16 +85,6 @@ fn https(tls: ClientConfig, dial: Dial) -> HttpsConnector<Dial> {
 fn tunnel(proxy: &ProxyUrl, tcp: &HttpConnector) -> Tunnel<HttpConnector> {
     let uri = format!("http://{}:{}", proxy.host(), proxy.port()).parse().expect("a host and a port");
     Tunnel::new(uri, tcp.clone())
-}
-
-fn add_ca(roots: &mut RootCertStore, pem: &str) -> Result<(), ParseCaError> {
-    let mut count = 0;
-    for certificate in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-        let certificate = certificate.map_err(|_| ParseCaError::Pem)?;
-        roots.add(certificate).map_err(|_| ParseCaError::Certificate)?;
-        count += 1;
-    }
-    if count == 0 { Err(ParseCaError::Empty) } else { Ok(()) }
 }
 
 /// Dials `address` where `host` is meant; TLS and `Host` keep the name.
@@ -203,20 +184,6 @@ impl Service<Uri> for Connector {
     }
 }
 
-/// Why a CA file is no CA.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum ParseCaError {
-    /// Not PEM.
-    #[error("its CA is not PEM")]
-    Pem,
-    /// PEM without a certificate.
-    #[error("its CA holds no certificate")]
-    Empty,
-    /// A PEM block that is no certificate.
-    #[error("its CA holds a certificate that does not parse")]
-    Certificate,
-}
-
 #[derive(Debug, thiserror::Error)]
 #[error("no connection within {limit:?}")]
 struct ConnectTimeout {
@@ -247,19 +214,5 @@ mod tests {
         assert_eq!(dialled("https://REG.test/v2/").as_deref(), Some("http://[::1]:8443/"));
         assert_eq!(dialled("https://reg.test:5001/t").as_deref(), Some("http://[::1]:5001/"));
         assert_eq!(dialled("https://s3.test/"), None);
-    }
-
-    #[test]
-    fn a_ca_that_does_not_parse_says_why() {
-        let add = |pem: &str| add_ca(&mut RootCertStore::empty(), pem);
-        assert_eq!(add("rubbish"), Err(ParseCaError::Empty));
-        assert_eq!(
-            add("-----BEGIN CERTIFICATE-----\n!\n-----END CERTIFICATE-----\n"),
-            Err(ParseCaError::Pem)
-        );
-        assert_eq!(
-            add("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
-            Err(ParseCaError::Certificate)
-        );
     }
 }

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use flotilla_daemon::registry_tls::ParseCaError;
 use flotilla_daemon::settings::Endpoint;
 use flotilla_proto::{Digest, RegistryHost};
 use http::header::{self, HOST, HeaderMap};
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 
 use super::body::{self, BodyStream};
 use super::caps::Caps;
-use super::connect::{self, Connector, Detour, HttpClient, ParseCaError, Reach, port_of};
+use super::connect::{self, Connector, Detour, HttpClient, Reach, port_of};
 use super::failure::EndpointFailure;
 use super::header as wire;
 use super::token_service::Learned;

@@ -53,7 +53,6 @@ use tokio_util::sync::CancellationToken;
 pub use body::{BodyStream, BoxError};
 pub use client_certificate::{ClientCertificate, ClientCertificateError};
 pub use config::{Robot, SourceConfig};
-pub use connect::ParseCaError;
 pub use credential::{Credentials, Offer, PlaceFailure, ReadCredential, RegistryAnswer, Verdict};
 pub use encoding::plain_prefix;
 pub use failure::{Causes, EndpointFailure};

@@ -8,12 +8,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flotilla_daemon::registry_tls::ParseCaError;
 use flotilla_daemon::settings::Upstream;
 use flotilla_proto::RegistryHost;
 use rustls::RootCertStore;
 
 use super::client_certificate::ClientCertificates;
-use super::connect::ParseCaError;
 use super::endpoint::EndpointClient;
 use crate::via::Pseudonym;
 
@@ -41,7 +41,9 @@ impl Routes {
     pub(super) fn find(&self, host: &RegistryHost) -> Result<Arc<Route>, UpstreamError> {
         match self.0.get(host) {
             Some(Ok(route)) => Ok(Arc::clone(route)),
-            Some(Err(reason)) => Err(UpstreamError::Unusable { upstream: host.clone(), reason: *reason }),
+            Some(Err(reason)) => {
+                Err(UpstreamError::Unusable { upstream: host.clone(), reason: reason.clone() })
+            }
             None => Err(UpstreamError::Unknown { upstream: host.clone() }),
         }
     }

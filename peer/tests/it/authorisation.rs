@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use flotilla_proto::Digest;
 
 use crate::region::{Region, blob_path, noise};
-use crate::registry::{Fault, Registry};
+use crate::registry::{Fault, HOST, Registry};
 
 const BASIC: &str = r#"Basic realm="registry.test""#;
 const BEARER: &str = r#"Bearer realm="https://registry.test/token",service="registry.test""#;
@@ -36,6 +36,28 @@ async fn a_cached_private_blob_is_refused_in_the_registry_s_own_words() {
             assert_eq!(answer.error().1, "the registry's own words");
         }
     }
+    assert_eq!(region.registry.reads_of(&blob), (1, 300_000));
+}
+
+/// Somebody's account is disabled midway: what a grant still gives for 30 s, a strict registry does not.
+#[tokio::test]
+async fn a_strict_registry_is_asked_about_each_blob() {
+    let region = Region::start().await;
+    region.add("strict.test", &region.registry, |registry| registry.strict_grants = true).await;
+    let blob = noise(1, 300_000);
+    region.registry.push("priv/app", "v1", &[&blob]);
+    region.registry.protect(BASIC);
+    region.registry.allow("Basic good", "priv/app");
+    let client = region.one.client.with("Basic good");
+    let get = async |host: &str, path: &str| client.get(&format!("{path}?ns={host}")).await;
+    let path = blob_path("priv/app", &blob);
+    for host in [HOST, "strict.test"] {
+        assert_eq!(get(host, "/v2/priv/app/manifests/v1").await.status, 200);
+        assert_eq!(get(host, &path).await.body, blob, "{host}");
+    }
+    region.registry.expire("Basic good");
+    assert_eq!(get(HOST, &path).await.status, 200);
+    assert_eq!(get("strict.test", &path).await.status, 401);
     assert_eq!(region.registry.reads_of(&blob), (1, 300_000));
 }
 

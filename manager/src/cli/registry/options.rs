@@ -4,7 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
-use flotilla_daemon::settings::{Offline, OfflineForError, Release, Upstream};
+use flotilla_daemon::settings::{GrantLife, Offline, OfflineForError, Release, Upstream};
 
 use super::super::CliError;
 use super::keys::{Key, KeyError};
@@ -42,11 +42,21 @@ pub struct RegistryOptions {
     /// (default: 0s)
     #[arg(long, value_name = "DURATION")]
     offline_for: Option<OfflineFor>,
+    /// How long its word on a client holds: `cached` as long as the credential can be trusted (the
+    /// default), or `strict` for one request: it is asked about each blob, by a round trip
+    #[arg(
+        long,
+        value_name = "cached|strict",
+        hide_possible_values = true,
+        value_parser = PossibleValuesParser::new(["cached", "strict"]).try_map(|text| text.parse::<GrantLife>())
+    )]
+    grants: Option<GrantLife>,
 }
 
 impl RegistryOptions {
     /// The keys that [`Self::take`] knows.
-    pub const KEYS: [&'static str; 5] = ["release", "proxy-cache", "count-pulls", "offline", "offline-for"];
+    pub const KEYS: [&'static str; 6] =
+        ["release", "proxy-cache", "count-pulls", "offline", "offline-for", "grants"];
 
     /// Takes a key; whether it is one of a registry's.
     ///
@@ -60,6 +70,7 @@ impl RegistryOptions {
             "count-pulls" => key.set(&mut self.count_pulls)?,
             "offline" => key.set(&mut self.offline)?,
             "offline-for" => key.set(&mut self.offline_for)?,
+            "grants" => key.set(&mut self.grants)?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -76,6 +87,7 @@ impl RegistryOptions {
             proxy_cache: self.proxy_cache,
             count_pulls: self.count_pulls.unwrap_or(true),
             offline: self.offline()?,
+            grants: self.grants.unwrap_or_default(),
             ..upstream
         })
     }
@@ -154,13 +166,20 @@ mod tests {
 
     #[test]
     fn everything_said_is_kept() {
-        let keys =
-            ["release=verified", "proxy-cache", "count-pulls=false", "offline=granted", "offline-for=1h"];
+        let keys = [
+            "release=verified",
+            "proxy-cache",
+            "count-pulls=false",
+            "offline=granted",
+            "offline-for=1h",
+            "grants=strict",
+        ];
         let expected = Upstream {
             release: Release::Verified,
             proxy_cache: true,
             count_pulls: false,
             offline: Offline::Granted { longer: Duration::from_secs(3600) },
+            grants: GrantLife::Strict,
             ..plain()
         };
         assert_eq!(with(&keys).unwrap(), expected);
@@ -175,6 +194,7 @@ mod tests {
             (&["proxy-cache=yes"], "`proxy-cache` takes no value"),
             (&["count-pulls=maybe"], "count-pulls: "),
             (&["offline=serve"], "offline: `serve` is neither `refuse` nor `granted`"),
+            (&["grants=never"], "grants: `never` is neither `cached` nor `strict`"),
             (&["offline-for=2d"], "offline-for: offline-for is at most 24h, not 2days"),
             (&["offline-for=1500ms"], "offline-for: offline-for is a whole number of seconds"),
             (&["offline-for=long"], "offline-for: "),

@@ -15,6 +15,7 @@ pub(in super::super) struct RegistryView {
     offline: &'static str,
     /// How much longer grants live; `None` where nothing is served.
     offline_for: Option<String>,
+    grants: String,
     pub(in super::super) endpoints: Vec<EndpointView>,
 }
 
@@ -58,6 +59,7 @@ impl RegistryView {
             (!self.count_pulls).then(|| "count-pulls=false".to_owned()),
             (self.offline != "refuse").then(|| format!("offline={}", self.offline)),
             offline_for.map(|longer| format!("offline-for={longer}")),
+            (self.grants != "cached").then(|| format!("grants={}", self.grants)),
         ])
     }
 }
@@ -88,6 +90,7 @@ impl From<Upstream> for RegistryView {
             count_pulls: upstream.count_pulls,
             offline,
             offline_for: longer.map(|longer| humantime::format_duration(longer).to_string()),
+            grants: upstream.grants.to_string(),
             endpoints: upstream.endpoints.into_iter().map(EndpointView::from).collect(),
         }
     }
