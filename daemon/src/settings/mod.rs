@@ -16,7 +16,7 @@ pub use cap::{Cap, Hours, ParseCapError, ParseHoursError};
 pub use endpoint::{Endpoint, ParseWeightError, Weight};
 pub use upstream::{Offline, OfflineForError, ParseRegistryError, ParseReleaseError, Release, Upstream};
 pub use url::{EndpointUrl, ParseProxyError, ProxyUrl};
-pub use watch::{NoRegionError, watch};
+pub use watch::{NoRegionError, Removed, watch};
 
 /// What the manager settles for a region.
 #[derive(Debug, Clone, PartialEq, Eq)]
