@@ -5,11 +5,14 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use flotilla_proto::PeerId;
 
-use flotilla_manager::cli::{ManagerArgs, RegionCommand, RegistryCommand, TokenCommand, TopologyCommand};
+use flotilla_manager::cli::{
+    ContextCommand, ManagerArgs, RegionCommand, RegistryCommand, TokenCommand, TopologyCommand,
+};
 
 use crate::client::ClientCommand;
 use crate::documents::{CompletionsArgs, ManArgs};
 use crate::health::HealthArgs;
+use crate::join::JoinArgs;
 use crate::local::demo::DemoArgs;
 use crate::local::up::UpArgs;
 use crate::peer_status::PeerStatusArgs;
@@ -38,9 +41,13 @@ pub(crate) enum Command {
     Manager(DaemonArgs),
 
     /// Run a region's scheduler: who fetches what from whom
-    #[command(after_help = "Example: check a configuration without starting\n  \
-                            flotilla scheduler --config /etc/flotilla/scheduler.toml --check")]
-    Scheduler(DaemonArgs),
+    #[command(
+        args_conflicts_with_subcommands = true,
+        override_usage = "flotilla scheduler [--config FILE] [--check]\n       flotilla scheduler <COMMAND>",
+        after_help = "Example: check a configuration without starting\n  \
+                      flotilla scheduler --config /etc/flotilla/scheduler.toml --check"
+    )]
+    Scheduler(SchedulerArgs),
 
     /// Run a node's peer, or ask about peers
     #[command(
@@ -63,6 +70,11 @@ pub(crate) enum Command {
     /// Join tokens: create, list, revoke
     #[command(after_help = "Example:\n  flotilla token create --region eu-west --role peer --lifetime 1h")]
     Token(Asked<TokenCommand>),
+
+    /// Managers and administrators by name: list, use, add, remove
+    #[command(after_help = "Example:\n  flotilla context add prod --manager m.example.com \
+                      --identity ~/prod-admin")]
+    Context(Asked<ContextCommand>),
 
     /// The whole topology at a glance
     #[command(after_help = "Example:\n  flotilla topology show")]
@@ -130,6 +142,24 @@ pub(crate) struct PeerArgs {
     pub(crate) verb: Option<PeerVerb>,
 }
 
+/// `flotilla scheduler` alone is the daemon.
+#[derive(Debug, Args)]
+pub(crate) struct SchedulerArgs {
+    #[command(flatten)]
+    pub(crate) daemon: DaemonArgs,
+
+    #[command(subcommand)]
+    pub(crate) verb: Option<SchedulerVerb>,
+}
+
+/// What can be done to a scheduler of this machine.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SchedulerVerb {
+    /// Put a join token and the manager's addresses where this machine's scheduler looks for them
+    #[command(after_help = "Example:\n  flotilla scheduler join token --manager manager.example.com:4000")]
+    Join(JoinArgs),
+}
+
 /// A command to the manager: which one, and what.
 #[derive(Debug, Args)]
 pub(crate) struct Asked<C: Subcommand> {
@@ -146,6 +176,10 @@ pub(crate) enum PeerVerb {
     /// Ask a running peer what it holds, whom it knows and what it does
     #[command(after_help = "Example:\n  flotilla peer status --output yaml")]
     Status(PeerStatusArgs),
+
+    /// Put a join token and the manager's addresses where this machine's peer looks for them
+    #[command(after_help = "Example:\n  flotilla peer join token --manager manager.example.com:4000")]
+    Join(JoinArgs),
 
     /// List the daemons that have enrolled, as the manager knows them
     #[command(after_help = "Example:\n  flotilla peer list --output yaml")]

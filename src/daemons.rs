@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use flotilla_daemon::config::{self, LogConfig};
-use flotilla_daemon::{shutdown, telemetry};
+use flotilla_daemon::{shutdown, systemd, telemetry};
 use flotilla_peer::PeerConfig;
 use flotilla_scheduler::SchedulerConfig;
 use serde::Serialize;
@@ -24,12 +24,14 @@ pub(crate) async fn manager(args: DaemonArgs) -> anyhow::Result<()> {
 /// Runs a scheduler until it is told to stop.
 pub(crate) async fn scheduler(args: DaemonArgs) -> anyhow::Result<()> {
     let config: SchedulerConfig = config::load(path(&args))?;
+    config.validate()?;
     daemon(args, config, |config| &config.log, flotilla_scheduler::run).await
 }
 
 /// Runs a peer until it is told to stop.
 pub(crate) async fn peer(args: DaemonArgs) -> anyhow::Result<()> {
     let config: PeerConfig = config::load(path(&args))?;
+    config.validate()?;
     daemon(args, config, |config| &config.log, flotilla_peer::run).await
 }
 
@@ -55,5 +57,16 @@ where
     if args.stop_with_stdin {
         shutdown::watch_stdin(shutdown.clone())?;
     }
-    run(config, shutdown).await
+    let alive = tokio::spawn(systemd::watchdog());
+    let stopping = tokio::spawn({
+        let shutdown = shutdown.clone();
+        async move {
+            shutdown.cancelled().await;
+            systemd::stopping();
+        }
+    });
+    let ended = run(config, shutdown).await;
+    alive.abort();
+    stopping.abort();
+    ended
 }

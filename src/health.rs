@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::Context as _;
 use hyper::Uri;
 
+use crate::absent;
 use crate::http::HttpClient;
 
 /// What `flotilla health` takes.
@@ -18,7 +18,7 @@ pub(crate) struct HealthArgs {
 /// Fails unless the answer is a success.
 pub(crate) async fn health(args: HealthArgs) -> anyhow::Result<()> {
     let answer = HttpClient::loopback().get_text(args.url.clone(), ANSWER_WITHIN).await;
-    let (status, body) = answer.with_context(|| format!("ask {}", args.url))?;
+    let (status, body) = answer.map_err(|error| absent::explain(&args.url, error))?;
     anyhow::ensure!(status.is_success(), "{} answers {status}: {}", args.url, body.trim());
     Ok(())
 }

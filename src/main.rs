@@ -4,6 +4,7 @@
 //! their crates; here is only what joins them on one machine and what the command line owes
 //! a person.
 
+mod absent;
 mod bytes_by_source;
 mod cli;
 mod client;
@@ -11,6 +12,7 @@ mod daemons;
 mod documents;
 mod health;
 mod http;
+mod join;
 mod local;
 mod local_peer;
 mod oci_client;
@@ -26,7 +28,8 @@ use clap::Parser as _;
 use flotilla_manager::cli::PeerCommand;
 use tokio::runtime::Runtime;
 
-use cli::{Cli, Command, PeerVerb};
+use cli::{Cli, Command, PeerVerb, SchedulerVerb};
+use join::Joining;
 
 fn main() -> ExitCode {
     match run(Cli::parse().command) {
@@ -48,9 +51,13 @@ fn run(command: Command) -> anyhow::Result<()> {
 async fn dispatch(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Manager(args) => daemons::manager(args).await,
-        Command::Scheduler(args) => daemons::scheduler(args).await,
+        Command::Scheduler(args) => match args.verb {
+            None => daemons::scheduler(args.daemon).await,
+            Some(SchedulerVerb::Join(args)) => join::join(Joining::Scheduler, args),
+        },
         Command::Peer(args) => match args.verb {
             None => daemons::peer(args.daemon).await,
+            Some(PeerVerb::Join(args)) => join::join(Joining::Peer, args),
             Some(PeerVerb::Status(args)) => peer_status::peer_status(args).await,
             Some(PeerVerb::List(manager)) => print(&PeerCommand::List.execute(&manager).await?),
             Some(PeerVerb::Remove { manager, id }) => {
@@ -60,6 +67,7 @@ async fn dispatch(command: Command) -> anyhow::Result<()> {
         Command::Region(asked) => print(&asked.command.execute(&asked.manager).await?),
         Command::Registry(asked) => print(&asked.command.execute(&asked.manager).await?),
         Command::Token(asked) => print(&asked.command.execute(&asked.manager).await?),
+        Command::Context(asked) => print(&asked.command.execute(&asked.manager)?),
         Command::Topology(asked) => print(&asked.command.execute(&asked.manager).await?),
         Command::Up(args) => local::up::up(args).await,
         Command::Demo(args) => local::demo::demo(args).await,

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use flotilla_manager::cli::OutputFormat;
 use hyper::Uri;
 
+use crate::absent;
 use crate::http::HttpClient;
 use crate::output;
 
@@ -26,7 +27,7 @@ pub(crate) async fn peer_status(args: PeerStatusArgs) -> anyhow::Result<()> {
     let authority = args.admin.authority().context("--admin reads http://host:port")?;
     let uri: Uri = format!("http://{authority}/status").parse().context("--admin reads http://host:port")?;
     let answer = HttpClient::loopback().get_text(uri.clone(), ANSWER_WITHIN).await;
-    let (status, body) = answer.with_context(|| format!("ask {uri}"))?;
+    let (status, body) = answer.map_err(|error| absent::explain(&uri, error))?;
     anyhow::ensure!(status.is_success(), "{uri} answers {status}: {}", body.trim());
     let status = serde_json::from_str(&body).with_context(|| format!("read the answer of {uri}"))?;
     output::print(&output::render(&status, args.output)?)

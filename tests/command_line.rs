@@ -64,6 +64,130 @@ fn health_is_an_exit_code() {
 }
 
 #[test]
+fn a_daemon_that_does_not_run_here_is_named_with_where_to_look() {
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for arguments in [
+        &["peer", "status", "--admin", &format!("http://{nobody}")][..],
+        &["health", "--url", &format!("http://{nobody}/healthz")],
+    ] {
+        let output = flotilla(arguments);
+        assert_eq!(output.status.code(), Some(1));
+        let expected = format!(
+            "error: the peer does not run here, or not at {nobody}: systemctl status flotilla-peer; \
+             journalctl -u flotilla-peer"
+        );
+        assert!(stderr(&output).starts_with(&expected), "{}", stderr(&output));
+    }
+}
+
+#[test]
+fn contexts_are_kept_by_name_for_their_user_alone() {
+    let home = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_flotilla"));
+        command.env_remove("FLOTILLA_MANAGER").env_remove("FLOTILLA_IDENTITY").env_remove("FLOTILLA_CONTEXT");
+        command.env("XDG_CONFIG_HOME", home.path()).args(arguments).output().unwrap()
+    };
+    let add = |name: &str, manager: &str| {
+        let added = run(&["context", "add", name, "--manager", manager, "--identity", "/nonexistent/admin"]);
+        assert!(added.status.success(), "{}", stderr(&added));
+    };
+    add("prod", "https://192.0.2.1:4000,192.0.2.2");
+    add("test", "192.0.2.3");
+    let file = home.path().join("flotilla/contexts.toml");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&file).unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o600);
+
+    let listed = stdout(&run(&["context", "list", "--output", "json"]));
+    let listed: serde_json::Value = serde_json::from_str(&listed).unwrap();
+    assert_eq!(listed[0]["name"], "prod");
+    assert_eq!(listed[0]["managers"], serde_json::json!(["192.0.2.1:4000", "192.0.2.2:4000"]));
+    assert_eq!((&listed[0]["used"], &listed[1]["used"]), (&true.into(), &false.into()));
+
+    assert!(run(&["context", "use", "test"]).status.success());
+    let asked = stderr(&run(&["region", "list"]));
+    assert!(asked.contains("no identity in /nonexistent/admin"), "{asked}");
+    let unknown = run(&["region", "list", "--context", "prd"]);
+    assert_eq!(stderr(&unknown), "error: there is no context `prd`; there are prod, test\n");
+    assert!(run(&["context", "remove", "test"]).status.success());
+    assert!(!stdout(&run(&["context", "list"])).contains("test"));
+}
+
+#[test]
+fn joining_puts_the_token_and_the_manager_where_the_daemon_looks() {
+    use flotilla_proto::JoinTokenText;
+    use flotilla_proto::wire::manager::JoinToken;
+
+    let dir = tempfile::tempdir().unwrap();
+    let (token_file, config) = (dir.path().join("token"), dir.path().join("peer.toml"));
+    let token = |role: &str| {
+        JoinTokenText::from(JoinToken {
+            manager: "https://m.test:4000".into(),
+            ca_der: b"ca".to_vec().into(),
+            secret: "secret".into(),
+            region: "eu".into(),
+            role: role.into(),
+        })
+        .to_string()
+    };
+    let join = |daemon: &str, more: &[&str]| {
+        let (token_file, config) = (token_file.to_str().unwrap(), config.to_str().unwrap());
+        flotilla(&[&[daemon, "join", token_file, "--config", config], more].concat())
+    };
+    std::fs::write(&config, "# mine\nname = \"node-1\"\n\n[manager]\naddress = \"old:4000\" # moved\n")
+        .unwrap();
+    std::fs::write(&token_file, format!("join token 1f for the role peer:\n{}\n", token("peer"))).unwrap();
+    let joined = join("peer", &["--manager", "m1.test,10.0.0.5:4100"]);
+    assert!(joined.status.success(), "{}", stderr(&joined));
+    assert!(stdout(&joined).contains("systemctl enable --now flotilla-peer"), "{}", stdout(&joined));
+
+    let kept = dir.path().join("tokens/peer");
+    assert_eq!(std::fs::read_to_string(&kept).unwrap().trim(), token("peer"));
+    let text = std::fs::read_to_string(&config).unwrap();
+    assert!(text.starts_with("# mine\nname = \"node-1\"\n") && !text.contains("old:4000"), "{text}");
+    assert!(text.contains("addresses = [\"m1.test:4000\", \"10.0.0.5:4100\"]"), "{text}");
+    let checked = flotilla(&["peer", "--config", config.to_str().unwrap(), "--check"]);
+    assert!(checked.status.success() && stdout(&checked).contains("m1.test:4000"), "{}", stderr(&checked));
+
+    // Without --manager, the token says where.
+    assert!(join("peer", &[]).status.success());
+    assert!(std::fs::read_to_string(&config).unwrap().contains("addresses = [\"m.test:4000\"]"));
+    let wrong = join("scheduler", &[]);
+    assert!(stderr(&wrong).contains("this token is for a peer"), "{}", stderr(&wrong));
+}
+
+#[test]
+fn a_configuration_that_contradicts_itself_is_refused_at_the_check() {
+    let dir = tempfile::tempdir().unwrap();
+    for (daemon, text, expected) in [
+        (
+            "peer",
+            "[transport]\nlisten = \"0.0.0.0:4006\"\nadvertise = \"[2001:db8::1]:4006\"",
+            "has no IPv6 address",
+        ),
+        (
+            "scheduler",
+            "listen = \"[2001:db8::1]:4003\"\nadvertise = \"10.0.0.1:4003\"",
+            "has no IPv4 address",
+        ),
+        ("peer", "[store]\nquota = 64", "peer.toml:2: store.quota = 64: no unit; expected a size"),
+        ("peer", "[source]\nstall_timeout = 5", "source.stall_timeout = 5: no unit; expected a duration"),
+        ("manager", "certificate_lifetime = \"1 fortnight\"", "expected a duration"),
+        ("scheduler", "[zones.a]\nbandwidth = 50", "zones.a.bandwidth = 50: no unit; expected a size"),
+        ("manager", "[log]\nlevel = \"verbose\"", "log.level = \"verbose\": `verbose` is no level"),
+    ] {
+        let file = dir.path().join(format!("{daemon}.toml"));
+        std::fs::write(&file, text).unwrap();
+        let output = flotilla(&[daemon, "--config", file.to_str().unwrap(), "--check"]);
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        assert!(stderr(&output).contains(expected), "{text}: {}", stderr(&output));
+    }
+    let output = flotilla(&["peer", "--check"]);
+    assert!(stdout(&output).contains("quota = \"50 GiB\" # 53687091200 bytes"), "{}", stdout(&output));
+    assert!(stdout(&output).contains("stall_timeout = \"5s\" # 5 seconds"), "{}", stdout(&output));
+}
+
+#[test]
 fn a_peers_status_is_printed_as_asked() {
     let status = r#"{"name":"peer-0","store":{"bytes":7}}"#;
     for (format, line) in [("table", "store.bytes"), ("json", r#"    "bytes": 7"#), ("yaml", "  bytes: 7")] {

@@ -7,10 +7,12 @@ use std::str::FromStr;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 
+use crate::config;
+
 /// Bytes a second, written as a size: `"50 MB"`. At least [`Self::MIN`]: with less, pieces that
 /// share it would be given up as stalled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(try_from = "ByteSize", into = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(into = "String")]
 pub struct Bandwidth(NonZeroU64);
 
 impl Bandwidth {
@@ -32,12 +34,18 @@ impl TryFrom<ByteSize> for Bandwidth {
     }
 }
 
+impl<'de> Deserialize<'de> for Bandwidth {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        config::size::deserialize(deserializer)?.try_into().map_err(serde::de::Error::custom)
+    }
+}
+
 impl FromStr for Bandwidth {
     type Err = ParseBandwidthError;
 
     fn from_str(text: &str) -> Result<Self, ParseBandwidthError> {
-        let size: ByteSize =
-            text.trim().parse().map_err(|_| ParseBandwidthError::Size { text: text.to_owned() })?;
+        let size =
+            config::parse_size(text).ok_or_else(|| ParseBandwidthError::Size { text: text.to_owned() })?;
         Ok(size.try_into()?)
     }
 }
@@ -45,10 +53,7 @@ impl FromStr for Bandwidth {
 impl fmt::Display for Bandwidth {
     /// In the largest unit that says it exactly, so that it reads back as it was.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let bytes = self.0.get();
-        let exact = UNITS.iter().find(|(unit_len, _)| bytes.is_multiple_of(*unit_len));
-        let (unit_len, unit) = exact.copied().unwrap_or((1, "B"));
-        write!(f, "{} {unit}", bytes / unit_len)
+        f.write_str(&config::exact_size(self.0.get()))
     }
 }
 
@@ -57,16 +62,6 @@ impl From<Bandwidth> for String {
         bandwidth.to_string()
     }
 }
-
-/// Largest first.
-const UNITS: [(u64, &str); 6] = [
-    (1 << 30, "GiB"),
-    (1_000_000_000, "GB"),
-    (1 << 20, "MiB"),
-    (1_000_000, "MB"),
-    (1 << 10, "KiB"),
-    (1_000, "kB"),
-];
 
 /// Less than a piece needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -110,7 +105,8 @@ mod tests {
     fn what_is_no_bandwidth_says_why() {
         let error = |text: &str| text.parse::<Bandwidth>().unwrap_err().to_string();
         assert_eq!(error("fast"), "`fast` is no bandwidth: one reads like 50 MB, and means a second");
-        assert_eq!(error("50"), "a bandwidth is at least 1 MB a second, not 50 B");
+        assert_eq!(error("50"), "`50` is no bandwidth: one reads like 50 MB, and means a second");
+        assert_eq!(error("50 B"), "a bandwidth is at least 1 MB a second, not 50 B");
     }
 
     proptest! {

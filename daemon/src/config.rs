@@ -4,6 +4,10 @@
 //! deny_unknown_fields)]`; a daemon composes them into one struct and calls [`load`].
 //! The sections that all daemons share are here.
 
+mod explain;
+mod level;
+mod values;
+
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -12,6 +16,12 @@ use flotilla_proto::{JoinTokenText, ParseJoinTokenError};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::identity::ManagerUrl;
+
+use self::explain::{annotate, explain};
+pub use self::level::{LogFilter, ParseLogFilterError};
+pub use self::values::{duration, size};
+pub(crate) use self::values::{exact_size, parse_size};
 pub use crate::bandwidth::{Bandwidth, BandwidthError, ParseBandwidthError};
 
 /// Reads the configuration at `path`; without a path, the defaults.
@@ -28,13 +38,16 @@ pub fn load<C: DeserializeOwned + Default>(path: Option<&Path>) -> Result<C, Con
     toml::from_str(&text).map_err(|error| explain(path, &text, &error))
 }
 
-/// The settings in force, as TOML, for `--check`. Secrets are redacted.
+/// The settings in force, as TOML, for `--check`: sizes and durations with what they come to.
+/// Secrets are redacted.
 ///
 /// # Panics
 ///
 /// If the type cannot be written as TOML, which is an error of the program.
 pub fn effective<C: Serialize>(config: &C) -> String {
-    toml::to_string_pretty(config).expect("a configuration that was read from TOML can be written as TOML")
+    let text = toml::to_string_pretty(config)
+        .expect("a configuration that was read from TOML can be written as TOML");
+    annotate(&text)
 }
 
 /// How a daemon first meets the manager. The token names the manager and pins its CA, so
@@ -46,6 +59,13 @@ pub struct ManagerConfig {
     pub join_token: Option<Secret>,
     /// A file that holds the join token.
     pub join_token_file: Option<PathBuf>,
+    /// Where the manager is, `host:port`, if that is not, or not only, where the join token
+    /// says: tried in turn.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<ManagerUrl>,
+    /// One of [`Self::addresses`], for short.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub address: Option<ManagerUrl>,
 }
 
 impl ManagerConfig {
@@ -68,6 +88,20 @@ impl ManagerConfig {
             return Ok(None);
         };
         text.parse().map(Some).map_err(|source| JoinTokenError::Parse { from, source })
+    }
+
+    /// Where the configuration says that the manager is.
+    pub fn addresses(&self) -> Vec<ManagerUrl> {
+        self.address.iter().chain(&self.addresses).cloned().collect()
+    }
+
+    /// Where a join token is looked for, for people.
+    pub fn token_place(&self) -> String {
+        match (&self.join_token, &self.join_token_file) {
+            (Some(_), _) => "manager.join_token (and a restart)".to_owned(),
+            (None, Some(file)) => file.display().to_string(),
+            (None, None) => format!("manager.join_token_file or {JOIN_TOKEN_VARIABLE} (and a restart)"),
+        }
     }
 }
 
@@ -106,14 +140,14 @@ pub struct MetricsConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
     /// A level, or directives as in `info,flotilla_peer=debug`.
-    pub level: String,
+    pub level: LogFilter,
     /// For people or for machines.
     pub format: LogFormat,
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { level: "info".into(), format: LogFormat::Text }
+        Self { level: LogFilter::default(), format: LogFormat::Text }
     }
 }
 
@@ -154,36 +188,6 @@ impl fmt::Debug for Secret {
 impl Serialize for Secret {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(REDACTED)
-    }
-}
-
-fn explain(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
-    let line = error.span().map_or(1, |span| text[..span.start].matches('\n').count() + 1);
-    let file = path.to_owned();
-    match UnknownKey::parse(error.message()) {
-        Some(UnknownKey { key, hint }) => ConfigError::UnknownKey { file, line, key, hint },
-        None => ConfigError::Invalid { file, line, message: error.message().to_owned() },
-    }
-}
-
-/// What serde says of a field that `deny_unknown_fields` refuses: the key and then the
-/// known keys, all in backticks.
-struct UnknownKey {
-    key: String,
-    hint: String,
-}
-
-impl UnknownKey {
-    fn parse(message: &str) -> Option<Self> {
-        let rest = message.strip_prefix("unknown field `")?;
-        let (key, rest) = rest.split_once('`')?;
-        let known: Vec<&str> = rest.split('`').skip(1).step_by(2).collect();
-        let hint = match nearest_key(key, &known) {
-            Some(nearest) => format!("did you mean `{nearest}`?"),
-            None if known.is_empty() => "there is no key to set here".to_owned(),
-            None => format!("the keys here are {}", known.join(", ")),
-        };
-        Some(Self { key: key.to_owned(), hint })
     }
 }
 
@@ -267,6 +271,22 @@ mod tests {
         log: LogConfig,
         manager: ManagerConfig,
         bandwidth: Option<Bandwidth>,
+        store: SampleStore,
+    }
+
+    #[derive(Debug, Serialize, Deserialize)]
+    #[serde(default, deny_unknown_fields)]
+    struct SampleStore {
+        #[serde(with = "size")]
+        quota: bytesize::ByteSize,
+        #[serde(with = "duration")]
+        pause: std::time::Duration,
+    }
+
+    impl Default for SampleStore {
+        fn default() -> Self {
+            Self { quota: bytesize::ByteSize::gib(1), pause: std::time::Duration::from_secs(1) }
+        }
     }
 
     fn load_text(text: &str) -> Result<Sample, ConfigError> {
@@ -287,10 +307,13 @@ mod tests {
     fn a_bandwidth_is_a_size_and_no_less_than_a_piece_needs() {
         let sample = load_text("bandwidth = \"50 MB\"\n").unwrap();
         assert_eq!(sample.bandwidth.unwrap().bytes_per_s().get(), 50_000_000);
-        assert!(effective(&sample).contains("bandwidth = \"50 MB\""), "{}", effective(&sample));
+        let shown = effective(&sample);
+        assert!(shown.contains("bandwidth = \"50 MB\" # 50000000 bytes a second\n"), "{shown}");
         let error = load_text("bandwidth = \"500 kB\"\n").unwrap_err().to_string();
         assert!(
-            error.ends_with("peer.toml:1: a bandwidth is at least 1 MB a second, not 500.0 kB"),
+            error.ends_with(
+                "peer.toml:1: bandwidth = \"500 kB\": a bandwidth is at least 1 MB a second, not 500.0 kB"
+            ),
             "{error}"
         );
     }
@@ -311,6 +334,74 @@ mod tests {
     }
 
     #[test]
+    fn a_value_that_means_nothing_names_the_key_the_value_and_an_example() {
+        for (text, expected) in [
+            (
+                "[store]\nquota = 64",
+                "2: store.quota = 64: no unit; expected a size, a number with its unit: \"500 MB\"",
+            ),
+            ("[store]\nquota = -1", "2: store.quota = -1: no unit; expected a size"),
+            ("[store]\nquota = 1.5", "2: store.quota = 1.5: no unit; expected a size"),
+            ("[store]\nquota = true", "2: store.quota = true: invalid type: boolean `true`, expected a size"),
+            ("store.quota = \"64 gigs\"", "1: store.quota = \"64 gigs\": expected a size"),
+            (
+                "store = { pause = \"soon\" }",
+                "1: store.pause = \"soon\": expected a duration, a number with its unit",
+            ),
+            ("[store]\npause = 10", "2: store.pause = 10: no unit; expected a duration"),
+            ("[store]\npause = \"0s\"", "2: store.pause = \"0s\": expected a duration"),
+            ("bandwidth = 50", "1: bandwidth = 50: no unit; expected a size"),
+            ("bandwidth = \"fast\"", "1: bandwidth = \"fast\": expected a size"),
+            (
+                "[log]\nlevel = \"verbose\"",
+                "2: log.level = \"verbose\": `verbose` is no level; expected error, warn",
+            ),
+            ("[log]\nlevel = 3", "2: log.level = 3: invalid type: integer `3`, expected a string"),
+            (
+                "[log]\nformat = \"xml\"",
+                "2: log.format = \"xml\": unknown variant `xml`, expected `text` or `json`",
+            ),
+            (
+                "[admin]\nlisten = \"localhost:1\"",
+                "2: admin.listen = \"localhost:1\": invalid socket address",
+            ),
+            (
+                "[manager]\naddress = \"a b\"",
+                "2: manager.address = \"a b\": `a b` is no manager's URL; it reads",
+            ),
+            ("[manager]\njoin_token = 7", "2: manager.join_token: invalid type: integer"),
+        ] {
+            let error = load_text(text).unwrap_err().to_string();
+            assert!(error.contains(&format!("peer.toml:{expected}")), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn the_check_shows_what_sizes_and_durations_come_to() {
+        let sample = load_text("name = \"5m\"\n[store]\nquota = \"1500 MB\"\npause = \"1m 30s\"\n").unwrap();
+        let text = effective(&sample);
+        for line in [
+            "quota = \"1500 MB\" # 1500000000 bytes\n",
+            "pause = \"1m 30s\" # 90 seconds\n",
+            "name = \"5m\"\n",
+        ] {
+            assert!(text.contains(line), "{text}");
+        }
+        assert_eq!(effective(&load_text(&text).unwrap()), text);
+    }
+
+    #[test]
+    fn the_manager_may_be_at_several_addresses() {
+        let text =
+            "[manager]\naddress = \"10.0.0.1\"\naddresses = [\"m.example.com:4100\", \"https://[::1]\"]\n";
+        let sample = load_text(text).unwrap();
+        let addresses = sample.manager.addresses();
+        let addresses: Vec<_> = addresses.iter().map(ManagerUrl::address).collect();
+        assert_eq!(addresses, ["10.0.0.1:4000", "m.example.com:4100", "[::1]:4000"]);
+        assert_eq!(load_text(&effective(&sample)).unwrap().manager.addresses(), sample.manager.addresses());
+    }
+
+    #[test]
     fn a_missing_file_is_named() {
         let error = load::<Sample>(Some(Path::new("/nonexistent/peer.toml"))).unwrap_err().to_string();
         assert!(error.starts_with("read configuration /nonexistent/peer.toml: "), "{error}");
@@ -322,16 +413,17 @@ mod tests {
         let text = effective(&config);
         assert!(!text.contains("s3cret") && text.contains(REDACTED), "{text}");
         assert!(!format!("{config:?}").contains("s3cret"));
-        assert_eq!(load_text(&text).unwrap().log.level, "info");
+        assert_eq!(load_text(&text).unwrap().log.level.to_string(), "info");
     }
 
     #[test]
     fn a_join_token_that_is_none_names_where_it_came_from() {
-        let config = ManagerConfig { join_token: Some("abc".to_owned().into()), join_token_file: None };
+        let config = ManagerConfig { join_token: Some("abc".to_owned().into()), ..ManagerConfig::default() };
         let error = config.join_token().unwrap_err().to_string();
         assert!(error.starts_with("manager.join_token: a join token starts with flt1_"), "{error}");
 
-        let config = ManagerConfig { join_token: None, join_token_file: Some("/nonexistent/token".into()) };
+        let config =
+            ManagerConfig { join_token_file: Some("/nonexistent/token".into()), ..ManagerConfig::default() };
         let error = config.join_token().unwrap_err().to_string();
         assert!(error.starts_with("read manager.join_token_file /nonexistent/token: "), "{error}");
     }

@@ -1,6 +1,6 @@
 //! The manager's configuration file.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -17,13 +17,14 @@ pub struct Config {
     pub cluster: RegionName,
     /// Where the database, the CA and the admin's identity are kept.
     pub data_dir: PathBuf,
-    /// Where daemons and the command line reach the manager.
+    /// Where daemons and the command line reach the manager. `[::]` is every address of both
+    /// families.
     pub listen: SocketAddr,
     /// `host:port` that join tokens name; without it, `listen`, or this machine's name
     /// where `listen` is any address.
     pub advertise: Option<String>,
     /// How long a certificate is good; daemons renew after two thirds.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "flotilla_daemon::config::duration")]
     pub certificate_lifetime: Duration,
     /// Health and metrics, for this machine.
     pub admin: AdminConfig,
@@ -38,7 +39,7 @@ impl Default for Config {
         Self {
             cluster: "flotilla".parse().expect("`flotilla` is a DNS label"),
             data_dir: DEFAULT_DATA_DIR.into(),
-            listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 4000),
+            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 4000)),
             advertise: None,
             certificate_lifetime: Duration::from_secs(7 * 24 * 60 * 60),
             admin: AdminConfig::on_port(4002),

@@ -1,9 +1,10 @@
 //! The peer's configuration: `peer.toml`, the same for a seed.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use flotilla_daemon::config::{AdminConfig, Bandwidth, LogConfig, ManagerConfig, MetricsConfig};
+use flotilla_daemon::net::{AdvertiseError, check_advertise};
 use flotilla_proto::{PeerId, RegistryHost};
 use serde::{Deserialize, Serialize};
 
@@ -58,6 +59,26 @@ impl Default for PeerConfig {
     }
 }
 
+impl PeerConfig {
+    /// Checks what a type cannot: for `--check`, and before a start.
+    ///
+    /// # Errors
+    ///
+    /// Names the key.
+    pub fn validate(&self) -> Result<(), InvalidPeerConfigError> {
+        check_advertise(self.transport.advertise, self.transport.listen)
+            .map_err(InvalidPeerConfigError::Advertise)
+    }
+}
+
+/// A value that no peer can work with.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidPeerConfigError {
+    /// Nobody could reach the piece port.
+    #[error("[transport] {0}")]
+    Advertise(AdvertiseError),
+}
+
 /// `[door]`: where clients of this node connect.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -99,7 +120,7 @@ impl Default for DoorConfig {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TransportConfig {
-    /// The UDP address of the piece port.
+    /// The UDP address of the piece port. `[::]` is every address of both families.
     pub listen: SocketAddr,
     /// Where other peers reach it, if that is another address than `listen`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,7 +138,7 @@ pub struct TransportConfig {
 
 impl Default for TransportConfig {
     fn default() -> Self {
-        let listen = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 4006));
+        let listen = SocketAddr::from((Ipv6Addr::UNSPECIFIED, 4006));
         Self { listen, advertise: None, mtu: Mtu::ETHERNET, send_bandwidth: None, receive_bandwidth: None }
     }
 }

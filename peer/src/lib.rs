@@ -26,16 +26,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use flotilla_daemon::bind::{bind_tcp, bind_udp};
+use flotilla_daemon::bind::{ReservedTcp, bind_udp, reserve_tcp};
 use flotilla_daemon::identity::{NodeIdentity, renew_loop};
+use flotilla_daemon::life::{Ended, Life};
 use flotilla_daemon::net::{advertised, daemon_name};
 use flotilla_daemon::settings::{self, Receiver};
 use flotilla_daemon::shutdown::Tasks;
-use flotilla_daemon::telemetry::{self, Admin, AdminListeners, Readiness};
+use flotilla_daemon::start::{Starting, TellsSystemd};
+use flotilla_daemon::telemetry::{self, Admin, AdminServer, Readiness};
 use flotilla_proto::{PeerId, Role};
 use tokio_util::sync::CancellationToken;
 
-pub use config::{DoorConfig, Mtu, MtuError, PeerConfig, TransportConfig};
+pub use config::{DoorConfig, InvalidPeerConfigError, Mtu, MtuError, PeerConfig, TransportConfig};
 pub use door::{HostPattern, HostPatternError};
 
 use crate::control::SchedulerLink;
@@ -51,48 +53,71 @@ use crate::swarm::{Driver, DriverParts, Swarm};
 use crate::transport::{Services, Transport};
 use crate::via::Pseudonym;
 
-/// Runs a peer until `shutdown` is cancelled.
+/// Runs a peer until `shutdown` is cancelled. One that is removed from the topology waits for a
+/// new join token.
 ///
 /// # Errors
 ///
 /// If it cannot enrol, open its store or bind an address; the message names what.
 pub async fn run(config: PeerConfig, shutdown: CancellationToken) -> anyhow::Result<()> {
-    Peer::start(config).await?.serve(shutdown).await
+    loop {
+        let Some(peer) = shutdown.run_until_cancelled(Peer::start(config.clone())).await else {
+            return Ok(());
+        };
+        match peer?.serve(shutdown.clone()).await? {
+            Ended::Stopped => return Ok(()),
+            Ended::Removed => {}
+        }
+    }
 }
 
 /// A peer that is enrolled and bound, and answers nobody yet.
 pub struct Peer {
     config: PeerConfig,
+    starting: Starting,
+    readiness: Readiness,
     name: PeerId,
     identity: NodeIdentity,
     door: DoorListeners,
-    admin: AdminListeners,
+    admin: AdminServer,
     pieces: UdpSocket,
     /// Where other peers reach `pieces`.
     address: SocketAddr,
 }
 
 impl Peer {
-    /// Binds every address and, the first time, enrols.
+    /// Binds every address and, the first time, enrols. What is missing outside of this machine's
+    /// configuration is waited for; clients are refused meanwhile.
     ///
     /// # Errors
     ///
     /// If an address is taken or it cannot enrol; the message names what.
     pub async fn start(config: PeerConfig) -> anyhow::Result<Self> {
+        config.validate()?;
         let name = daemon_name(config.name.as_ref())?;
-        let sni = match config.door.sni_listen {
-            Some(address) => Some(bind_tcp("door.sni_listen", address).await?),
-            None => None,
-        };
-        let door = DoorListeners { shared: bind_tcp("door.listen", config.door.listen).await?, sni };
-        let admin = AdminListeners::bind(&config.admin, &config.metrics).await?;
-        let pieces = bind_udp("transport.listen", config.transport.listen)?;
-        let address = advertised(config.transport.advertise, pieces.local_addr()?)
-            .context("find the address to advertise")?;
-        let identity = NodeIdentity::open(&config.data_dir.join("identity"), &name, &config.manager).await?;
+        let readiness = Readiness::new();
+        let starting = Starting::new(readiness.clone(), TellsSystemd::WhenItWaits);
+        let admin = || AdminServer::start(&config.admin, readiness.clone());
+        let mut admin = starting.until("admin", admin).await?;
+        starting.until("metrics", || admin.bind_metrics(&config.metrics)).await?;
+        let sni =
+            || config.door.sni_listen.map(|address| reserve_tcp("door.sni_listen", address)).transpose();
+        let sni = starting.until("door", sni).await?;
+        let door = || reserve_tcp("door.listen", config.door.listen);
+        let door = starting.until("door", door).await?;
+        let pieces = || bind_udp("transport.listen", config.transport.listen);
+        let pieces = starting.until("transport", pieces).await?;
+        let bound = pieces.local_addr()?;
+        let address = || advertised(config.transport.advertise, bound);
+        let address = starting.until("advertise", address).await?;
+        let dir = config.data_dir.join("identity");
+        let opened = || NodeIdentity::open(&dir, &name, &config.manager);
+        let identity = starting.until_async("identity", opened).await?;
         let role = identity.identity().role;
         anyhow::ensure!(matches!(role, Role::Peer | Role::Seed), "{} is no peer", identity.identity());
-        Ok(Self { config, name, identity, door, admin, pieces, address })
+        let sni = sni.map(ReservedTcp::listen).transpose()?;
+        let door = DoorListeners { shared: door.listen()?, sni };
+        Ok(Self { config, starting, readiness, name, identity, door, admin, pieces, address })
     }
 
     /// Where clients of this node connect.
@@ -119,7 +144,7 @@ impl Peer {
     ///
     /// If the system does not say.
     pub fn admin_address(&self) -> std::io::Result<SocketAddr> {
-        self.admin.admin_address()
+        Ok(self.admin.address())
     }
 
     /// Where other peers reach this one.
@@ -127,14 +152,25 @@ impl Peer {
         self.address
     }
 
-    /// Answers until `shutdown` is cancelled.
+    /// Answers until `shutdown` is cancelled, or the manager says that this peer was removed.
     ///
     /// # Errors
     ///
     /// If its store cannot be opened or its parts do not end in time.
-    pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<()> {
-        let Self { config, name, identity, door: door_listeners, admin: admin_listeners, pieces, address } =
-            self;
+    pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<Ended> {
+        let Self {
+            config,
+            starting,
+            readiness,
+            name,
+            identity,
+            door: door_listeners,
+            admin,
+            pieces,
+            address,
+        } = self;
+        let life = Life::new(shutdown);
+        let shutdown = life.token().clone();
         let (role, address) = (identity.identity().role, address.to_string());
         let door_address = door_listeners.shared.local_addr()?.to_string();
 
@@ -152,7 +188,6 @@ impl Peer {
         let piece_bytes = PieceBytes::register(&mut metrics);
         let services = Services::new(&transport, store.clone(), swarm.clone(), seed.clone(), &mut metrics);
         let services = Arc::new(services);
-        let readiness = Readiness::new();
 
         let driver = Driver::new(DriverParts {
             swarm: swarm.clone(),
@@ -202,11 +237,10 @@ impl Peer {
         });
 
         let mut tasks = Tasks::new(shutdown.clone());
-        let admin = Admin { metrics: Arc::new(metrics), readiness: readiness.clone(), routes: status };
-        admin_listeners.serve(&mut tasks, admin);
+        admin.complete(&mut tasks, Admin { metrics: Arc::new(metrics), routes: status });
         readiness.missing(SETTINGS, "no settings from the manager yet");
         readiness.missing(SEEDS, "no seed of this region is known yet");
-        tasks.spawn_until_shutdown("settings", watch);
+        life.follow(&mut tasks, watch, identity.clone(), config.manager);
         tasks.spawn_until_shutdown("renewal", renew_loop(identity));
         if let Some(watched) = watched {
             tasks.spawn_until_shutdown("endpoints", watched);
@@ -216,9 +250,12 @@ impl Peer {
         tasks.spawn("driver", driver.run(events, evicted, shutdown.clone()));
         tasks.spawn("transport", transport.serve(services, shutdown.clone()));
         tasks.spawn("door", door.serve(door_listeners, shutdown.clone()));
+        starting.done();
         tracing::info!(%name, %role, door = door_address, pieces = address, "peer started");
         shutdown.cancelled().await;
-        Ok(tasks.drain(DRAIN).await?)
+        let ended = life.ended();
+        tasks.drain(DRAIN).await?;
+        Ok(ended)
     }
 }
 

@@ -1,10 +1,11 @@
 //! The scheduler's configuration.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use flotilla_daemon::config::{AdminConfig, Bandwidth, LogConfig, ManagerConfig, MetricsConfig};
+use flotilla_daemon::net::{AdvertiseError, check_advertise};
 use flotilla_proto::PeerId;
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,7 @@ pub struct SchedulerConfig {
     pub name: Option<PeerId>,
     /// Where its identity and the settings are kept.
     pub data_dir: PathBuf,
-    /// Where peers attach.
+    /// Where peers attach. `[::]` is every address of both families.
     pub listen: SocketAddr,
     /// Where peers reach it, if that is another address than `listen`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -40,7 +41,7 @@ impl Default for SchedulerConfig {
         Self {
             name: None,
             data_dir: PathBuf::from("/var/lib/flotilla/scheduler"),
-            listen: SocketAddr::from((Ipv4Addr::UNSPECIFIED, 4003)),
+            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 4003)),
             advertise: None,
             manager: ManagerConfig::default(),
             zones: BTreeMap::new(),
@@ -48,6 +49,17 @@ impl Default for SchedulerConfig {
             metrics: MetricsConfig::default(),
             log: LogConfig::default(),
         }
+    }
+}
+
+impl SchedulerConfig {
+    /// Checks what a type cannot: for `--check`, and before a start.
+    ///
+    /// # Errors
+    ///
+    /// Names the key.
+    pub fn validate(&self) -> Result<(), AdvertiseError> {
+        check_advertise(self.advertise, self.listen)
     }
 }
 

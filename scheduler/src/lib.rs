@@ -12,18 +12,21 @@ mod metrics;
 mod probe;
 mod translate;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use flotilla_daemon::bind::bind_tcp;
+use flotilla_daemon::bind::{ReservedTcp, reserve_tcp};
 use flotilla_daemon::identity::{ClientAuth, NodeIdentity, renew_loop};
+use flotilla_daemon::life::{Ended, Life};
 use flotilla_daemon::net::{advertised, daemon_name};
 use flotilla_daemon::settings::Receiver;
 use flotilla_daemon::shutdown::Tasks;
-use flotilla_daemon::telemetry::{self, Admin, AdminListeners, Readiness};
+use flotilla_daemon::start::{Starting, TellsSystemd};
+use flotilla_daemon::telemetry::{self, Admin, AdminServer, Readiness};
 use flotilla_daemon::{rpc, settings};
-use flotilla_proto::Role;
+use flotilla_proto::{PeerId, Role};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
@@ -34,52 +37,108 @@ use crate::driver::{Driver, EVENTS_WAITING, Event};
 use crate::link::{Link, MAX_MESSAGE};
 use crate::metrics::Metrics;
 
-/// Runs a scheduler until `shutdown` is cancelled.
+/// Runs a scheduler until `shutdown` is cancelled. One that is removed from the topology waits
+/// for a new join token.
 ///
 /// # Errors
 ///
 /// If it cannot enrol, or an address cannot be bound; the message names the key.
 pub async fn run(config: SchedulerConfig, shutdown: CancellationToken) -> anyhow::Result<()> {
-    let name = daemon_name(config.name.as_ref())?;
-    let listener = bind_tcp("listen", config.listen).await?;
-    let admin_listeners = AdminListeners::bind(&config.admin, &config.metrics).await?;
-    let advertise =
-        advertised(config.advertise, listener.local_addr()?).context("find the address to advertise")?;
-    let identity = NodeIdentity::open(&config.data_dir.join("identity"), &name, &config.manager).await?;
-    anyhow::ensure!(identity.identity().role == Role::Scheduler, "{} is no scheduler", identity.identity());
-    let region = identity.identity().region.clone().context("a scheduler belongs to a region")?;
-    let (settings, watch) = settings::watch(identity.clone(), &config.data_dir, advertise.to_string())?;
+    loop {
+        let started = shutdown.run_until_cancelled(Scheduler::start(&config)).await;
+        let Some(scheduler) = started else { return Ok(()) };
+        match scheduler?.serve(&config, shutdown.clone()).await? {
+            Ended::Stopped => return Ok(()),
+            Ended::Removed => {}
+        }
+    }
+}
 
-    let mut registry = telemetry::registry();
-    let metrics = Metrics::register(&mut registry);
-    let (events, waiting) = mpsc::channel(EVENTS_WAITING);
-    let service = rpc::SchedulerServer::new(Link::new(region.clone(), events.clone()))
-        .max_decoding_message_size(MAX_MESSAGE);
-    let tls = identity.server_config(&[rpc::ALPN_GRPC], ClientAuth::Required);
+/// A scheduler that is enrolled and bound, and answers nobody yet.
+struct Scheduler {
+    starting: Starting,
+    readiness: Readiness,
+    name: PeerId,
+    identity: NodeIdentity,
+    listener: ReservedTcp,
+    admin: AdminServer,
+    advertise: SocketAddr,
+}
 
-    let mut tasks = Tasks::new(shutdown.clone());
-    let admin =
-        Admin { metrics: Arc::new(registry), readiness: Readiness::new(), routes: axum::Router::new() };
-    admin_listeners.serve(&mut tasks, admin);
-    tasks.spawn_until_shutdown("settings", watch);
-    tasks.spawn_until_shutdown("seeds", follow_seeds(settings, events));
-    tasks.spawn_until_shutdown("renewal", renew_loop(identity));
-    tasks.spawn("driver", Driver::new(name.clone(), &config.zones, metrics).run(waiting, shutdown.clone()));
-    tracing::info!(%name, %region, listen = %config.listen, %advertise, "scheduler ready");
-    rpc::serve(listener, tls, Routes::new(service), shutdown.clone()).await.context("serve gRPC")?;
-    shutdown.cancel();
-    Ok(tasks.drain(DRAIN).await?)
+impl Scheduler {
+    /// Binds every address and, the first time, enrols; what is missing outside is waited for.
+    async fn start(config: &SchedulerConfig) -> anyhow::Result<Self> {
+        config.validate()?;
+        let name = daemon_name(config.name.as_ref())?;
+        let readiness = Readiness::new();
+        let starting = Starting::new(readiness.clone(), TellsSystemd::WhenItWaits);
+        let admin = || AdminServer::start(&config.admin, readiness.clone());
+        let mut admin = starting.until("admin", admin).await?;
+        starting.until("metrics", || admin.bind_metrics(&config.metrics)).await?;
+        let listener = starting.until("listen", || reserve_tcp("listen", config.listen)).await?;
+        let bound = listener.local_addr()?;
+        let advertise = starting.until("advertise", || advertised(config.advertise, bound)).await?;
+        let dir = config.data_dir.join("identity");
+        let opened = || NodeIdentity::open(&dir, &name, &config.manager);
+        let identity = starting.until_async("identity", opened).await?;
+        anyhow::ensure!(
+            identity.identity().role == Role::Scheduler,
+            "{} is no scheduler",
+            identity.identity()
+        );
+        Ok(Self { starting, readiness, name, identity, listener, admin, advertise })
+    }
+
+    /// Answers until `shutdown` is cancelled, or the manager says that this scheduler was removed.
+    async fn serve(self, config: &SchedulerConfig, shutdown: CancellationToken) -> anyhow::Result<Ended> {
+        let Self { starting, readiness, name, identity, listener, admin, advertise } = self;
+        let region = identity.identity().region.clone().context("a scheduler belongs to a region")?;
+        let (settings, watch) = settings::watch(identity.clone(), &config.data_dir, advertise.to_string())?;
+
+        let mut registry = telemetry::registry();
+        let metrics = Metrics::register(&mut registry);
+        let (events, waiting) = mpsc::channel(EVENTS_WAITING);
+        let service = rpc::SchedulerServer::new(Link::new(region.clone(), events.clone()))
+            .max_decoding_message_size(MAX_MESSAGE);
+        let tls = identity.server_config(&[rpc::ALPN_GRPC], ClientAuth::Required);
+        let listener = listener.listen()?;
+
+        let life = Life::new(shutdown);
+        let mut tasks = Tasks::new(life.token().clone());
+        admin.complete(&mut tasks, Admin { metrics: Arc::new(registry), routes: axum::Router::new() });
+        readiness.missing(SETTINGS, "no settings from the manager yet");
+        life.follow(&mut tasks, watch, identity.clone(), config.manager.clone());
+        tasks.spawn_until_shutdown("seeds", follow_seeds(settings, events, readiness));
+        tasks.spawn_until_shutdown("renewal", renew_loop(identity));
+        let driver = Driver::new(name.clone(), &config.zones, metrics);
+        tasks.spawn("driver", driver.run(waiting, life.token().clone()));
+        starting.done();
+        tracing::info!(%name, %region, listen = %config.listen, %advertise, "scheduler ready");
+        let served = rpc::serve(listener, tls, Routes::new(service), life.token().clone()).await;
+        let ended = life.ended();
+        life.token().cancel();
+        served.context("serve gRPC")?;
+        tasks.drain(DRAIN).await?;
+        Ok(ended)
+    }
 }
 
 /// Tells the driver of the configured seeds, those kept on disk first.
-async fn follow_seeds(mut settings: Receiver, events: mpsc::Sender<Event>) {
+async fn follow_seeds(mut settings: Receiver, events: mpsc::Sender<Event>, readiness: Readiness) {
     loop {
-        let seeds = settings.borrow_and_update().seeds.iter().map(|seed| seed.id.clone()).collect();
+        let current = settings.borrow_and_update().clone();
+        if current.revision > 0 {
+            readiness.met(SETTINGS);
+        }
+        let seeds = current.seeds.iter().map(|seed| seed.id.clone()).collect();
         if events.send(Event::SeedsConfigured(seeds)).await.is_err() || settings.changed().await.is_err() {
             return;
         }
     }
 }
+
+/// The name of a condition in `/readyz`.
+const SETTINGS: &str = "settings";
 
 /// How long the daemon's tasks have to end.
 const DRAIN: Duration = Duration::from_secs(5);

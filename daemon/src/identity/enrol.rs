@@ -11,7 +11,13 @@ use crate::rpc::{self, CALL_TIMEOUT};
 
 /// Makes a key and has the manager certify it. The token's CA is the only one trusted, so
 /// nobody in between can pose as the manager.
-pub(super) async fn enrol(id: &PeerId, token: &JoinTokenText) -> Result<IdentityBundle, EnrolError> {
+///
+/// The manager is looked for at `configured`, in turn, and then where the token says.
+pub(super) async fn enrol(
+    id: &PeerId,
+    token: &JoinTokenText,
+    configured: &[ManagerUrl],
+) -> Result<IdentityBundle, EnrolError> {
     let token = token.token();
     let manager: ManagerUrl = token.manager.parse()?;
     let ca = CertificateDer::from(token.ca_der.to_vec());
@@ -19,7 +25,7 @@ pub(super) async fn enrol(id: &PeerId, token: &JoinTokenText) -> Result<Identity
     let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
 
     let config = tls::anonymous_client_config(roots, rpc::ALPN_GRPC);
-    let channel = rpc::channel_over(config, manager.address(), &manager_id());
+    let channel = rpc::channel_over(config, &addresses(configured, &manager), &manager_id());
     let mut request = tonic::Request::new(EnrollRequest {
         secret: token.secret.clone(),
         id: id.as_str().to_owned(),
@@ -30,6 +36,15 @@ pub(super) async fn enrol(id: &PeerId, token: &JoinTokenText) -> Result<Identity
     let reply = reply.map_err(|status| EnrolError::from_status(&manager, &status))?.into_inner();
     let chain = chain_of(&reply);
     Ok(IdentityBundle { key_pem: key.serialize_pem(), chain, ca, manager })
+}
+
+/// Where to look for the manager, each place once.
+pub(super) fn addresses<'a>(configured: &'a [ManagerUrl], token: &'a ManagerUrl) -> Vec<&'a str> {
+    let mut addresses: Vec<_> = configured.iter().map(ManagerUrl::address).collect();
+    if !addresses.contains(&token.address()) {
+        addresses.push(token.address());
+    }
+    addresses
 }
 
 /// A request whose only content of weight is the public key; the manager decides the rest.
@@ -76,10 +91,13 @@ impl EnrolError {
     fn from_status(manager: &ManagerUrl, status: &tonic::Status) -> Self {
         let (manager, reason) = (manager.clone(), rpc::reason(status));
         match status.code() {
-            tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => {
-                Self::Unreachable { manager, reason }
-            }
-            _ => Self::Refused { manager, reason },
+            tonic::Code::PermissionDenied
+            | tonic::Code::Unauthenticated
+            | tonic::Code::AlreadyExists
+            | tonic::Code::InvalidArgument
+            | tonic::Code::Unimplemented => Self::Refused { manager, reason },
+            // Its database, its memory: it is in trouble, and may answer later.
+            _ => Self::Unreachable { manager, reason },
         }
     }
 }
@@ -97,7 +115,7 @@ mod tests {
         let hung = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = hung.local_addr().unwrap();
         let started = Instant::now();
-        let error = enrol(&"node-1".parse().unwrap(), &TestCa::new().token(address)).await.unwrap_err();
+        let error = enrol(&"node-1".parse().unwrap(), &TestCa::new().token(address), &[]).await.unwrap_err();
         assert!(started.elapsed().as_secs() <= 10, "{:?}", started.elapsed());
         let error = error.to_string();
         assert!(error.starts_with(&format!("enrol with the manager at https://{address}: ")), "{error}");

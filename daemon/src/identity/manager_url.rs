@@ -1,15 +1,18 @@
 //! The manager's address, as a join token carries it.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 
 use flotilla_proto::PeerId;
 use http::uri::Authority;
+use serde::{Deserialize, Serialize};
 
 use crate::authority::host_and_port;
 
 /// `https://host:port`; the port 4000 where none is written.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct ManagerUrl {
     /// `host:port`, to dial.
     address: String,
@@ -19,6 +22,13 @@ impl ManagerUrl {
     /// `host:port`, to dial.
     pub fn address(&self) -> &str {
         &self.address
+    }
+
+    /// Whether this names the machine that asks.
+    pub fn is_loopback(&self) -> bool {
+        let host = self.address.rsplit_once(':').map_or(&*self.address, |(host, _)| host);
+        let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
     }
 }
 
@@ -39,6 +49,22 @@ impl FromStr for ManagerUrl {
     }
 }
 
+impl TryFrom<String> for ManagerUrl {
+    type Error = ParseManagerUrlError;
+
+    /// As a configuration has it: `host:port` will do.
+    fn try_from(text: String) -> Result<Self, ParseManagerUrlError> {
+        let url = if text.contains("://") { text.clone() } else { format!("https://{text}") };
+        url.parse().map_err(|_| ParseManagerUrlError { text })
+    }
+}
+
+impl From<ManagerUrl> for String {
+    fn from(url: ManagerUrl) -> Self {
+        url.address
+    }
+}
+
 impl fmt::Display for ManagerUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "https://{}", self.address)
@@ -49,7 +75,7 @@ const DEFAULT_PORT: u16 = 4000;
 
 /// Why a text is no manager's URL.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is no manager's URL; it reads https://host:port")]
+#[error("`{text}` is no manager's URL; it reads https://host:port, as in https://manager.example.com:4000")]
 pub struct ParseManagerUrlError {
     text: String,
 }

@@ -7,8 +7,10 @@
 
 mod bundle;
 mod certificate;
+pub mod clock;
 mod enrol;
 mod manager_url;
+mod membership;
 mod renew;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -27,6 +29,7 @@ use rustls::sign::CertifiedKey;
 
 use crate::config::{JoinTokenError, ManagerConfig};
 use crate::rpc::{self, CALL_TIMEOUT};
+use crate::start::{MayPass, io_may_pass};
 
 pub use bundle::{BundleError, IdentityBundle};
 pub use certificate::{BACKDATED, PeerIdentityError, Validity, peer_identity};
@@ -34,6 +37,8 @@ pub use enrol::EnrolError;
 pub use manager_url::{ManagerUrl, ParseManagerUrlError, manager_id};
 pub use renew::{RenewError, renew_loop};
 pub use tls::ClientAuth;
+
+use membership::Membership;
 
 /// This daemon's identity; a clone is the same identity and sees its renewals.
 #[derive(Debug, Clone)]
@@ -44,6 +49,8 @@ struct Inner {
     dir: PathBuf,
     identity: Identity,
     manager: ManagerUrl,
+    /// Where the configuration says that it is, to be tried in turn before what the token said.
+    configured: Vec<ManagerUrl>,
     ca: CertificateDer<'static>,
     roots: Arc<RootCertStore>,
     key: rcgen::KeyPair,
@@ -58,25 +65,44 @@ struct Current {
 }
 
 impl NodeIdentity {
-    /// The identity kept in `dir`; where there is none, or it has expired, one that the
-    /// manager gives for the join token, which is then kept in `dir`.
+    /// The identity kept in `dir`; where there is none, or it has expired, or the daemon was
+    /// removed since, one that the manager gives for the join token, which is then kept in
+    /// `dir`.
     ///
     /// # Errors
     ///
     /// If what is kept is damaged or another daemon's, if there is no token where one is
     /// needed, or if the manager cannot be reached or refuses. Takes 10 s at most.
     pub async fn open(dir: &Path, id: &PeerId, manager: &ManagerConfig) -> Result<Self, OpenIdentityError> {
-        match Self::load(dir) {
+        let kept = match Membership(dir).is_removed() {
+            true => Err(OpenIdentityError::Removed { token: manager.token_place() }),
+            false => Self::load_for(dir, manager),
+        };
+        match kept {
             Ok(kept) if kept.identity().id == *id => Ok(kept),
             Ok(kept) => Err(OpenIdentityError::OtherDaemon {
                 dir: dir.to_owned(),
                 kept: kept.identity().id.clone(),
                 asked: id.clone(),
             }),
-            Err(missing @ (OpenIdentityError::Absent { .. } | OpenIdentityError::Expired { .. })) => {
-                let token = manager.join_token()?.ok_or(missing)?;
-                let bundle = enrol::enrol(id, &token).await?;
-                let enrolled = Self::create(dir, &bundle)?;
+            Err(
+                missing @ (OpenIdentityError::Absent { .. }
+                | OpenIdentityError::Expired { .. }
+                | OpenIdentityError::Removed { .. }),
+            ) => {
+                let token = match (manager.join_token(), &missing) {
+                    // That the token is gone too is not what the operator must hear of first.
+                    (Ok(None) | Err(JoinTokenError::Read { .. }), OpenIdentityError::Removed { .. }) => None,
+                    (token, _) => token?,
+                };
+                let Some(token) = token else { return Err(missing) };
+                if matches!(missing, OpenIdentityError::Removed { .. }) && Membership(dir).came_from(&token) {
+                    return Err(missing);
+                }
+                let bundle = enrol::enrol(id, &token, &manager.addresses()).await?;
+                let enrolled = Self::checked(dir, &bundle, manager.addresses())?;
+                bundle.write(dir)?;
+                Membership(dir).joined(&token)?;
                 tracing::info!(identity = %enrolled.identity(), "enrolled");
                 Ok(enrolled)
             }
@@ -90,9 +116,24 @@ impl NodeIdentity {
     ///
     /// If there is none, or it is damaged or expired.
     pub fn load(dir: &Path) -> Result<Self, OpenIdentityError> {
+        Self::load_for(dir, &ManagerConfig::default())
+    }
+
+    fn load_for(dir: &Path, manager: &ManagerConfig) -> Result<Self, OpenIdentityError> {
         let bundle =
             IdentityBundle::read(dir)?.ok_or_else(|| OpenIdentityError::Absent { dir: dir.to_owned() })?;
-        Self::checked(dir, &bundle)
+        Self::checked(dir, &bundle, manager.addresses())
+    }
+
+    /// The manager has said that this daemon was removed: at its next [`Self::open`] it is
+    /// nobody until there is another join token than the one it came from.
+    ///
+    /// # Errors
+    ///
+    /// If that cannot be kept on disk.
+    pub fn forget(&self, manager: &ManagerConfig) -> Result<(), OpenIdentityError> {
+        let current = manager.join_token().ok().flatten();
+        Ok(Membership(&self.0.dir).remove(current.as_ref())?)
     }
 
     /// Keeps `bundle` in `dir` in place of what was there.
@@ -101,12 +142,16 @@ impl NodeIdentity {
     ///
     /// If its parts do not belong together, or they cannot be written.
     pub fn create(dir: &Path, bundle: &IdentityBundle) -> Result<Self, OpenIdentityError> {
-        let identity = Self::checked(dir, bundle)?;
+        let identity = Self::checked(dir, bundle, Vec::new())?;
         bundle.write(dir)?;
         Ok(identity)
     }
 
-    fn checked(dir: &Path, bundle: &IdentityBundle) -> Result<Self, OpenIdentityError> {
+    fn checked(
+        dir: &Path,
+        bundle: &IdentityBundle,
+        configured: Vec<ManagerUrl>,
+    ) -> Result<Self, OpenIdentityError> {
         let damaged =
             |name: &str, reason: String| OpenIdentityError::Damaged { file: dir.join(name), reason };
         let key = rcgen::KeyPair::from_pem(&bundle.key_pem)
@@ -117,6 +162,11 @@ impl NodeIdentity {
                 file: dir.join(bundle::CERTIFICATE_FILE),
                 since: humantime::format_rfc3339_seconds(validity.not_after),
             },
+            tls::CertifyError::NotYet(validity) => OpenIdentityError::NotYet {
+                file: dir.join(bundle::CERTIFICATE_FILE),
+                from: humantime::format_rfc3339_seconds(validity.not_before),
+                clock: humantime::format_rfc3339_seconds(SystemTime::now()),
+            },
             other => damaged(bundle::CERTIFICATE_FILE, other.to_string()),
         };
         let (identity, current) =
@@ -125,6 +175,7 @@ impl NodeIdentity {
             dir: dir.to_owned(),
             identity,
             manager: bundle.manager.clone(),
+            configured,
             ca: bundle.ca.clone(),
             roots,
             key,
@@ -140,6 +191,12 @@ impl NodeIdentity {
     /// Where the manager is, as the join token said.
     pub fn manager_url(&self) -> &ManagerUrl {
         &self.0.manager
+    }
+
+    /// Every place to look for the manager, in turn: those of the configuration, then the
+    /// join token's.
+    pub fn manager_addresses(&self) -> Vec<&str> {
+        enrol::addresses(&self.0.configured, &self.0.manager)
     }
 
     /// The cluster's CA certificate.
@@ -216,6 +273,28 @@ pub enum OpenIdentityError {
         /// When its life ended.
         since: humantime::Rfc3339Timestamp,
     },
+    /// The certificate is not good yet: this machine's clock is behind.
+    #[error(
+        "{} is good from {from} on, but this machine's clock says {clock}: set the clock (`timedatectl`)",
+        file.display()
+    )]
+    NotYet {
+        /// The certificate's file.
+        file: PathBuf,
+        /// When its life begins.
+        from: humantime::Rfc3339Timestamp,
+        /// What this machine says.
+        clock: humantime::Rfc3339Timestamp,
+    },
+    /// The manager said so.
+    #[error(
+        "this daemon was removed from the topology and serves nobody; a new join token in {token} enrols it \
+         again (`flotilla token create` makes one)"
+    )]
+    Removed {
+        /// Where it would be found.
+        token: String,
+    },
     /// The directory belongs to another daemon.
     #[error("{} holds the identity of `{kept}`, but this daemon is `{asked}`: give it a directory of its own", dir.display())]
     OtherDaemon {
@@ -243,6 +322,27 @@ pub enum OpenIdentityError {
     /// The manager gave none.
     #[error(transparent)]
     Enrol(#[from] EnrolError),
+}
+
+impl MayPass for OpenIdentityError {
+    /// A token may be put in place, a manager may come, a disk, the right time.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Removed { .. } | Self::Expired { .. } | Self::NotYet { .. } => true,
+            Self::Absent { .. } | Self::OtherDaemon { .. } | Self::Damaged { .. } => false,
+            Self::Bundle(BundleError::Read { source, .. } | BundleError::Write { source, .. })
+            | Self::Token(JoinTokenError::Read { source, .. }) => io_may_pass(source),
+            Self::Bundle(BundleError::Certificates { .. } | BundleError::Manager { .. })
+            | Self::Token(JoinTokenError::Parse { .. }) => false,
+            Self::Enrol(EnrolError::Unreachable { .. }) => true,
+            Self::Enrol(
+                EnrolError::TokenManager(_)
+                | EnrolError::TokenCa
+                | EnrolError::Key(_)
+                | EnrolError::Refused { .. },
+            ) => false,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -96,6 +96,9 @@ pub(super) fn certify(
     if validity.not_after <= now {
         return Err(CertifyError::Expired(validity));
     }
+    if validity.not_before > now {
+        return Err(CertifyError::NotYet(validity));
+    }
     let name = ServerName::try_from(identity.id.dns_name()).expect("an id is a DNS label");
     let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     WebPkiServerVerifier::builder_with_provider(roots.clone(), PROVIDER.clone())
@@ -152,6 +155,9 @@ pub(super) enum CertifyError {
     /// Its life is over.
     #[error("it has expired")]
     Expired(Validity),
+    /// Its life has not begun.
+    #[error("it is not good yet")]
+    NotYet(Validity),
     /// The key is of a kind that cannot be used.
     #[error("the key cannot be used")]
     Key,

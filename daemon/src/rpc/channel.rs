@@ -5,6 +5,7 @@ use std::fmt;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -20,26 +21,28 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
 use super::{ALPN_GRPC, KEEP_ALIVE};
-use crate::identity::{NodeIdentity, manager_id};
+use crate::identity::{NodeIdentity, clock, manager_id};
 
 /// A channel to the daemon `server` at `address` (`host:port` or a socket address), whose
 /// certificate must be `server`'s. It connects at its first call and after every loss; a
 /// call that cannot connect within 5 s fails with `Unavailable`, for [`reason`] to explain.
 pub fn channel(identity: &NodeIdentity, address: impl fmt::Display, server: &PeerId) -> Channel {
-    channel_over(identity.client_config(&[ALPN_GRPC]), &address.to_string(), server)
+    channel_over(identity.client_config(&[ALPN_GRPC]), &[&address.to_string()], server)
 }
 
-/// A channel to the manager that the identity is from.
+/// A channel to the manager that the identity is from, wherever it is found.
 pub fn manager_channel(identity: &NodeIdentity) -> Channel {
-    channel(identity, identity.manager_url().address(), &manager_id())
+    channel_over(identity.client_config(&[ALPN_GRPC]), &identity.manager_addresses(), &manager_id())
 }
 
 /// As [`channel`], over a TLS configuration of the caller's, such as one for the first
-/// contact, without a certificate.
-pub fn channel_over(tls: Arc<ClientConfig>, address: &str, server: &PeerId) -> Channel {
+/// contact, without a certificate. Each connection is tried at every one of `addresses`, the
+/// one that was right last time first; they share the 5 s.
+pub fn channel_over(tls: Arc<ClientConfig>, addresses: &[&str], server: &PeerId) -> Channel {
     let dns_name = server.dns_name();
     let connector = Connector {
-        address: address.into(),
+        addresses: addresses.iter().map(|address| Arc::from(*address)).collect(),
+        last_good: Arc::default(),
         server_name: ServerName::try_from(dns_name.clone()).expect("an id is a DNS label"),
         tls: TlsConnector::from(tls),
     };
@@ -62,14 +65,20 @@ pub fn reason(status: &Status) -> String {
         }
         match error.source() {
             Some(inner) => cause = Some(inner),
-            None => return error.to_string(),
+            None => return innermost(error),
         }
     }
     if status.message().is_empty() { status.code().to_string() } else { status.message().to_owned() }
 }
 
+fn innermost(error: &(dyn Error + 'static)) -> String {
+    error.downcast_ref::<io::Error>().map_or_else(|| error.to_string(), clock::explain)
+}
+
 struct Connector {
-    address: Arc<str>,
+    addresses: Arc<[Arc<str>]>,
+    /// Where of `addresses` the last connection stands.
+    last_good: Arc<AtomicUsize>,
     server_name: ServerName<'static>,
     tls: TlsConnector,
 }
@@ -84,26 +93,62 @@ impl tower_service::Service<Uri> for Connector {
     }
 
     fn call(&mut self, _uri: Uri) -> Self::Future {
-        let (address, server_name, tls) = (self.address.clone(), self.server_name.clone(), self.tls.clone());
+        let (addresses, last_good) = (self.addresses.clone(), self.last_good.clone());
+        let (server_name, tls) = (self.server_name.clone(), self.tls.clone());
         Box::pin(async move {
-            let connect = async {
-                let tcp = TcpStream::connect(&*address).await?;
-                tcp.set_nodelay(true)?;
-                tls.connect(server_name, tcp).await
-            };
-            let connected = tokio::time::timeout(CONNECT_TIMEOUT, connect).await;
-            let connected = connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
-            connected.map(TokioIo::new).map_err(|source| ConnectError { address, source })
+            let count = addresses.len();
+            let limit = CONNECT_TIMEOUT / u32::try_from(count).unwrap_or(u32::MAX);
+            let first = last_good.load(Ordering::Relaxed);
+            let mut failures = Vec::new();
+            for index in (0..count).map(|offset| (first + offset) % count) {
+                let address = &addresses[index];
+                let connected = connect(address, server_name.clone(), tls.clone());
+                let connected = tokio::time::timeout(limit, connected).await;
+                match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
+                    Ok(stream) => {
+                        last_good.store(index, Ordering::Relaxed);
+                        return Ok(TokioIo::new(stream));
+                    }
+                    Err(source) => failures.push(Failure { address: address.clone(), source }),
+                }
+            }
+            Err(ConnectError { failures })
         })
     }
 }
 
+async fn connect(
+    address: &str,
+    server_name: ServerName<'static>,
+    tls: TlsConnector,
+) -> io::Result<TlsStream<TcpStream>> {
+    let tcp = TcpStream::connect(address).await?;
+    tcp.set_nodelay(true)?;
+    tls.connect(server_name, tcp).await
+}
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Why a connection did not come to be.
-#[derive(Debug, thiserror::Error)]
-#[error("connect to {address}: {source}")]
+/// Why a connection did not come to be: what each address said.
+#[derive(Debug)]
 struct ConnectError {
+    failures: Vec<Failure>,
+}
+
+#[derive(Debug)]
+struct Failure {
     address: Arc<str>,
     source: io::Error,
+}
+
+impl Error for ConnectError {}
+
+impl fmt::Display for ConnectError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, Failure { address, source }) in self.failures.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            write!(f, "{separator}connect to {address}: {}", clock::explain(source))?;
+        }
+        Ok(())
+    }
 }

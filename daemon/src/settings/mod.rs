@@ -19,7 +19,7 @@ pub use upstream::{
     Upstream,
 };
 pub use url::{EndpointUrl, ParseProxyError, ProxyUrl};
-pub use watch::{NoRegionError, watch};
+pub use watch::{NoRegionError, Removed, watch};
 
 /// What the manager settles for a region.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -15,8 +15,8 @@ use crate::rpc;
 
 /// Follows the settings of `identity`'s region. The receiver starts with those kept in
 /// `data_dir` (or [`RegionSettings::none_yet`]), so a daemon starts without the manager;
-/// the future, which never ends, keeps them up to date and tells the manager that this
-/// daemon is reached at `advertise` (`ip:port`).
+/// the future keeps them up to date and tells the manager that this daemon is reached at
+/// `advertise` (`ip:port`). It ends only when the manager says that the daemon was removed.
 ///
 /// # Errors
 ///
@@ -25,7 +25,7 @@ pub fn watch(
     identity: NodeIdentity,
     data_dir: &Path,
     advertise: String,
-) -> Result<(Receiver, impl Future<Output = ()> + Send + 'static), NoRegionError> {
+) -> Result<(Receiver, impl Future<Output = Removed> + Send + 'static), NoRegionError> {
     let file = data_dir.join(FILE);
     let kept = read_kept(&file).filter(|kept| Some(&kept.region) == identity.identity().region.as_ref());
     let Some(settings) = kept.or_else(|| RegionSettings::none_yet(identity.identity())) else {
@@ -44,7 +44,7 @@ struct Watcher {
 }
 
 impl Watcher {
-    async fn run(self) {
+    async fn run(self) -> Removed {
         let channel = rpc::manager_channel(&self.identity);
         let mut manager = rpc::SettingsClient::new(channel);
         let mut pause = MIN_PAUSE;
@@ -63,7 +63,11 @@ impl Watcher {
                     (pause, lost) = (MIN_PAUSE, false);
                     self.follow(stream.into_inner()).await
                 }
-                Err(status) => rpc::reason(&status),
+                Err(status) => Ended::from(&status),
+            };
+            let ended = match ended {
+                Ended::Lost(reason) => reason,
+                Ended::Removed(removed) => return removed,
             };
             if lost {
                 tracing::debug!(reason = ended, "still no settings from the manager");
@@ -82,12 +86,12 @@ impl Watcher {
     }
 
     /// Takes settings from the stream; returns why it ended.
-    async fn follow(&self, mut stream: tonic::Streaming<wire::RegionSettings>) -> String {
+    async fn follow(&self, mut stream: tonic::Streaming<wire::RegionSettings>) -> Ended {
         loop {
             match stream.message().await {
                 Ok(Some(message)) => self.take(&message),
-                Ok(None) => return "it ended the stream".to_owned(),
-                Err(status) => return rpc::reason(&status),
+                Ok(None) => return Ended::Lost("it ended the stream".to_owned()),
+                Err(status) => return Ended::from(&status),
             }
         }
     }
@@ -107,6 +111,26 @@ impl Watcher {
             "settings received"
         );
         self.sender.send_replace(Arc::new(settings));
+    }
+}
+
+/// The manager said that this daemon is not one of the cluster any more, in these words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removed(pub String);
+
+/// Why a stream of settings ended.
+enum Ended {
+    Lost(String),
+    Removed(Removed),
+}
+
+impl From<&tonic::Status> for Ended {
+    /// Only the manager itself, which the cluster's CA vouches for, can deny permission.
+    fn from(status: &tonic::Status) -> Self {
+        match status.code() {
+            tonic::Code::PermissionDenied => Self::Removed(Removed(rpc::reason(status))),
+            _ => Self::Lost(rpc::reason(status)),
+        }
     }
 }
 

@@ -2,9 +2,9 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
@@ -13,72 +13,107 @@ use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tower_service::Service as _;
 
 use super::Readiness;
 use crate::bind::{BindError, bind_tcp};
 use crate::config::{AdminConfig, MetricsConfig};
 use crate::shutdown::Tasks;
 
-/// What the admin address shows.
+/// What a daemon adds to its admin address once it works.
 #[derive(Debug, Clone)]
 pub struct Admin {
     /// The daemon's metrics.
     pub metrics: Arc<Registry>,
-    /// Whether it can work.
-    pub readiness: Readiness,
     /// Its own pages, such as `/status`.
     pub routes: Router,
 }
 
-/// The bound addresses of a daemon's admin pages.
+/// The admin pages of a daemon, from before it works: `/healthz` and `/readyz` answer at
+/// once, the others when [`Self::complete`] has brought them. Dropped, it ends.
 #[derive(Debug)]
-pub struct AdminListeners {
-    admin: TcpListener,
+pub struct AdminServer {
+    address: SocketAddr,
+    pages: Arc<OnceLock<Router>>,
     metrics: Option<TcpListener>,
+    stop: CancellationToken,
+    running: JoinSet<io::Result<()>>,
 }
 
-impl AdminListeners {
-    /// Binds `admin.listen` and, where one is set, `metrics.listen`.
+impl AdminServer {
+    /// Binds `admin.listen` and answers there.
     ///
     /// # Errors
     ///
     /// Names the key.
-    pub async fn bind(admin: &AdminConfig, metrics: &MetricsConfig) -> Result<Self, BindError> {
-        let metrics = match metrics.listen {
-            Some(address) => Some(bind_tcp("metrics.listen", address).await?),
-            None => None,
-        };
-        Ok(Self { admin: bind_tcp("admin.listen", admin.listen).await?, metrics })
+    pub fn start(admin: &AdminConfig, readiness: Readiness) -> Result<Self, BindError> {
+        let listener = bind_tcp("admin.listen", admin.listen)?;
+        let address = listener.local_addr().map_err(|source| BindError::Refused {
+            key: "admin.listen",
+            address: admin.listen,
+            source,
+        })?;
+        let (pages, stop) = (Arc::new(OnceLock::new()), CancellationToken::new());
+        let mut running = JoinSet::new();
+        running.spawn(serve(listener, router(readiness, pages.clone()), stop.clone()));
+        Ok(Self { address, pages, metrics: None, stop, running })
     }
 
-    /// Where the admin pages are.
+    /// Binds `metrics.listen` where one is set.
     ///
     /// # Errors
     ///
-    /// If the system does not say.
-    pub fn admin_address(&self) -> io::Result<SocketAddr> {
-        self.admin.local_addr()
+    /// Names the key.
+    pub fn bind_metrics(&mut self, metrics: &MetricsConfig) -> Result<(), BindError> {
+        self.metrics = metrics.listen.map(|address| bind_tcp("metrics.listen", address)).transpose()?;
+        Ok(())
     }
 
-    /// Serves the pages, and `/metrics` alone at `metrics.listen`, as tasks of the daemon.
-    pub fn serve(self, tasks: &mut Tasks, admin: Admin) {
-        if let Some(listener) = self.metrics {
+    /// Where the admin pages are.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Adds the pages, and `/metrics` alone at `metrics.listen`; from here on they live as
+    /// tasks of the daemon.
+    pub fn complete(mut self, tasks: &mut Tasks, admin: Admin) {
+        if let Some(listener) = self.metrics.take() {
             let router = metrics_router(admin.metrics.clone());
             tasks.spawn_fallible("metrics", serve(listener, router, tasks.shutdown().clone()));
         }
-        tasks.spawn_fallible("admin", serve(self.admin, admin.router(), tasks.shutdown().clone()));
+        // Nobody else sets it: `self` is consumed.
+        let _set_once = self.pages.set(metrics_router(admin.metrics).merge(admin.routes));
+        let shutdown = tasks.shutdown().clone();
+        tasks.spawn_fallible("admin", async move {
+            tokio::select! {
+                () = shutdown.cancelled() => self.stop.cancel(),
+                ended = self.running.join_next() => return ended.map_or(Ok(()), flatten),
+            }
+            self.running.join_next().await.map_or(Ok(()), flatten)
+        });
     }
 }
 
-impl Admin {
-    fn router(self) -> Router {
-        Router::new()
-            .route("/healthz", get(|| async { "ok\n" }))
-            .route("/readyz", get(readyz).with_state(self.readiness))
-            .merge(metrics_router(self.metrics))
-            .merge(self.routes)
-    }
+fn flatten(ended: Result<io::Result<()>, tokio::task::JoinError>) -> io::Result<()> {
+    ended.unwrap_or_else(|error| Err(io::Error::other(error)))
+}
+
+fn router(readiness: Readiness, pages: Arc<OnceLock<Router>>) -> Router {
+    Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz).with_state(readiness))
+        .fallback(page)
+        .with_state(pages)
+}
+
+/// A page of the daemon's own.
+async fn page(State(pages): State<Arc<OnceLock<Router>>>, request: Request) -> Response {
+    let Some(router) = pages.get() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "starting; /readyz says what is missing\n").into_response();
+    };
+    router.clone().call(request).await.unwrap_or_else(|never| match never {})
 }
 
 async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) -> io::Result<()> {
@@ -121,12 +156,17 @@ mod tests {
         served.inc_by(7);
         let readiness = Readiness::new();
         readiness.missing("settings", "none from the manager yet");
+        let config = AdminConfig::on_port(0);
+        let mut server = AdminServer::start(&config, readiness.clone()).unwrap();
+        server.bind_metrics(&MetricsConfig { listen: Some(config.listen) }).unwrap();
+        let address = server.address();
+        assert!(fetch(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+        assert!(fetch(address, "/status").await.starts_with("HTTP/1.1 503"));
+
         let routes = Router::new().route("/status", get(|| async { "mine" }));
-        let admin = Admin { metrics: Arc::new(metrics), readiness: readiness.clone(), routes };
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let shutdown = CancellationToken::new();
-        let server = tokio::spawn(serve(listener, admin.router(), shutdown.clone()));
+        let mut tasks = Tasks::new(CancellationToken::new());
+        let shutdown = tasks.shutdown().clone();
+        server.complete(&mut tasks, Admin { metrics: Arc::new(metrics), routes });
 
         assert!(fetch(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         assert!(fetch(address, "/metrics").await.contains("\nflotilla_peer_source_bytes_total 7\n"));
@@ -137,8 +177,11 @@ mod tests {
         readiness.met("settings");
         assert!(fetch(address, "/readyz").await.starts_with("HTTP/1.1 200"));
 
+        assert!(fetch(address, "/nowhere").await.starts_with("HTTP/1.1 404"));
+
         shutdown.cancel();
-        server.await.unwrap().unwrap();
+        tasks.drain(std::time::Duration::from_secs(30)).await.unwrap();
+        TcpStream::connect(address).await.unwrap_err();
     }
 
     async fn fetch(address: SocketAddr, path: &str) -> String {

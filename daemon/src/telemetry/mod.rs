@@ -4,7 +4,7 @@ mod admin;
 mod logs;
 mod readiness;
 
-pub use admin::{Admin, AdminListeners};
+pub use admin::{Admin, AdminServer};
 pub use logs::{InitLogsError, init_logs};
 pub use readiness::Readiness;
 

@@ -28,7 +28,7 @@ impl PeerCommand {
     ///
     /// If the manager cannot be reached, or refuses.
     pub async fn execute(self, args: &ManagerArgs) -> Result<String, CliError> {
-        let mut manager = args.connect()?;
+        let mut manager = args.connect().await?;
         match self {
             Self::List => {
                 let reply = manager.list_daemons(request(wire::Empty {})).await;

@@ -37,7 +37,7 @@ impl RegionCommand {
     ///
     /// If the manager cannot be reached, or refuses.
     pub async fn execute(self, args: &ManagerArgs) -> Result<String, CliError> {
-        let mut manager = args.connect()?;
+        let mut manager = args.connect().await?;
         match self {
             Self::List => {
                 let reply = manager.list_regions(request(wire::Empty {})).await;

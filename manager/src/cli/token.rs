@@ -68,7 +68,7 @@ impl TokenCommand {
             Self::List => list(args).await,
             Self::Revoke { id } => {
                 let named = wire::Name { name: id.clone() };
-                let reply = args.connect()?.revoke_token(request(named)).await;
+                let reply = args.connect().await?.revoke_token(request(named)).await;
                 reply.map_err(|status| args.refused(&status))?;
                 Ok(args.output.done(format!("join token {id} revoked"))?)
             }
@@ -78,7 +78,7 @@ impl TokenCommand {
 
 async fn create(args: &ManagerArgs, token: wire::CreateTokenRequest) -> Result<String, CliError> {
     let (region, role) = (token.region.clone(), token.role.clone());
-    let reply = args.connect()?.create_token(request(token)).await;
+    let reply = args.connect().await?.create_token(request(token)).await;
     let reply = reply.map_err(|status| args.refused(&status))?.into_inner();
     let created =
         CreatedView { id: reply.id, region, role, expires_at: time(reply.expires_at), token: reply.token };
@@ -95,7 +95,7 @@ async fn create(args: &ManagerArgs, token: wire::CreateTokenRequest) -> Result<S
 }
 
 async fn list(args: &ManagerArgs) -> Result<String, CliError> {
-    let reply = args.connect()?.list_tokens(request(wire::Empty {})).await;
+    let reply = args.connect().await?.list_tokens(request(wire::Empty {})).await;
     let tokens = reply.map_err(|status| args.refused(&status))?.into_inner().tokens;
     let tokens: Vec<_> = tokens.into_iter().map(TokenView::from).collect();
     let headings = ["id", "region", "role", "uses left", "expires", "created"];

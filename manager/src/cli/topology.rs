@@ -25,7 +25,7 @@ impl TopologyCommand {
     /// If the manager cannot be reached, or refuses.
     pub async fn execute(self, args: &ManagerArgs) -> Result<String, CliError> {
         let Self::Show = self;
-        let mut manager = args.connect()?;
+        let mut manager = args.connect().await?;
         let refused = |status| args.refused(&status);
         let regions = manager.list_regions(request(wire::Empty {})).await.map_err(refused)?;
         let daemons = manager.list_daemons(request(wire::Empty {})).await.map_err(refused)?;

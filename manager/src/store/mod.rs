@@ -14,6 +14,7 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use flotilla_daemon::start::{MayPass, io_may_pass};
 use flotilla_proto::RegionName;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
@@ -128,4 +129,14 @@ pub(crate) enum OpenStoreError {
         file.display()
     )]
     OtherCluster { file: PathBuf, held: String, asked: RegionName },
+}
+
+impl MayPass for OpenStoreError {
+    /// A disk may be mounted later, or have room again.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::File { source, .. } => io_may_pass(source),
+            Self::Open { .. } | Self::Migrate(_) | Self::OtherCluster { .. } => false,
+        }
+    }
 }

@@ -92,7 +92,7 @@ impl Cluster {
     }
 
     pub(crate) async fn enrol_with(&self, id: &str, token: &str) -> Result<NodeIdentity, OpenIdentityError> {
-        let manager = ManagerConfig { join_token: Some(token.to_owned().into()), join_token_file: None };
+        let manager = ManagerConfig { join_token: Some(token.to_owned().into()), ..ManagerConfig::default() };
         NodeIdentity::open(&self.daemon_dir(id), &id.parse().unwrap(), &manager).await
     }
 
@@ -105,7 +105,7 @@ impl Cluster {
     pub(crate) fn watch(&mut self, identity: &NodeIdentity, advertise: &str) -> settings::Receiver {
         let dir = self.daemon_dir(identity.identity().id.as_str());
         let (receiver, follow) = settings::watch(identity.clone(), &dir, advertise.to_owned()).unwrap();
-        self.watchers.spawn(follow);
+        self.watchers.spawn(async move { drop(follow.await) });
         receiver
     }
 
@@ -116,7 +116,8 @@ impl Cluster {
 }
 
 pub(crate) async fn run_as(manager: &str, identity: &Path, line: &str) -> Result<String, String> {
-    let mut words = vec!["flotilla", "--manager", manager, "--identity", identity.to_str().unwrap()];
+    let identity = identity.to_str().unwrap();
+    let mut words = vec!["flotilla", "--wait", "0", "--manager", manager, "--identity", identity];
     words.extend(line.split_whitespace());
     let CommandLine { args, command } =
         CommandLine::try_parse_from(words).map_err(|error| error.render().to_string())?;

@@ -94,7 +94,7 @@ async fn an_admin_has_no_settings_and_no_renewal_by_call() {
 async fn without_a_certificate_nothing_but_enrolment_answers() {
     let cluster = Cluster::start().await;
     let config = rustls_client(&cluster, None);
-    let channel = rpc::channel_over(config, &cluster.address.to_string(), &manager_id());
+    let channel = rpc::channel_over(config, &[&cluster.address.to_string()], &manager_id());
     let refused = TopologyClient::new(channel.clone()).list_regions(Empty {}).await.unwrap_err();
     assert_eq!(refused.code(), Code::Unauthenticated);
     let refused = SettingsClient::new(channel.clone()).watch(WatchRequest::default()).await.unwrap_err();

@@ -20,20 +20,20 @@ pub struct SourceConfig {
     /// What is shown to a registry that asks its readers for a certificate; read again now and then.
     pub client_certificates: BTreeMap<RegistryHost, ClientCertificate>,
     /// How long a connection may take to stand, TLS included.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "flotilla_daemon::config::duration")]
     pub connect_timeout: Duration,
     /// How long a registry may take to answer a read with a header: redirects and tokens included.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "flotilla_daemon::config::duration")]
     pub header_timeout: Duration,
     /// How long a blob's body may give no byte before the read is resumed elsewhere.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "flotilla_daemon::config::duration")]
     pub stall_timeout: Duration,
     /// How long a blob that has begun to come may give no byte, whatever was tried, before its read fails:
     /// a registry that restarts within this time costs its clients a wait.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "flotilla_daemon::config::duration")]
     pub give_up_after: Duration,
     /// How often each endpoint is asked whether it is well.
-    #[serde(with = "humantime_serde")]
+    #[serde(with = "flotilla_daemon::config::duration")]
     pub probe_interval: Duration,
 }
 

@@ -64,6 +64,7 @@ const READS_AT_ONCE: usize = 8;
 pub struct StoreConfig {
     /// Bytes that all blobs together may have, partial ones at their full size. The cache's own size,
     /// not the disk's. With 0 nothing is stored.
+    #[serde(with = "flotilla_daemon::config::size")]
     pub quota: ByteSize,
 }
 

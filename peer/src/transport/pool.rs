@@ -8,6 +8,7 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
+use flotilla_daemon::identity::clock::{self, Judge};
 use flotilla_daemon::identity::peer_identity;
 use flotilla_proto::{Identity, PeerId, Role};
 use prometheus_client::collector::Collector;
@@ -91,7 +92,7 @@ impl Pool {
         let dial =
             self.endpoint.connect(address, &id.dns_name()).map_err(|error| failed(error.to_string()))?;
         let connection = timeout(DIAL_TIMEOUT, dial).await.map_err(|_| failed("no answer".into()))?;
-        let connection = connection.map_err(|error| failed(error.to_string()))?;
+        let connection = connection.map_err(|error| failed(explain(&error)))?;
         let identity = self.admit(&connection).map_err(failed)?;
         Ok((identity, connection))
     }
@@ -147,6 +148,15 @@ impl Pool {
             oldest.connection.close(IDLE, b"idle");
         }
     }
+}
+
+/// Why a handshake failed, with clocks named where they are the reason.
+fn explain(error: &quinn::ConnectionError) -> String {
+    let judge = match error {
+        quinn::ConnectionError::ConnectionClosed(_) => Judge::OtherSide,
+        _ => Judge::ThisMachine,
+    };
+    clock::explain_text(judge, &error.to_string())
 }
 
 /// The least path MTU of all connections, looked up at each scrape. A silent fall to 1200

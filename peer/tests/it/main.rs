@@ -23,5 +23,6 @@ mod registry;
 mod script;
 mod secrets;
 mod sni;
+mod starting;
 mod tokens;
 mod variants;

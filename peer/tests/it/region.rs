@@ -127,7 +127,9 @@ async fn start(
         admin: peer.admin_address().unwrap(),
     };
     let serve = peer.serve(cluster.shutdown.clone());
-    cluster.spawn(async move { serve.await.unwrap() });
+    cluster.spawn(async move {
+        let _ended = serve.await.unwrap();
+    });
     within(node.ready()).await;
     node
 }

@@ -36,7 +36,7 @@ impl Script {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let (_, watch) = settings::watch(identity.clone(), &cluster.daemon_dir(SCHEDULER), address).unwrap();
-        cluster.spawn(watch);
+        cluster.spawn(async move { drop(watch.await) });
         let (sender, attached) = mpsc::channel(8);
         let service = rpc::SchedulerServer::new(Service(sender));
         let tls = identity.server_config(&[rpc::ALPN_GRPC], ClientAuth::Required);

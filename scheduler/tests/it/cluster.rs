@@ -66,7 +66,7 @@ impl Cluster {
         let request =
             CreateTokenRequest { region: region.into(), role: role.into(), lifetime_seconds: 600, uses: 0 };
         let created = self.topology().create_token(request).await.unwrap().into_inner();
-        ManagerConfig { join_token: Some(created.token.into()), join_token_file: None }
+        ManagerConfig { join_token: Some(created.token.into()), ..ManagerConfig::default() }
     }
 
     /// Where a daemon keeps what it has.

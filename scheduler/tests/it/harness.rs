@@ -26,7 +26,7 @@ impl Region {
         let observer = cluster.enrol("observer", REGION, "peer").await;
         let dir = cluster.daemon_dir("observer");
         let (mut settings, watch) = settings::watch(observer, &dir, "127.0.0.1:9".into()).unwrap();
-        cluster.spawn(watch);
+        cluster.spawn(async move { drop(watch.await) });
         let known = within(settings.wait_for(|settings| !settings.schedulers.is_empty())).await;
         let scheduler = known.unwrap().schedulers[0].address;
         Self { cluster, scheduler }

@@ -73,7 +73,7 @@ impl RegistryCommand {
             }
             Self::Remove { host } => {
                 let named = wire::Name { name: host.to_string() };
-                let reply = args.connect()?.remove_registry(request(named)).await;
+                let reply = args.connect().await?.remove_registry(request(named)).await;
                 reply.map_err(|status| args.refused(&status))?;
                 Ok(args.output.done(format!("registry {host} removed"))?)
             }
@@ -82,7 +82,7 @@ impl RegistryCommand {
 }
 
 async fn list(args: &ManagerArgs) -> Result<String, CliError> {
-    let reply = args.connect()?.list_registries(request(wire::Empty {})).await;
+    let reply = args.connect().await?.list_registries(request(wire::Empty {})).await;
     let registries = views(&reply.map_err(|status| args.refused(&status))?.into_inner())?;
     Ok(args.output.render(&registries, |registries| {
         table(RegistryView::HEADINGS, registries.iter().flat_map(RegistryView::rows))
@@ -97,7 +97,7 @@ pub(super) fn views(registries: &wire::Registries) -> Result<Vec<RegistryView>, 
 }
 
 async fn set(args: &ManagerArgs, upstream: &Upstream) -> Result<String, CliError> {
-    let reply = args.connect()?.set_registry(request(upstream.to_wire())).await;
+    let reply = args.connect().await?.set_registry(request(upstream.to_wire())).await;
     reply.map_err(|status| args.refused(&status))?;
     Ok(args.output.done(format!("registry {} set", upstream.host))?)
 }
