@@ -217,35 +217,73 @@ mod tests {
         }
     }
 
-    /// The commands of the examples, as a shell reads them, with the lines that they stand in.
-    fn examples() -> Vec<(String, Vec<String>)> {
+    /// The words of a command, as a shell reads them up to a comment, a pipe or a further command.
+    fn words(command: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        for (index, part) in command.split(['\'', '"']).enumerate() {
+            if index % 2 == 1 {
+                words.push(part.to_owned());
+                continue;
+            }
+            for word in part.split_whitespace() {
+                if word.starts_with('#') || ["|", "&&", ">"].contains(&word) {
+                    return words;
+                }
+                words.push(word.trim_end_matches(';').to_owned());
+            }
+        }
+        words
+    }
+
+    /// The examples of all commands' help, with the lines that they stand in.
+    fn examples() -> Vec<String> {
         let (mut found, mut commands) = (Vec::new(), vec![Cli::command()]);
         while let Some(command) = commands.pop() {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
-            for example in help.replace("\\\n", "\u{1}").lines().filter(|line| line.starts_with("  flotilla"))
-            {
-                let text = example.split(" > ").next().unwrap().replace('\u{1}', " ");
-                let mut words = Vec::new();
-                for (index, part) in text.split(['\'', '"']).enumerate() {
-                    match index % 2 {
-                        0 => words.extend(part.split_whitespace().map(ToOwned::to_owned)),
-                        _ => words.push(part.to_owned()),
-                    }
-                }
-                found.push((example.replace('\u{1}', "\\\n"), words));
-            }
+            let help = help.replace("\\\n", CONTINUED);
+            let examples = help.lines().filter(|line| line.starts_with("  flotilla"));
+            found.extend(examples.map(|example| example.replace(CONTINUED, "\\\n")));
             commands.extend(command.get_subcommands().cloned());
         }
         found
+    }
+
+    /// The commands in blocks of `sh` that begin with `flotilla`, wherever in a line.
+    fn pasted(markdown: &str) -> Vec<String> {
+        let blocks = markdown.split("```sh\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+        let lines: Vec<String> = blocks.map(|block| block.replace("\\\n", " ")).collect();
+        let lines = lines.iter().flat_map(|block| block.lines());
+        let commands = lines.flat_map(|line| line.split(" && ")).filter(|line| line.starts_with("flotilla "));
+        commands.map(ToOwned::to_owned).collect()
+    }
+
+    #[test]
+    fn what_the_documents_say_can_be_pasted() {
+        let mut count = 0;
+        for (file, text) in [
+            ("README.md", include_str!("../README.md")),
+            ("docs/lifecycle.md", include_str!("../docs/lifecycle.md")),
+            ("docs/packages.md", include_str!("../docs/packages.md")),
+            ("docs/troubleshooting.md", include_str!("../docs/troubleshooting.md")),
+            ("docs/why.md", include_str!("../docs/why.md")),
+        ] {
+            for command in pasted(text) {
+                let parsed = Cli::try_parse_from(words(&command));
+                assert!(parsed.is_ok(), "{file}: {command}\n{}", parsed.unwrap_err());
+                count += 1;
+            }
+        }
+        assert!(count > 15, "{count} commands were found");
     }
 
     #[test]
     fn examples_can_be_pasted() {
         let examples = examples();
         assert!(examples.len() > 30, "{}", examples.len());
-        for (text, words) in examples {
+        for text in examples {
             // A terminal of 80 columns wraps nothing, and a shell reads what is meant.
             assert!(text.lines().all(|line| line.len() < 80), "too wide:\n{text}");
+            let words = words(&text.replace("\\\n", " "));
             assert!(Cli::try_parse_from(&words).is_ok(), "{words:?}");
         }
     }
@@ -266,4 +304,7 @@ mod tests {
         assert!(matches!(peer(&["status"]).unwrap().verb, Some(PeerVerb::Status(_))));
         assert_eq!(peer(&["--check", "status"]).unwrap_err(), ErrorKind::ArgumentConflict);
     }
+
+    /// In place of a line's end that the shell does not see.
+    const CONTINUED: &str = "\u{1}";
 }

@@ -176,7 +176,7 @@ impl Door {
         authority: http::uri::Authority,
         request: Request<Incoming>,
     ) -> Response<BodyStream> {
-        let named: Option<RegistryHost> = authority.as_str().parse().ok();
+        let named = RegistryHost::dialled_at(authority.as_str());
         let upstream = named.filter(|host| self.settings.borrow().upstream(host).is_some());
         let path = request.uri().path_and_query().cloned();
         match (upstream, path) {
