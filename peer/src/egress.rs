@@ -8,10 +8,12 @@ use flotilla_daemon::settings::Receiver;
 use flotilla_proto::wire::peer::Credential;
 use flotilla_proto::{Digest, PeerId, RegistryHost, rendezvous_order};
 use http::{HeaderValue, Method, Request, Response};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::body;
 use crate::seed::Seed;
+use crate::seed_watch::Silence;
 use crate::source::{BodyStream, ForwardError, Purpose, ReadCredential};
 use crate::transport::{CallError, Given, Offered, Transport};
 
@@ -23,11 +25,19 @@ pub(crate) struct Egress {
     seed: Option<Arc<Seed>>,
     /// Seeds that lately gave no answer come last, until then.
     resting_until: DashMap<PeerId, Instant>,
+    /// Why no seed answers, once that is known.
+    silence: watch::Receiver<Silence>,
 }
 
 impl Egress {
-    pub(crate) fn new(me: PeerId, transport: Transport, settings: Receiver, seed: Option<Arc<Seed>>) -> Self {
-        Self { me, transport, settings, seed, resting_until: DashMap::new() }
+    pub(crate) fn new(
+        me: PeerId,
+        transport: Transport,
+        settings: Receiver,
+        seed: Option<Arc<Seed>>,
+        silence: watch::Receiver<Silence>,
+    ) -> Self {
+        Self { me, transport, settings, seed, resting_until: DashMap::new(), silence }
     }
 
     /// Sends a client's request to a registry. `key` picks the seed, so that what belongs
@@ -55,7 +65,7 @@ impl Egress {
         let mut body = Some(body);
         let mut failure = EgressError::NoSeed;
         let began = Instant::now();
-        let seeds = self.seeds(key.as_bytes()).await;
+        let seeds = self.seeds(key.as_bytes()).await?;
         let patience = patience.saturating_sub(began.elapsed());
         let patience = if repeatable { share(patience, seeds.len()) } else { patience };
         for seed in seeds {
@@ -87,7 +97,7 @@ impl Egress {
     ) -> Result<Offered, EgressError> {
         let mut failure = EgressError::NoSeed;
         let began = Instant::now();
-        let seeds = self.seeds(digest.as_bytes()).await;
+        let seeds = self.seeds(digest.as_bytes()).await?;
         let patience = share(PATIENCE.saturating_sub(began.elapsed()), seeds.len());
         for seed in seeds {
             let offer = Offer { digest, credential, after_failure };
@@ -131,7 +141,7 @@ impl Egress {
         if self.seed.is_some() {
             return Ok(None);
         }
-        let seed = self.seeds(digest.as_bytes()).await.into_iter().next().ok_or(EgressError::NoSeed)?;
+        let seed = self.seeds(digest.as_bytes()).await?.into_iter().next().ok_or(EgressError::NoSeed)?;
         let offer = Offer { digest, credential, after_failure: false };
         let given = self.transport.small(&seed, offer.message(), size, SMALL_PATIENCE).await;
         given.map(Some).map_err(|error| {
@@ -162,8 +172,14 @@ impl Egress {
     }
 
     /// The region's seeds, the home seed of `key` first, but for those that rest. Where none is
-    /// known, a little while is given to the manager to name one: this node may just have joined.
-    async fn seeds(&self, key: &[u8]) -> Vec<PeerId> {
+    /// known, a little while is given to the manager to name one: this node may just have joined. Where it is
+    /// known that none answers, a little while is given to one that starts again.
+    async fn seeds(&self, key: &[u8]) -> Result<Vec<PeerId>, EgressError> {
+        let mut silence = self.silence.clone();
+        let answered = timeout(SEED_WAIT, silence.wait_for(Option::is_none)).await.is_ok();
+        if let Some(reason) = self.silence.borrow().clone().filter(|_| !answered) {
+            return Err(EgressError::Silence(reason));
+        }
         let mut settings = self.settings.clone();
         let named = settings.wait_for(|settings| !settings.seeds.is_empty());
         // None still, or no more settings will come: the caller sees it from what is there.
@@ -178,7 +194,7 @@ impl Egress {
             order.into_iter().map(|name| name.parse().expect("the name of a seed")).collect();
         let now = Instant::now();
         seeds.sort_by_key(|seed| self.resting_until.get(seed).is_some_and(|until| now < *until));
-        seeds
+        Ok(seeds)
     }
 }
 
@@ -220,8 +236,8 @@ const SMALL_PATIENCE: Duration = Duration::from_secs(2);
 /// A slow registry's answer is worth that much, even where there are many seeds.
 const MIN_PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long a request waits for the manager to name a first seed.
-const SEED_WAIT: Duration = Duration::from_secs(2);
+/// How long a request waits for the manager to name a first seed, or for one to answer again.
+const SEED_WAIT: Duration = Duration::from_millis(1_800);
 
 /// How long a seed that gave no answer comes last.
 const REST: Duration = Duration::from_secs(15);
@@ -231,6 +247,8 @@ const REST: Duration = Duration::from_secs(15);
 pub(crate) enum EgressError {
     #[error("this region has no seed peer")]
     NoSeed,
+    #[error("{0}")]
+    Silence(String),
     #[error("through {seed}: {error}")]
     Seed { seed: PeerId, error: CallError },
     #[error(transparent)]
@@ -243,7 +261,7 @@ impl EgressError {
         match self {
             Self::Seed { error: CallError::UpstreamFailed(told), .. } => told.retry_after.clone(),
             Self::Registry(error) => error.retry_after().map(|after| after.as_secs().into()),
-            Self::NoSeed | Self::Seed { .. } => None,
+            Self::NoSeed | Self::Silence(_) | Self::Seed { .. } => None,
         }
     }
 

@@ -14,6 +14,7 @@ mod http_wire;
 mod metrics;
 mod resource;
 mod seed;
+mod seed_watch;
 pub mod source;
 mod status;
 pub mod store;
@@ -46,6 +47,7 @@ use crate::egress::Egress;
 use crate::grant::{Confirmed, Manifests};
 use crate::metrics::PieceBytes;
 use crate::seed::Seed;
+use crate::seed_watch::SeedWatch;
 use crate::source::Source;
 use crate::status::StatusParts;
 use crate::store::Store;
@@ -183,7 +185,10 @@ impl Peer {
         let source = Source::new(config.source.clone(), pseudonym.clone(), &mut metrics)?;
         let seed = (role == Role::Seed).then(|| Arc::new(Seed::new(source.clone())));
         let watched = seed.is_some().then(|| source.clone().watch_endpoints());
-        let egress = Arc::new(Egress::new(name.clone(), transport.clone(), settings.clone(), seed.clone()));
+        let (seeds, silence) =
+            SeedWatch::new(name.clone(), transport.clone(), settings.clone(), readiness.clone());
+        let egress = Egress::new(name.clone(), transport.clone(), settings.clone(), seed.clone(), silence);
+        let egress = Arc::new(egress);
         let (swarm, events) = Swarm::new(store.clone());
         let piece_bytes = PieceBytes::register(&mut metrics);
         let services = Services::new(&transport, store.clone(), swarm.clone(), seed.clone(), &mut metrics);
@@ -239,8 +244,8 @@ impl Peer {
         let mut tasks = Tasks::new(shutdown.clone());
         admin.complete(&mut tasks, Admin { metrics: Arc::new(metrics), routes: status });
         readiness.missing(SETTINGS, "no settings from the manager yet");
-        readiness.missing(SEEDS, "no seed of this region is known yet");
         life.follow(&mut tasks, watch, identity.clone(), config.manager);
+        tasks.spawn_until_shutdown("seeds", seeds.run());
         tasks.spawn_until_shutdown("renewal", renew_loop(identity));
         if let Some(watched) = watched {
             tasks.spawn_until_shutdown("endpoints", watched);
@@ -271,18 +276,14 @@ async fn follow_settings(mut settings: Receiver, source: Source, door: Arc<Door>
         if current.revision > 0 {
             readiness.met(SETTINGS);
         }
-        if !current.seeds.is_empty() {
-            readiness.met(SEEDS);
-        }
         if settings.changed().await.is_err() {
             return;
         }
     }
 }
 
-/// The names of conditions in `/readyz`.
+/// The condition in `/readyz`.
 const SETTINGS: &str = "settings";
-const SEEDS: &str = "seeds";
 
 /// How long the daemon's tasks have to end.
 const DRAIN: Duration = Duration::from_secs(5);

@@ -92,6 +92,7 @@ fn migrations() -> Vec<Migration> {
         ("topology", include_str!("../../migrations/sqlite/0001_topology.sql")),
         ("upstream options", include_str!("../../migrations/sqlite/0002_upstream_options.sql")),
         ("one docker hub", include_str!("../../migrations/sqlite/0003_one_docker_hub.sql")),
+        ("strict grants", include_str!("../../migrations/sqlite/0004_strict_grants.sql")),
     ];
     let migration = |(version, (name, text)): (i64, (&'static str, &'static str))| {
         Migration::new(version, name.into(), MigrationType::Simple, text.into_sql_str(), false)

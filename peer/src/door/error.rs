@@ -47,7 +47,7 @@ pub(super) fn failed(failure: &Failure) -> Response<BodyStream> {
 /// A registry that could not be asked.
 pub(super) fn not_forwarded(error: &EgressError) -> Response<BodyStream> {
     let (status, code) = match error {
-        EgressError::NoSeed => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
+        EgressError::NoSeed | EgressError::Silence(_) => (StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE"),
         EgressError::Seed { error: CallError::UpstreamUnknown(_), .. }
         | EgressError::Registry(ForwardError::Upstream(UpstreamError::Unknown { .. })) => {
             (StatusCode::NOT_FOUND, "NAME_UNKNOWN")

@@ -34,9 +34,12 @@ pub(super) fn checked(
                 return;
             }
         };
-        let right = ended.and_then(|()| match Digest::from_bytes(hasher.finalize().into()) == digest {
-            true => Ok(found(size)),
-            false => Err(format!("the registry sent other bytes than {digest}").into()),
+        let right = ended.and_then(|()| {
+            if Digest::from_bytes(hasher.finalize().into()) != digest {
+                return Err(format!("the registry sent other bytes than {digest}").into());
+            }
+            found(size);
+            Ok(())
         });
         // A client that is gone needs no end.
         let _ = match (right, held) {

@@ -73,6 +73,15 @@ impl Transport {
         self.pool.learn(peer, address, seed);
     }
 
+    /// Makes sure of a connection to a peer.
+    ///
+    /// # Errors
+    ///
+    /// If its address is not known, or it does not answer there.
+    pub(crate) async fn reach(&self, peer: &PeerId) -> Result<(), DialError> {
+        self.pool.connection(peer).await.map(drop)
+    }
+
     /// Whether the peer is known to be a seed.
     pub(crate) fn is_seed(&self, peer: &PeerId) -> bool {
         self.pool.is_seed(peer)

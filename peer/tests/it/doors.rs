@@ -15,6 +15,9 @@ fn doors(node: &Node) -> [Door; 4] {
     [Door::Mirror, Door::Prefix, Door::Proxy(node.bundle()), sni]
 }
 
+/// The headers of a GET, and the status and body of its answer.
+type Row<'a> = (&'a [(&'a str, &'a str)], u16, &'a [u8]);
+
 /// The table of `docs/doors.md`.
 #[tokio::test]
 async fn a_held_blob_is_answered_as_the_specifications_have_it_at_every_door() {
@@ -26,7 +29,7 @@ async fn a_held_blob_is_answered_as_the_specifications_have_it_at_every_door() {
     let etag = format!("\"{digest}\"");
     node.client.mirror("/v2/app/manifests/v1").await;
     assert_eq!(node.client.mirror(&path).await.body, blob);
-    let rows: &[(&[(&str, &str)], u16, &[u8])] = &[
+    let rows: &[Row<'_>] = &[
         (&[], 200, &blob),
         (&[("range", "bytes=10-19")], 206, &blob[10..20]),
         (&[("range", "bytes=5-1")], 416, &[]),

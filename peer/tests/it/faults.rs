@@ -68,6 +68,38 @@ async fn a_registry_that_is_gone_is_named_at_once() {
     assert_eq!(client.mirror(&blob_path("app", &blob)).await.body, blob);
 }
 
+/// The region's only seed is killed without a word, as a firewall that forgets it looks, too.
+#[tokio::test]
+async fn a_node_says_that_no_seed_answers_and_keeps_no_client_waiting_for_one() {
+    let region = Region::start().await;
+    let (held, cold) = (noise(1, 300_000), noise(2, 300_000));
+    region.registry.push("app", "v1", &[&held, &cold]);
+    let node = &region.one;
+    node.client.mirror("/v2/app/manifests/v1").await;
+    assert_eq!(node.client.mirror(&blob_path("app", &held)).await.body, held);
+    region.seed.stop();
+
+    let mut turn = tokio::time::interval(Duration::from_millis(50));
+    let said = loop {
+        turn.tick().await;
+        let ready = node.admin("/readyz").await;
+        if ready.status == 503 {
+            break String::from_utf8(ready.body.to_vec()).unwrap();
+        }
+    };
+    let port = region.seed.pieces.port();
+    assert!(said.contains(&format!("no seed answers on udp/{port} (firewall?)")), "{said}");
+    for path in ["/v2/app/manifests/v1", &blob_path("app", &cold), "/v2/"] {
+        let begun = Instant::now();
+        let answer = node.client.mirror(path).await;
+        assert!(begun.elapsed() < Duration::from_secs(2), "{path}: {:?}", begun.elapsed());
+        assert_eq!(answer.status, 503, "{path}");
+        assert!(answer.error().1.contains("no seed answers on udp/"), "{path}: {answer:?}");
+    }
+    // What is granted and here needs no seed.
+    assert_eq!(node.client.mirror(&blob_path("app", &held)).await.body, held);
+}
+
 #[tokio::test]
 async fn a_blob_that_fits_no_store_is_a_clear_error_and_others_are_still_served() {
     let region = Region::start_with(|config| config.store.quota = ByteSize::kib(400)).await;

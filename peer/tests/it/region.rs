@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use flotilla_peer::{Peer, PeerConfig};
 use flotilla_proto::wire::manager::{Endpoint, Registry as Upstream};
+use tokio_util::sync::CancellationToken;
 
 use crate::client::{Answer, Client};
 use crate::cluster::{Cluster, REGION, within};
@@ -30,6 +31,7 @@ pub(crate) struct Node {
     /// The door `sni`, where it is open.
     pub(crate) sni: Option<SocketAddr>,
     admin: SocketAddr,
+    life: CancellationToken,
 }
 
 impl Region {
@@ -125,8 +127,9 @@ async fn start(
         client,
         sni: peer.sni_address().unwrap(),
         admin: peer.admin_address().unwrap(),
+        life: cluster.shutdown.child_token(),
     };
-    let serve = peer.serve(cluster.shutdown.clone());
+    let serve = peer.serve(node.life.clone());
     cluster.spawn(async move {
         let _ended = serve.await.unwrap();
     });
@@ -135,6 +138,11 @@ async fn start(
 }
 
 impl Node {
+    /// Ends the daemon; its ports fall silent.
+    pub(crate) fn stop(&self) {
+        self.life.cancel();
+    }
+
     /// A page of the admin address.
     pub(crate) async fn admin(&self, path: &str) -> Answer {
         Client { door: self.admin, credential: None }.get(path).await
