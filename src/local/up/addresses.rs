@@ -47,7 +47,7 @@ impl Addresses {
         for peer in &self.peers {
             table.add_row([&peer.name, peer.role.as_str(), &peer.door, &peer.admin]);
         }
-        let mut text = format!("{table}\n");
+        let mut text = format!("{}\n", table.trim_fmt());
         let clients_peer = self.peers.iter().find(|peer| peer.role == Role::Peer);
         if let (Some(peer), Some(registry)) = (clients_peer, registries.first()) {
             write!(text, "\n{}", lines_to_paste(peer, registry)).expect("a text grows");
@@ -60,16 +60,30 @@ impl Addresses {
 fn lines_to_paste(peer: &PeerAddresses, registry: &RegistryHost) -> String {
     let PeerAddresses { name, door, ca, .. } = peer;
     let ca = ca.display();
+    let (docker, server) = match registry.is_docker_hub() {
+        // dockerd reads no CA of its own for the hub, and containerd knows by itself where the hub is.
+        true => (
+            format!(
+                "docker, in /etc/docker/daemon.json, and then systemctl reload docker:\n  \
+                 {{ \"registry-mirrors\": [\"{door}\"] }}"
+            ),
+            String::new(),
+        ),
+        false => (
+            format!(
+                "docker, in dockerd's environment (systemctl edit docker), with the CA where dockerd looks for it:\n  \
+                 install -D {ca} /etc/docker/certs.d/{registry}/flotilla.crt\n  HTTPS_PROXY={door}"
+            ),
+            format!("  server = \"https://{registry}\"\n"),
+        ),
+    };
     format!(
         r#"To pull {registry}/REPOSITORY:TAG through {name}:
 
-docker, in dockerd's environment (systemctl edit docker), with the CA where dockerd looks for it:
-  install -D {ca} /etc/docker/certs.d/{registry}/flotilla.crt
-  HTTPS_PROXY={door}
+{docker}
 
 containerd, in /etc/containerd/certs.d/{registry}/hosts.toml:
-  server = "https://{registry}"
-  [host."{door}"]
+{server}  [host."{door}"]
     capabilities = ["pull", "resolve"]
 
 skopeo:
@@ -104,6 +118,14 @@ mod tests {
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }
+    }
+
+    #[test]
+    fn docker_hub_is_reached_as_its_clients_reach_it() {
+        let text = addresses().for_people(&["registry-1.docker.io".parse().unwrap()]);
+        assert!(text.contains("  { \"registry-mirrors\": [\"http://127.0.0.1:5\"] }"), "{text}");
+        assert!(text.contains("certs.d/docker.io/hosts.toml") && !text.contains("server ="), "{text}");
+        assert!(!text.contains("/etc/docker/certs.d"), "{text}");
     }
 
     fn addresses() -> Addresses {
