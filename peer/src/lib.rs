@@ -192,7 +192,7 @@ impl Peer {
         let (swarm, events) = Swarm::new(store.clone());
         let piece_bytes = PieceBytes::register(&mut metrics);
         let services = Services::new(&transport, store.clone(), swarm.clone(), seed.clone(), &mut metrics);
-        let services = Arc::new(services);
+        let (services, disk) = (Arc::new(services), store.clone().watch_disk(readiness.clone()));
 
         let driver = Driver::new(DriverParts {
             swarm: swarm.clone(),
@@ -242,6 +242,7 @@ impl Peer {
         });
 
         let mut tasks = Tasks::new(shutdown.clone());
+        tasks.spawn_until_shutdown("disk", disk);
         admin.complete(&mut tasks, Admin { metrics: Arc::new(metrics), routes: status });
         readiness.missing(SETTINGS, "no settings from the manager yet");
         life.follow(&mut tasks, watch, identity.clone(), config.manager);

@@ -14,9 +14,11 @@ use tracing_subscriber::filter::LevelFilter;
 pub struct LogFilter(String);
 
 impl LogFilter {
-    /// As tracing has it.
+    /// As tracing has it; what only speaks of parts leaves the rest at `info`.
     pub(crate) fn filter(&self) -> EnvFilter {
-        EnvFilter::builder().parse(&self.0).expect("it was parsed before")
+        let has_level = self.0.split(',').any(|directive| !directive.contains(['=', '[', ']']));
+        let text = if has_level { self.0.clone() } else { format!("info,{}", self.0) };
+        EnvFilter::builder().parse(text).expect("it was parsed before")
     }
 }
 
@@ -82,6 +84,13 @@ pub struct ParseLogFilterError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_asks_one_part_for_more_still_hears_the_others() {
+        let filter = |text: &str| text.parse::<LogFilter>().unwrap().filter().to_string();
+        assert_eq!(filter("flotilla_peer=debug"), filter("info,flotilla_peer=debug"));
+        assert!(!filter("warn,flotilla_peer=debug").contains("info"));
+    }
 
     #[test]
     fn a_word_that_is_no_level_is_refused() {

@@ -30,7 +30,7 @@ async fn every_refusal_names_the_thing() {
         ("region add Not_A_Label".to_owned(), "'Not_A_Label'"),
         ("token create --region us --role peer".to_owned(), "there is no region `us`"),
         ("token create --region eu --role king".to_owned(), "'king'"),
-        ("token create --region eu --role admin".to_owned(), "role `admin`: a join token is for"),
+        ("token create --region eu --role admin".to_owned(), "[possible values: scheduler, peer, seed]"),
         ("token create --region eu --role peer --lifetime 10years".to_owned(), "366 days"),
         ("token revoke 0000".to_owned(), "there is no join token `0000`"),
         ("registry set https://reg.test --url https://a".to_owned(), "'https://reg.test'"),

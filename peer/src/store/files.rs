@@ -62,6 +62,15 @@ impl Files {
         Ok(file)
     }
 
+    /// Whether the disk has room for a file of `size` bytes: nothing is left of it.
+    pub(super) fn try_room(&self, size: u64) -> io::Result<()> {
+        let path = self.partial.join(TRIAL);
+        let file = File::options().write(true).create(true).truncate(true).open(&path)?;
+        let tried = preallocate(&file, size.max(1));
+        fs::remove_file(&path)?;
+        tried
+    }
+
     pub(super) fn open(&self, digest: Digest, place: Place) -> io::Result<File> {
         File::options().read(true).write(true).open(self.path(digest, place))
     }
@@ -117,6 +126,9 @@ impl Files {
         }
     }
 }
+
+/// No digest: the next open of the store removes it, should it be left.
+const TRIAL: &str = "trial";
 
 /// Reserves the blob's bytes, so that a full disk shows before the download and not in its middle.
 /// A file system that cannot reserve gets a sparse file of the right length.

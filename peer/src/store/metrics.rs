@@ -24,6 +24,8 @@ pub(super) struct Metrics {
     pub(super) evictions: Counter,
     /// Pieces dropped because they no longer read back as they were written.
     pub(super) corrupt_pieces: Counter,
+    /// Changes that the disk did not take.
+    pub(super) failures: Counter,
 }
 
 impl Metrics {
@@ -53,6 +55,11 @@ impl Metrics {
             "flotilla_peer_store_corrupt_pieces",
             "Pieces dropped because the disk returned other bytes than were written",
             metrics.corrupt_pieces.clone(),
+        );
+        registry.register(
+            "flotilla_peer_store_failures",
+            "Blobs, pieces and moves that the disk did not take",
+            metrics.failures.clone(),
         );
         metrics
     }

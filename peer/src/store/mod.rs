@@ -15,6 +15,7 @@
 //! One thread owns all changes (`writer.rs`). Reads pass it by. Whether a whole blob has the right SHA-256,
 //! and what is announced to whom, is for others to decide.
 
+use std::fmt::Display;
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::Path;
@@ -36,6 +37,7 @@ mod index;
 mod metrics;
 mod recent;
 mod recovery;
+mod trouble;
 mod writer;
 
 pub use self::blob_file::BlobFile;
@@ -49,6 +51,7 @@ use self::index::{BlobRow, Change, Index};
 use self::metrics::Metrics;
 use self::recent::Recent;
 use self::recovery::RecoverError;
+use self::trouble::Trouble;
 use self::writer::{Command, PieceWrite, Queued, Writer};
 
 /// Bytes that may wait for the writer or be in its hands.
@@ -120,7 +123,9 @@ impl Store {
                 RecoverError::Io(cause) => io(cause),
             })?;
         let tombstones = index.tombstones().map_err(index_failed)?;
-        let shared = Shared { files, catalog: Mutex::new(catalog), metrics: Metrics::register(metrics) };
+        let metrics = Metrics::register(metrics);
+        let trouble = Trouble::new(dir, metrics.failures.clone());
+        let shared = Shared { files, catalog: Mutex::new(catalog), metrics, trouble };
         shared.metrics.observe(&shared.catalog());
         let shared = Arc::new(shared);
 
@@ -182,7 +187,16 @@ impl Store {
         if layout.size() == 0 {
             return Err(BeginError::Empty);
         }
-        self.ask(0, |reply| Command::Begin { digest, layout, reply }).await
+        let begun = self.ask(0, |reply| Command::Begin { digest, layout, reply }).await;
+        let went = match &begun {
+            Err(error @ (BeginError::Io { .. } | BeginError::Index { .. })) => Err(error as &dyn Display),
+            Err(BeginError::Empty | BeginError::NoRoom { .. } | BeginError::SizeDiffers { .. }) => {
+                return begun;
+            }
+            Ok(_) => Ok(()),
+        };
+        self.inner.shared.trouble.note(layout.size(), went);
+        begun
     }
 
     /// Opens a blob that is in the store, whole or in part; `None` if it is not.
@@ -216,7 +230,12 @@ impl Store {
         }
         debug_assert_eq!(PieceHash::of(&bytes), hash, "verified before it is written");
         let (file, written) = (Arc::clone(file), bytes.clone());
-        self.ask(expected, |reply| Command::Write(PieceWrite { file, piece, hash, bytes, reply })).await?;
+        let write = |reply| Command::Write(PieceWrite { file, piece, hash, bytes, reply });
+        let held = self.ask(expected, write).await;
+        if let Err(error @ (WriteError::Io { .. } | WriteError::Index { .. })) = &held {
+            self.inner.shared.trouble.note(expected.into(), Err(error));
+        }
+        held?;
         self.inner.recent.keep(digest, piece, hash, written);
         Ok(())
     }
@@ -258,7 +277,11 @@ impl Store {
     /// the whole. A blob that is complete already is `Ok`.
     pub async fn complete(&self, file: &Arc<BlobFile>) -> Result<(), CompleteError> {
         let file = Arc::clone(file);
-        self.ask(0, |reply| Command::Complete { file, reply }).await
+        let done = self.ask(0, |reply| Command::Complete { file, reply }).await;
+        if let Err(error @ (CompleteError::Io { .. } | CompleteError::Index { .. })) = &done {
+            self.inner.shared.trouble.note(0, Err(error));
+        }
+        done
     }
 
     /// Forgets the blob and unlinks its file, open or not; true if it was there. Whoever has it open can
@@ -337,6 +360,7 @@ struct Shared {
     /// await. Blobs come and go only in the writer, so what it saw under the lock stays true for it.
     catalog: Mutex<Catalog>,
     metrics: Metrics,
+    trouble: Trouble,
 }
 
 impl Shared {

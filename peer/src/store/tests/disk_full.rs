@@ -57,7 +57,18 @@ async fn fill_the_disk(dir: &Path) {
     held.write(&store, &file, 0).await.unwrap();
 
     let large = TestBlob::new(2, 64 << 20);
+    let readiness = Readiness::new();
+    let watching = tokio::spawn(store.clone().watch_disk(readiness.clone()));
     let refused = store.begin(large.digest, large.layout).await.unwrap_err().to_string();
+    let mut turn = tokio::time::interval(Duration::from_millis(10));
+    while readiness.unmet().is_empty() {
+        turn.tick().await;
+    }
+    let told = &readiness.unmet()["store"];
+    assert!(told.contains(dir.to_str().unwrap()) && told.contains("64.0 MiB"), "{told}");
+    watching.abort();
+    // A store is one's alone again once the last handle is dropped.
+    let _ = watching.await;
     assert!(refused.contains(&large.digest.short()) && refused.contains("No space left"), "{refused}");
     assert_eq!(fs::read_dir(dir.join("partial")).unwrap().count(), 1, "nothing is left of it");
 
@@ -74,8 +85,15 @@ async fn fill_the_disk(dir: &Path) {
     store.begin(small.digest, small.layout).await.unwrap_err();
     read_all(&store, &held, &held_pieces).await;
 
+    let watching = tokio::spawn(store.clone().watch_disk(readiness.clone()));
     drop(ballast);
     fs::remove_file(dir.join("ballast")).unwrap();
+    // It is known without a pull that there is room again.
+    while !readiness.unmet().is_empty() {
+        turn.tick().await;
+    }
+    watching.abort();
+    let _ = watching.await;
     small.store_whole(&store).await;
     held.store_whole(&store).await;
     drop((file, store));

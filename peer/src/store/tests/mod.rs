@@ -10,6 +10,9 @@ mod tombstones;
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use flotilla_daemon::telemetry::Readiness;
 
 use tempfile::TempDir;
 use tokio::task::JoinSet;
