@@ -176,7 +176,7 @@ impl Egress {
     /// known that none answers, a little while is given to one that starts again.
     async fn seeds(&self, key: &[u8]) -> Result<Vec<PeerId>, EgressError> {
         let mut silence = self.silence.clone();
-        let answered = timeout(SEED_WAIT, silence.wait_for(Option::is_none)).await.is_ok();
+        let answered = timeout(SILENCE_WAIT, silence.wait_for(Option::is_none)).await.is_ok();
         if let Some(reason) = self.silence.borrow().clone().filter(|_| !answered) {
             return Err(EgressError::Silence(reason));
         }
@@ -236,8 +236,12 @@ const SMALL_PATIENCE: Duration = Duration::from_secs(2);
 /// A slow registry's answer is worth that much, even where there are many seeds.
 const MIN_PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long a request waits for the manager to name a first seed, or for one to answer again.
-const SEED_WAIT: Duration = Duration::from_millis(1_800);
+/// How long a request waits for the manager to name a first seed.
+const SEED_WAIT: Duration = Duration::from_secs(2);
+
+/// How long a question waits for a seed to answer again. A client's request asks two at most, and is answered
+/// within 2 s.
+const SILENCE_WAIT: Duration = Duration::from_millis(700);
 
 /// How long a seed that gave no answer comes last.
 const REST: Duration = Duration::from_secs(15);

@@ -244,7 +244,6 @@ impl Peer {
         let mut tasks = Tasks::new(shutdown.clone());
         tasks.spawn_until_shutdown("disk", disk);
         admin.complete(&mut tasks, Admin { metrics: Arc::new(metrics), routes: status });
-        readiness.missing(SETTINGS, "no settings from the manager yet");
         life.follow(&mut tasks, watch, identity.clone(), config.manager);
         tasks.spawn_until_shutdown("seeds", seeds.run());
         tasks.spawn_until_shutdown("renewal", renew_loop(identity));
@@ -267,6 +266,7 @@ impl Peer {
 
 /// Hands every change of the settings to the source and the doors.
 async fn follow_settings(mut settings: Receiver, source: Source, door: Arc<Door>, readiness: Readiness) {
+    readiness.missing(SETTINGS, "no settings from the manager yet");
     loop {
         let current = settings.borrow_and_update().clone();
         source.set_upstreams(&current.registries);

@@ -55,7 +55,10 @@ async fn every_refusal_names_the_thing() {
             "registry set reg.test --endpoint https://a,proxy=http://u:p@b".to_owned(),
             "proxy: a proxy's URL holds no credentials",
         ),
-        ("registry set reg.test --url https://a --release fast".to_owned(), "neither `streaming` nor"),
+        (
+            "registry set reg.test --url https://a --release fast".to_owned(),
+            "[possible values: streaming, verified]",
+        ),
         ("registry set reg.test --url https://a --offline-for 1h".to_owned(), "goes with offline granted"),
         (
             "registry set reg.test --url https://a --offline granted --offline-for 25h".to_owned(),

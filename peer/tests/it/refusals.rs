@@ -26,7 +26,8 @@ async fn a_digest_that_is_none_is_refused_as_such() {
 #[tokio::test]
 async fn a_registry_that_is_not_configured_is_unknown_and_never_dialled() {
     let region = Region::start().await;
-    for path in ["/v2/app/manifests/v1?ns=other.test", "/v2/other.test/app/manifests/v1", "/v2/?ns=127.0.0.1"]
+    for path in
+        ["/v2/app/manifests/v1?ns=other.test", "/v2/other.test:5000/app/manifests/v1", "/v2/?ns=127.0.0.1"]
     {
         let answer = region.one.client.get(path).await;
         assert_eq!(answer.status, 404, "{path}");
