@@ -6,6 +6,7 @@
 mod api;
 pub mod cli;
 mod config;
+mod endpoints;
 pub mod identity;
 mod server;
 mod store;

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::{EnrolmentMetrics, Services};
 use crate::config::Config;
+use crate::endpoints::EndpointBook;
 use crate::identity::{ADMIN_ID, Ca, Issuing, OwnIdentities};
 use crate::store::Store;
 use crate::topology::Topology;
@@ -139,6 +140,7 @@ impl Manager {
             url: self.url,
             certificate_lifetime: self.certificate_lifetime,
             metrics: self.enrolment,
+            endpoints: EndpointBook::default(),
             shutdown: shutdown.clone(),
         };
         let admin = Admin { metrics: Arc::new(self.metrics), routes: axum::Router::new() };

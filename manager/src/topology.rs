@@ -46,6 +46,11 @@ impl Topology {
         Ok(())
     }
 
+    /// Whether the daemon watches its settings at this moment.
+    pub(crate) fn is_connected(&self, id: &str) -> bool {
+        self.watchers.is_connected(id)
+    }
+
     /// All daemons, with whether each is connected.
     pub(crate) async fn daemons(&self) -> Result<Vec<wire::Daemon>, sqlx::Error> {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();

@@ -12,6 +12,7 @@ mod egress;
 mod grant;
 mod http_wire;
 mod metrics;
+mod report;
 mod resource;
 mod seed;
 mod seed_watch;
@@ -184,7 +185,7 @@ impl Peer {
         let pseudonym = Pseudonym::of_cluster(identity.ca());
         let source = Source::new(config.source.clone(), pseudonym.clone(), &mut metrics)?;
         let seed = (role == Role::Seed).then(|| Arc::new(Seed::new(source.clone())));
-        let watched = seed.is_some().then(|| source.clone().watch_endpoints());
+        let watched = seed.is_some().then(|| report::endpoints(identity.clone(), source.clone()));
         let (seeds, silence) =
             SeedWatch::new(name.clone(), transport.clone(), settings.clone(), readiness.clone());
         let egress = Egress::new(name.clone(), transport.clone(), settings.clone(), seed.clone(), silence);
@@ -270,6 +271,7 @@ async fn follow_settings(mut settings: Receiver, source: Source, door: Arc<Door>
     loop {
         let current = settings.borrow_and_update().clone();
         source.set_upstreams(&current.registries);
+        source.ask_endpoints(current.revision);
         if let Err(error) = door.authorities.prepare(current.registries.iter().map(|upstream| &upstream.host))
         {
             tracing::error!(%error, "prepare this node's CAs");

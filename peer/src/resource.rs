@@ -16,10 +16,15 @@ pub(crate) enum Resource {
 }
 
 impl Resource {
-    /// Reads a registry's path (distribution spec, "Endpoints"), however it is encoded (RFC 3986 §6.2.2.2).
+    /// Reads a registry's path (distribution spec, "Endpoints"). What stands behind `/v2/` may be encoded
+    /// (RFC 3986 §6.2.2.2), where it comes to the characters of names, tags and digests.
     pub(crate) fn of(path: &str) -> Self {
-        let Ok(path) = percent_decode_str(path).decode_utf8() else { return Self::Other };
         let Some(rest) = path.strip_prefix("/v2/") else { return Self::Other };
+        let is_encoded = rest.contains('%');
+        let Ok(rest) = percent_decode_str(rest).decode_utf8() else { return Self::Other };
+        if is_encoded && !rest.bytes().all(is_plain) {
+            return Self::Other;
+        }
         for (middle, blob) in [("/manifests/", false), ("/blobs/", true)] {
             let Some((name, reference)) = rest.rsplit_once(middle) else { continue };
             let Ok(repository) = name.parse::<RepositoryName>() else { continue };
@@ -31,6 +36,20 @@ impl Resource {
         }
         Self::Other
     }
+
+    /// The path as everybody writes it, if it is a manifest's or a blob's: what is judged is what is asked.
+    pub(crate) fn path(&self) -> Option<String> {
+        match self {
+            Self::Manifest(repository, reference) => Some(format!("/v2/{repository}/manifests/{reference}")),
+            Self::Blob(repository, digest) => Some(format!("/v2/{repository}/blobs/{digest}")),
+            Self::Other => None,
+        }
+    }
+}
+
+/// Of the names, tags and digests of the distribution spec.
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"/._-:+=".contains(&byte)
 }
 
 /// Whether a client waits with little patience for this answer's first header: a manifest's, a
@@ -52,6 +71,8 @@ mod tests {
     #[test]
     fn paths_of_a_registry_are_told_apart() {
         let app: RepositoryName = "app/web".parse().unwrap();
+        let encoded = Resource::of("/v2/app%2Fweb/manifests/v%31");
+        assert_eq!(encoded.path().unwrap(), "/v2/app/web/manifests/v1");
         assert_eq!(
             Resource::of("/v2/app%2Fw%65b/blobs/sha256%3A0"),
             Resource::Blob(app.clone(), "sha256:0".to_owned())
@@ -69,6 +90,9 @@ mod tests {
             "/v2/A/manifests/v1",
             "/v2/app/manifests/a%2Fb",
             "/v2/app/manifests/%FF",
+            "/v2/app/manifests/v1%3Fx",
+            "/v2%2Fapp%2Fmanifests%2Fv1",
+            "/%762/app/manifests/v1",
         ] {
             assert_eq!(Resource::of(other), Resource::Other, "{other}");
         }

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::body;
 use crate::grant::Confirmed;
+use crate::resource::Resource;
 use crate::source::{
     BodyStream, Credentials, ForwardError, Purpose, ReadCredential, ReadError, ReadOrder, ReadSummary,
     Source, SourcePiece, Verdict,
@@ -52,7 +53,26 @@ impl Seed {
         request: Request<BodyStream>,
         purpose: Purpose,
     ) -> Result<Response<BodyStream>, ForwardError> {
-        self.source.forward(upstream, request, purpose).await
+        let resource = Resource::of(request.uri().path());
+        let is_deletion = *request.method() == Method::DELETE;
+        let answer = self.source.forward(upstream, request, purpose).await;
+        if answer.as_ref().is_ok_and(|answer| is_deletion && !answer.status().is_client_error()) {
+            self.deleted(upstream, &resource);
+        }
+        answer
+    }
+
+    /// What a repository held before a deletion is to be asked anew.
+    fn deleted(&self, upstream: &RegistryHost, resource: &Resource) {
+        match resource {
+            Resource::Blob(repository, digest) => {
+                if let Ok(digest) = digest.parse() {
+                    self.confirmed.remove(upstream, repository, Some(digest));
+                }
+            }
+            Resource::Manifest(repository, _) => self.confirmed.remove(upstream, repository, None),
+            Resource::Other => {}
+        }
     }
 
     /// Whether the registry holds the blob in the credential's repository. The credential

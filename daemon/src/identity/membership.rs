@@ -19,8 +19,8 @@ pub(super) struct Membership<'a>(pub(super) &'a Path);
 
 impl Membership<'_> {
     pub(super) fn is_removed(self) -> bool {
-        // What cannot be seen is not there; the identity's own files then say why.
-        self.file(REMOVED_FILE).try_exists().unwrap_or(false)
+        // What cannot be seen may be there, and a removed daemon must not serve.
+        self.file(REMOVED_FILE).try_exists().unwrap_or(true)
     }
 
     /// The daemon was removed. `current` is the token that stands in its configuration, which

@@ -15,6 +15,7 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+use crate::endpoints::EndpointBook;
 use crate::identity::Ca;
 use crate::topology::Topology;
 
@@ -27,6 +28,8 @@ pub(crate) struct Services {
     pub(crate) url: ManagerUrl,
     pub(crate) certificate_lifetime: Duration,
     pub(crate) metrics: EnrolmentMetrics,
+    /// What seeds say of endpoints.
+    pub(crate) endpoints: EndpointBook,
     /// Ends the streams of settings.
     pub(crate) shutdown: CancellationToken,
 }

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::time::SystemTime;
 
 use flotilla_daemon::rpc::{self, Settings};
-use flotilla_proto::wire::manager::{RegionSettings, WatchRequest};
+use flotilla_proto::wire::manager::{Empty, EndpointReport, RegionSettings, WatchRequest};
 use flotilla_proto::{Identity, RegionName, Role};
 use futures_util::{Stream, stream};
 use tonic::{Request, Response, Status};
@@ -44,6 +44,13 @@ impl Settings for Services {
             }
         });
         Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn report_endpoints(&self, request: Request<EndpointReport>) -> Result<Response<Empty>, Status> {
+        let caller = rpc::require(&request, &[Role::Seed])?;
+        self.require_enrolled(&caller).await?;
+        self.endpoints.report(&caller.id, request.into_inner());
+        Ok(Response::new(Empty {}))
     }
 }
 

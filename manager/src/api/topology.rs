@@ -49,7 +49,9 @@ impl Topology for Services {
     async fn list_registries(&self, request: Request<Empty>) -> Reply<Registries> {
         admin(&request)?;
         let registries = self.topology.store().registries().await.map_err(|error| store_failed(&error))?;
-        Ok(Response::new(Registries { registries }))
+        let health = self.endpoints.of_seeds(|seed| self.topology.is_connected(seed.as_str()));
+        let revision = self.topology.store().revision().await.map_err(|error| store_failed(&error))?;
+        Ok(Response::new(Registries { registries, health, revision }))
     }
 
     async fn set_registry(&self, request: Request<Registry>) -> Reply<Empty> {

@@ -90,7 +90,8 @@ impl TopologyView {
                 let address = behind("at ", endpoint.address.as_deref().unwrap_or_default());
                 let (trunk, twig) = (registry_branch.trunk(), branch.twig());
                 let options = behind("", &endpoint.options());
-                lines.push(format!("{trunk}{twig}{}{address}{options}", endpoint.url));
+                let state = behind("", &endpoint.state());
+                lines.push(format!("{trunk}{twig}{}{address}{options}{state}", endpoint.url));
             }
         }
         lines.join("\n")

@@ -186,7 +186,8 @@ fn cap(row: &SqliteRow) -> Result<Option<wire::Cap>, sqlx::Error> {
 
 /// Every daemon gets all registries in one message, which must stay within gRPC's limit.
 async fn refuse_too_much(transaction: &mut Write) -> Result<(), RegistryChangeError> {
-    let len = wire::Registries { registries: registries(transaction).await? }.encoded_len();
+    let len =
+        wire::Registries { registries: registries(transaction).await?, ..Default::default() }.encoded_len();
     if len > MAX_REGISTRIES_LEN {
         return Err(RegistryChangeError::TooMuch { len });
     }

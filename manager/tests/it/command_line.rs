@@ -137,7 +137,7 @@ async fn what_differs_from_the_defaults_is_shown_as_it_is_written() {
             "grants": "cached",
             "endpoints": [{
                 "url": "https://a.test", "ca_pem": null, "address": null,
-                "weight": 1, "standby": false, "proxy": null, "limits": [],
+                "weight": 1, "standby": false, "proxy": null, "limits": [], "health": [],
             }],
         },
         {
@@ -152,11 +152,11 @@ async fn what_differs_from_the_defaults_is_shown_as_it_is_written() {
                 {
                     "url": "https://b.test", "ca_pem": null, "address": null,
                     "weight": 2, "standby": false, "proxy": "http://proxy.test:3128",
-                    "limits": ["50 MB@08:00-18:00"],
+                    "limits": ["50 MB@08:00-18:00"], "health": [],
                 },
                 {
                     "url": "https://c.test", "ca_pem": null, "address": null,
-                    "weight": 1, "standby": true, "proxy": null, "limits": [],
+                    "weight": 1, "standby": true, "proxy": null, "limits": [], "health": [],
                 },
             ],
         },

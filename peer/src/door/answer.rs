@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use flotilla_daemon::settings::Receiver;
 use flotilla_proto::{Digest, RegistryHost, RepositoryName};
+use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
 use super::error::{REFUSED_BY, not_forwarded, refusal};
@@ -71,7 +72,7 @@ impl Answerer {
         }
     }
 
-    /// Sends on what changes a repository, and drops what is untrue then. Without an answer it may have been done.
+    /// Sends on what changes a repository, and drops what is untrue then: also where the registry failed over it.
     async fn change(
         &self,
         target: &Target,
@@ -80,7 +81,8 @@ impl Answerer {
     ) -> Response<BodyStream> {
         let method = request.method().clone();
         let answer = self.pass(target, request).await;
-        if answer.status().is_client_error() {
+        let is_of_registry = !answer.headers().contains_key(REFUSED_BY);
+        if answer.status().is_client_error() || !is_of_registry {
             return answer;
         }
         let upstream = &target.upstream;
@@ -137,8 +139,9 @@ impl Answerer {
         mut request: Request<BodyStream>,
         purpose: Purpose,
     ) -> Result<Response<BodyStream>, Response<BodyStream>> {
-        *request.uri_mut() = target.path.clone().into();
-        let key = match Resource::of(target.path.path()) {
+        let resource = Resource::of(target.path.path());
+        *request.uri_mut() = canonical(&target.path, &resource).into();
+        let key = match resource {
             Resource::Manifest(repository, _) | Resource::Blob(repository, _) => repository.to_string(),
             Resource::Other => target.upstream.to_string(),
         };
@@ -157,6 +160,14 @@ impl Answerer {
         answer.headers_mut().remove(REFUSED_BY);
         Ok(answer)
     }
+}
+
+/// A path as it goes to the registry. A manifest's or blob's that came encoded goes as what it was read as: a front
+/// end that reads it in another way would answer for something else than what is granted.
+fn canonical(path: &PathAndQuery, resource: &Resource) -> PathAndQuery {
+    let Some(plain) = resource.path().filter(|_| path.path().contains('%')) else { return path.clone() };
+    let query = path.query().map(|query| format!("?{query}")).unwrap_or_default();
+    format!("{plain}{query}").parse().expect("names, and a query that was one")
 }
 
 /// Whom a grant is for.

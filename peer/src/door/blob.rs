@@ -120,6 +120,8 @@ impl BlobRequest<'_> {
         let is_head = *request.method() == Method::HEAD;
         // Who sends no length sends no parts, either.
         request.headers_mut().remove(header::RANGE);
+        // What is found right is what the digest is of.
+        request.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let answer = self.door.pass(target, request).await;
         if is_head || answer.status() != StatusCode::OK {
             return answer;
@@ -141,12 +143,12 @@ impl BlobRequest<'_> {
         self.confirmed();
     }
 
-    /// The registry has just said that the credential may not have the blob, or that there is none.
+    /// The registry has just said that the credential may not have the blob, or that there is none: some say the
+    /// second for the first, so that it is said to this one alone.
     fn refused(&self, status: StatusCode) {
-        let (upstream, repository) = (&self.credential.upstream, &self.credential.repository);
         match status {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.door.revoke(&self.holder),
-            StatusCode::NOT_FOUND => self.door.forget_blob(upstream, repository, self.digest),
+            StatusCode::NOT_FOUND => self.door.grants.forget(&self.holder, self.digest),
             _ => {}
         }
     }
@@ -174,7 +176,10 @@ impl BlobRequest<'_> {
         // Only a GET has parts (RFC 9110 §14.2).
         let range = range.filter(|_| in_parts && request.method == Method::GET);
         let selected = Selected::of(range::parse(range, size), size, response.headers_mut());
-        let (status, selected) = selected.ok_or_else(|| unsatisfiable(self.digest, size))?;
+        let Some((status, selected)) = selected else {
+            self.confirm().await?;
+            return Err(unsatisfiable(self.digest, size).into());
+        };
         *response.status_mut() = status;
         if request.method == Method::GET && size > 0 {
             *response.body_mut() = self.body(size, selected).await?;
@@ -298,7 +303,8 @@ impl BlobRequest<'_> {
             .map_err(|error| refusal(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", &error.to_string()))?;
         let swarm = self.door.swarm.clone();
         let late = is_late.then_some(first);
-        let body = BlobBody { store: self.door.store.clone(), swarm, file, pursuit, selected, late };
+        let body =
+            BlobBody { store: self.door.store.clone(), swarm, file, pursuit, selected, late, last: None };
         Ok(body::from_task(|sender| body.send(sender)))
     }
 

@@ -26,6 +26,8 @@ pub(super) struct BlobBody {
     pub(super) selected: Selected,
     /// The piece that is waited for before any goes out, if it is not here yet.
     pub(super) late: Option<u32>,
+    /// The piece that was read last: several parts may lie in it.
+    pub(super) last: Option<(u32, Bytes)>,
 }
 
 impl BlobBody {
@@ -85,10 +87,18 @@ impl BlobBody {
     }
 
     async fn piece(&mut self, piece: u32, has_sent: bool) -> Result<Bytes, BoxError> {
+        if let Some((last, bytes)) = &self.last
+            && *last == piece
+        {
+            return Ok(bytes.clone());
+        }
         for _ in 0..READ_ATTEMPTS {
             self.wait_for(piece, has_sent).await?;
             match self.store.read(&self.file, piece).await {
-                Ok(bytes) => return Ok(bytes),
+                Ok(bytes) => {
+                    self.last = Some((piece, bytes.clone()));
+                    return Ok(bytes);
+                }
                 Err(ReadPieceError::Corrupt { digest, piece }) => self.repair(digest, piece).await?,
                 Err(error) => return Err(error.into()),
             }

@@ -8,7 +8,7 @@ pub(super) enum Asked {
     /// No range, or one in units that are not understood: the answer is 200 with everything.
     Whole,
     /// Runs of bytes, none of them empty, in the order they were asked for; in ascending order where some
-    /// touched and became one. There is at least one.
+    /// touched and became one, or where they are many. There is at least one, and [`MOST_PARTS`] at most.
     Parts(Vec<Range<u64>>),
     /// Bytes that the blob does not have, or what is no range at all: 416, as registries say.
     Unsatisfiable,
@@ -31,6 +31,9 @@ pub(super) fn parse(header: Option<&str>, size: u64) -> Asked {
         }
     }
     let parts = apart(parts);
+    if parts.len() > MOST_PARTS {
+        return Asked::Whole;
+    }
     if parts.is_empty() { Asked::Unsatisfiable } else { Asked::Parts(parts) }
 }
 
@@ -56,8 +59,15 @@ fn apart(parts: Vec<Range<u64>>) -> Vec<Range<u64>> {
             _ => joined.push(part),
         }
     }
-    if joined.len() == parts.len() { parts } else { joined }
+    let is_as_asked = joined.len() == parts.len() && parts.len() <= MOST_IN_ANY_ORDER;
+    if is_as_asked { parts } else { joined }
 }
+
+/// Of one answer; who asks for more gets the whole blob, as RFC 9110 §14.2 has it for ranges that cost too much.
+const MOST_PARTS: usize = 1024;
+
+/// More go in ascending order, so that each piece is read once.
+const MOST_IN_ANY_ORDER: usize = 16;
 
 enum Bound {
     Open,
@@ -104,6 +114,17 @@ mod tests {
         assert_eq!(asked("bytes=0-1,2000-,-1"), Asked::Parts(vec![0..2, 999..1000]));
         assert_eq!(asked("bytes=5-6,0-1,1-4"), one(0..7));
         assert_eq!(asked("bytes=900-,0-1,0-9"), Asked::Parts(vec![0..10, 900..1000]));
+    }
+
+    #[test]
+    fn many_ranges_cost_no_more_than_the_blob() {
+        let every_other =
+            |count: u64| (0..count).rev().map(|at| format!("{0}-{0}", 2 * at)).collect::<Vec<_>>();
+        let asked = |count| parse(Some(&format!("bytes={}", every_other(count).join(","))), 1 << 20);
+        let Asked::Parts(parts) = asked(17) else { panic!("parts") };
+        assert!(parts.is_sorted_by_key(|part| part.start));
+        assert!(matches!(asked(1024), Asked::Parts(parts) if parts.len() == 1024));
+        assert_eq!(asked(1025), Asked::Whole);
     }
 
     #[test]

@@ -79,7 +79,11 @@ pub(super) fn route(
         message: "a token of which registry? Neither realm nor scope names one; set door.default_upstream"
             .to_owned(),
     })?;
-    let path = format!("{PATH}?{}", query.finish()).parse().expect("a form is a legal query");
+    let path = format!("{PATH}?{}", query.finish()).parse().map_err(|_| NoRoute {
+        status: StatusCode::URI_TOO_LONG,
+        code: "UNSUPPORTED",
+        message: "a query of that length is no wish for a token".to_owned(),
+    })?;
     Ok(Target { door: FrontDoor::Mirror, upstream, path })
 }
 

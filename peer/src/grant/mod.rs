@@ -154,6 +154,13 @@ impl Grants {
         (now < served.ends_at + longer).then_some(served.digest)
     }
 
+    /// The credential is granted the blob no longer.
+    pub(crate) fn forget(&self, holder: &Holder, digest: Digest) {
+        if let Some(grant) = self.lock().get_mut(holder) {
+            grant.blobs.remove(&digest);
+        }
+    }
+
     /// The repository holds the blob no longer.
     pub(crate) fn forget_blob(&self, upstream: &RegistryHost, repository: &RepositoryName, digest: Digest) {
         self.change_repository(upstream, repository, |grant| {

@@ -48,6 +48,7 @@ use http::{Request, Response};
 use prometheus_client::registry::Registry;
 use rustls::RootCertStore;
 use tokio::sync::mpsc;
+use tokio::sync::watch::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
 pub use body::{BodyStream, BoxError};
@@ -60,6 +61,7 @@ pub use forward::{ForwardError, NO_TOKEN_SERVICE, Purpose};
 pub use order::{ReadError, ReadOrder, ReadSummary, SourcePiece};
 pub use roster::ReadBy;
 pub use upstream::UpstreamError;
+pub use watch::{EndpointHealth, EndpointsHealth};
 
 use ahead::AheadBook;
 use client_certificate::ClientCertificates;
@@ -82,6 +84,9 @@ struct Shared {
     dialling: Dialling,
     routes: ArcSwap<Routes>,
     ahead: AheadBook,
+    /// Of the settings that were last taken in: a change has every endpoint asked at once.
+    settings_revision: Sender<u64>,
+    health: Sender<Arc<EndpointsHealth>>,
 }
 
 impl Source {
@@ -106,6 +111,8 @@ impl Source {
             dialling,
             routes: ArcSwap::default(),
             ahead: AheadBook::default(),
+            settings_revision: Sender::default(),
+            health: Sender::default(),
             config,
         })))
     }
@@ -115,6 +122,16 @@ impl Source {
     pub fn set_upstreams(&self, upstreams: &[Upstream]) {
         let previous = self.0.routes.load();
         self.0.routes.store(Arc::new(Routes::new(upstreams, &previous, &self.0.dialling)));
+    }
+
+    /// Has every endpoint asked at once, because settings of this revision were taken in.
+    pub fn ask_endpoints(&self, revision: u64) {
+        self.0.settings_revision.send_replace(revision);
+    }
+
+    /// What [`Self::watch_endpoints`] finds, each time it has asked.
+    pub fn endpoints_health(&self) -> Receiver<Arc<EndpointsHealth>> {
+        self.0.health.subscribe()
     }
 
     /// Asks every endpoint now and then whether it is well. Runs for ever.

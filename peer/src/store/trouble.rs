@@ -38,7 +38,9 @@ impl Trouble {
     /// Takes note of how a change that takes `bytes` went; `Err` only if it was the disk that failed.
     pub(super) fn note(&self, bytes: u64, went: Result<(), &dyn Display>) {
         let Err(error) = went else {
-            let had_trouble = self.now.send_if_modified(|now| now.take().is_some());
+            // What takes less may have had room all the time.
+            let is_over = |refused: &mut Refused| bytes >= refused.bytes;
+            let had_trouble = self.now.send_if_modified(|now| now.take_if(is_over).is_some());
             if had_trouble {
                 tracing::info!(store = %self.dir.display(), "the disk takes bytes again");
             }

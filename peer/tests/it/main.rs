@@ -8,6 +8,7 @@ mod client;
 #[path = "../../../scheduler/tests/it/cluster.rs"]
 mod cluster;
 mod doors;
+mod endpoints;
 mod faults;
 mod manifests;
 mod offline;

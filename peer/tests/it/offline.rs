@@ -15,9 +15,9 @@ async fn a_registry_that_is_gone_leaves_what_it_granted_to_whom_it_granted_it() 
     let region = Region::start().await;
     let (mut registry, blob, cold) = (Registry::start().await, noise(1, 3_000_000), noise(2, 3_000_000));
     let granted = Some(OfflineGranted { longer_seconds: 3600 });
-    region.add("off.test", &registry, |upstream| upstream.offline_granted = granted).await;
     registry.push("priv/app", "v1", &[&blob, &cold]);
     registry.protect(BEARER);
+    region.add("off.test", &registry, |upstream| upstream.offline_granted = granted).await;
     registry.issue(PAIR, "good");
     registry.issue("Basic b3RoZXI6cHc=", "other");
     registry.allow("Bearer good", "priv/app");

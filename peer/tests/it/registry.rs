@@ -243,7 +243,11 @@ impl State {
             status: response.status(),
             sent,
         };
-        self.log.lock().unwrap().push(asked);
+        // What a seed asks by itself, right after settings came, is nobody's.
+        let agent = header(header::USER_AGENT).unwrap_or_default();
+        if asked.path != "/v2/" || !agent.starts_with("flotilla/") {
+            self.log.lock().unwrap().push(asked);
+        }
         if let Some(Fault::Hang) = fault {
             std::future::pending::<()>().await;
         }

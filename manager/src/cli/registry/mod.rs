@@ -3,12 +3,14 @@
 mod endpoint;
 mod keys;
 mod options;
+mod probe;
 mod view;
 
 use flotilla_daemon::settings::Upstream;
 use flotilla_proto::RegistryHost;
 use flotilla_proto::wire::manager as wire;
 
+use self::view::HealthView;
 use super::output::table;
 use super::{CliError, ManagerArgs, request};
 
@@ -92,12 +94,21 @@ async fn list(args: &ManagerArgs) -> Result<String, CliError> {
 /// Registries as the manager gives them, to be shown.
 pub(super) fn views(registries: &wire::Registries) -> Result<Vec<RegistryView>, CliError> {
     let upstreams = registries.registries.iter().map(Upstream::from_wire);
-    let views = upstreams.map(|upstream| upstream.map(RegistryView::from)).collect::<Result<_, _>>();
-    views.map_err(|source| CliError::Answer { source })
+    let views = upstreams.map(|upstream| upstream.map(RegistryView::from)).collect::<Result<Vec<_>, _>>();
+    let mut views = views.map_err(|source| CliError::Answer { source })?;
+    for view in &mut views {
+        for endpoint in &mut view.endpoints {
+            let own = registries.health.iter();
+            let own = own.filter(|health| health.host == view.host && health.url == endpoint.url);
+            endpoint.health = own.map(HealthView::from).collect();
+        }
+    }
+    Ok(views)
 }
 
 async fn set(args: &ManagerArgs, upstream: &Upstream) -> Result<String, CliError> {
     let reply = args.connect().await?.set_registry(request(upstream.to_wire())).await;
     reply.map_err(|status| args.refused(&status))?;
-    Ok(args.output.done(format!("registry {} set", upstream.host))?)
+    let found = probe::endpoints(args, &upstream.host).await?;
+    Ok(args.output.done(format!("registry {} set{found}", upstream.host))?)
 }

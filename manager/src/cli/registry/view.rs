@@ -2,9 +2,10 @@
 //! the defaults, as `registry set` and `up --registry` take it.
 
 use flotilla_daemon::settings::{Endpoint, Offline, Upstream, Weight};
+use flotilla_proto::wire::manager as wire;
 use serde::Serialize;
 
-use super::super::output::or_dash;
+use super::super::output::{or_dash, time};
 
 #[derive(Debug, Serialize)]
 pub(in super::super) struct RegistryView {
@@ -28,6 +29,34 @@ pub(in super::super) struct EndpointView {
     standby: bool,
     proxy: Option<String>,
     limits: Vec<String>,
+    /// As each seed finds it.
+    pub(in super::super) health: Vec<HealthView>,
+}
+
+/// How one seed finds an endpoint.
+#[derive(Debug, Serialize)]
+pub(in super::super) struct HealthView {
+    pub(in super::super) seed: String,
+    pub(in super::super) up: bool,
+    since: Option<String>,
+    reason: Option<String>,
+}
+
+impl HealthView {
+    /// As in `down since 2026-12-02T23:20:14Z (seed-0: connection refused)`.
+    pub(in super::super) fn sentence(&self) -> String {
+        let state = if self.up { "up" } else { "down" };
+        let since = or_dash(self.since.as_deref());
+        let why = self.reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default();
+        format!("{state} since {since} ({}{why})", self.seed)
+    }
+}
+
+impl From<&wire::EndpointHealth> for HealthView {
+    fn from(health: &wire::EndpointHealth) -> Self {
+        let reason = (!health.up).then(|| health.reason.clone());
+        Self { seed: health.seed.clone(), up: health.up, since: time(health.since), reason }
+    }
 }
 
 impl RegistryView {
@@ -65,6 +94,12 @@ impl RegistryView {
 }
 
 impl EndpointView {
+    /// Down, where any seed finds it down; else up; nothing where nobody has said.
+    pub(in super::super) fn state(&self) -> String {
+        let down = self.health.iter().find(|health| !health.up);
+        down.or(self.health.first()).map(HealthView::sentence).unwrap_or_default()
+    }
+
     /// What differs from the defaults, CA and address apart.
     pub(in super::super) fn options(&self) -> String {
         let limits = self.limits.iter().map(|limit| Some(format!("limit={limit}")));
@@ -106,6 +141,7 @@ impl From<Endpoint> for EndpointView {
             standby: endpoint.standby,
             proxy: endpoint.proxy.map(|proxy| proxy.to_string()),
             limits: endpoint.caps.iter().map(ToString::to_string).collect(),
+            health: Vec::new(),
         }
     }
 }
