@@ -65,6 +65,8 @@ pub(super) enum Expect {
     Status(&'static [u16]),
     /// Byte for byte.
     Body(Bytes),
+    /// Runs of a blob: `Content-Range`, and the bytes.
+    Parts(Vec<(String, Bytes)>),
     /// The stated length.
     Length(u64),
     Header(&'static str, String),
@@ -184,6 +186,15 @@ impl Row {
             .says("content-range", format!("bytes {from}-{to}/{}", blob.size()))
             .body(&blob.content()[from..=to])
     }
+
+    /// 206, with these runs of `blob`, first and last byte of each included, as `multipart/byteranges`.
+    pub(super) fn parts(self, blob: &Blob, parts: &[(usize, usize)]) -> Self {
+        let part = |(from, to): &(usize, usize)| {
+            let range = format!("bytes {from}-{to}/{}", blob.size());
+            (range, Bytes::copy_from_slice(&blob.content()[*from..=*to]))
+        };
+        self.status(&[206]).expect(Expect::Parts(parts.iter().map(part).collect()))
+    }
 }
 
 impl Expect {
@@ -196,6 +207,10 @@ impl Expect {
                 let got = format!("{} bytes of which the first {begins} are right", reply.body.len());
                 other(*wanted == reply.body, got)
             }
+            Self::Parts(wanted) => match parts(reply) {
+                Some(got) => other(got == *wanted, format!("{got:?}")),
+                None => Some("no multipart/byteranges".to_owned()),
+            },
             Self::Length(wanted) => {
                 let got = reply.header("content-length").unwrap_or("none");
                 other(got == wanted.to_string(), got)
@@ -227,6 +242,29 @@ impl Expect {
     }
 }
 
+/// The `Content-Range` and the bytes of each part (RFC 9110 §14.6; RFC 2046 §5.1.1).
+fn parts(reply: &Reply) -> Option<Vec<(String, Bytes)>> {
+    let boundary = reply.header("content-type")?.strip_prefix("multipart/byteranges; boundary=")?;
+    let delimiter = format!("--{}", boundary.trim_matches('"'));
+    let mut starts = memmem(&reply.body, delimiter.as_bytes()).into_iter().peekable();
+    let mut parts = Vec::new();
+    while let (Some(start), Some(end)) = (starts.next(), starts.peek()) {
+        // A line's end belongs to the delimiter behind it.
+        let part = reply.body.slice(start + delimiter.len()..end - 2);
+        let head_len = *memmem(&part, b"\r\n\r\n").first()?;
+        let head = std::str::from_utf8(&part[..head_len]).ok()?;
+        let range = head.lines().find_map(|line| line.strip_prefix("Content-Range: "))?;
+        parts.push((range.to_owned(), part.slice(head_len + 4..)));
+    }
+    Some(parts)
+}
+
+/// Where `needle` stands in `bytes`.
+fn memmem(bytes: &[u8], needle: &[u8]) -> Vec<usize> {
+    let found = bytes.windows(needle.len()).enumerate().filter(|(_, window)| *window == needle);
+    found.map(|(at, _)| at).collect()
+}
+
 fn other(is_right: bool, got: impl fmt::Display) -> Option<String> {
     (!is_right).then(|| got.to_string())
 }
@@ -240,6 +278,7 @@ impl fmt::Display for Expect {
         match self {
             Self::Status(wanted) => write!(f, "status {wanted:?}"),
             Self::Body(wanted) => write!(f, "a body of {} bytes", wanted.len()),
+            Self::Parts(wanted) => write!(f, "{} parts", wanted.len()),
             Self::Length(wanted) => write!(f, "Content-Length {wanted}"),
             Self::Header(name, wanted) => write!(f, "{name}: {wanted}"),
             Self::NoHeader(name) => write!(f, "no {name}"),
