@@ -32,7 +32,7 @@ use flotilla_daemon::bind::{ReservedTcp, bind_udp, reserve_tcp};
 use flotilla_daemon::identity::{NodeIdentity, renew_loop};
 use flotilla_daemon::life::{Ended, Life};
 use flotilla_daemon::net::{advertised, daemon_name};
-use flotilla_daemon::settings::{self, Receiver};
+use flotilla_daemon::settings::{self, Receiver, RegionSettings};
 use flotilla_daemon::shutdown::Tasks;
 use flotilla_daemon::start::{Starting, TellsSystemd};
 use flotilla_daemon::telemetry::{self, Admin, AdminServer, Readiness};
@@ -185,7 +185,7 @@ impl Peer {
         let pseudonym = Pseudonym::of_cluster(identity.ca());
         let source = Source::new(config.source.clone(), pseudonym.clone(), &mut metrics)?;
         let seed = (role == Role::Seed).then(|| Arc::new(Seed::new(source.clone())));
-        let watched = seed.is_some().then(|| report::endpoints(identity.clone(), source.clone()));
+        let watched = seed.is_some().then(|| report::watch_endpoints(identity.clone(), source.clone()));
         let (seeds, silence) =
             SeedWatch::new(name.clone(), transport.clone(), settings.clone(), readiness.clone());
         let egress = Egress::new(name.clone(), transport.clone(), settings.clone(), seed.clone(), silence);
@@ -268,10 +268,14 @@ impl Peer {
 /// Hands every change of the settings to the source and the doors.
 async fn follow_settings(mut settings: Receiver, source: Source, door: Arc<Door>, readiness: Readiness) {
     readiness.missing(SETTINGS, "no settings from the manager yet");
+    let mut before: Option<Arc<RegionSettings>> = None;
     loop {
         let current = settings.borrow_and_update().clone();
         source.set_upstreams(&current.registries);
-        source.ask_endpoints(current.revision);
+        // Who only starts asks when its turn comes, lest a region that starts asks all at once.
+        let are_changed =
+            before.is_some_and(|before| before.revision > 0 && before.registries != current.registries);
+        source.settings_are(current.revision, are_changed);
         if let Err(error) = door.authorities.prepare(current.registries.iter().map(|upstream| &upstream.host))
         {
             tracing::error!(%error, "prepare this node's CAs");
@@ -279,6 +283,7 @@ async fn follow_settings(mut settings: Receiver, source: Source, door: Arc<Door>
         if current.revision > 0 {
             readiness.met(SETTINGS);
         }
+        before = Some(current);
         if settings.changed().await.is_err() {
             return;
         }

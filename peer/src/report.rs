@@ -11,15 +11,15 @@ use tokio::time::timeout;
 
 use crate::source::{EndpointHealth, EndpointsHealth, Source};
 
-/// Asks the endpoints of all registries, and tells. Runs for ever.
-pub(crate) async fn endpoints(identity: NodeIdentity, source: Source) {
-    let report = report(identity, source.endpoints_health());
-    tokio::join!(source.watch_endpoints(), report);
+/// Asks the endpoints now and then, and reports what they are. Runs for ever.
+pub(crate) async fn watch_endpoints(identity: NodeIdentity, source: Source) {
+    let health = source.endpoints_health();
+    tokio::join!(source.watch_endpoints(), report_endpoints(identity, health));
 }
 
-/// Reports what changed, and everything now and then: a manager that restarted knows nothing. Ends with the
-/// sender.
-async fn report(identity: NodeIdentity, mut health: Receiver<Arc<EndpointsHealth>>) {
+/// Reports what changed, and everything now and then: a manager that restarted knows nothing.
+/// Never returns before the sender is gone.
+async fn report_endpoints(identity: NodeIdentity, mut health: Receiver<Arc<EndpointsHealth>>) {
     let mut manager = SettingsClient::new(rpc::manager_channel(&identity));
     let mut said = None;
     loop {

@@ -3,7 +3,7 @@
 use flotilla_daemon::rpc::{self, SettingsClient};
 use flotilla_daemon::settings::{Endpoint, GrantLife, Offline, Release, Upstream, Weight};
 use flotilla_proto::RegistryHost;
-use flotilla_proto::wire::manager::WatchRequest;
+use flotilla_proto::wire::manager::{EndpointHealth, EndpointReport, WatchRequest};
 use tonic::Code;
 
 use crate::harness::{Cluster, settled, within};
@@ -29,6 +29,48 @@ async fn a_registry_that_is_set_reaches_a_daemon_that_watches() {
 
     cluster.run("registry remove reg.test").await.unwrap();
     settled(&mut settings, |settings| settings.registries.is_empty()).await;
+}
+
+#[tokio::test]
+async fn what_a_seed_finds_is_told_when_a_registry_is_set_and_shown_from_then_on() {
+    let mut cluster = Cluster::start().await;
+    cluster.run("region add eu").await.unwrap();
+    let unasked = cluster.run("registry set old.test --url https://old.test").await.unwrap();
+    assert!(unasked.contains("no seed is connected that could ask it"), "{unasked}");
+    let (seed, peer) =
+        (cluster.enrol("seed-0", "eu", "seed").await, cluster.enrol("node-1", "eu", "peer").await);
+    let mut settings = cluster.watch(&seed, "10.0.0.1:4006");
+    settled(&mut settings, |settings| settings.revision > 0).await;
+
+    let down = EndpointHealth {
+        host: "reg.test".into(),
+        url: "https://reg.test".into(),
+        since: 1_796_253_614,
+        reason: "connection refused".into(),
+        ..Default::default()
+    };
+    let find = async {
+        let told = settled(&mut settings, |settings| settings.registries.len() == 2).await;
+        let report = EndpointReport { revision: told.revision, endpoints: vec![down] };
+        let mut client = SettingsClient::new(rpc::manager_channel(&peer));
+        let refused = client.report_endpoints(report.clone()).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        let mut client = SettingsClient::new(rpc::manager_channel(&seed));
+        client.report_endpoints(report).await.unwrap();
+    };
+    let (set, ()) = tokio::join!(cluster.run("registry set reg.test --url https://reg.test"), find);
+    let state = "https://reg.test  down since 2026-12-02T23:20:14Z (seed-0: connection refused)\n";
+    assert_eq!(set.unwrap(), format!("registry reg.test set\n  {state}"));
+    assert!(cluster.run("topology show").await.unwrap().contains(state));
+    // The same again is no news to a seed, and needs none.
+    let again = cluster.run("registry set reg.test --url https://reg.test").await.unwrap();
+    assert_eq!(again, format!("registry reg.test set\n  {state}"));
+
+    // Who is away says nothing of now.
+    cluster.stop_watching().await;
+    while cluster.run("topology show").await.unwrap().contains("down since") {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]

@@ -54,12 +54,15 @@ impl Selected {
     }
 
     fn several(parts: Vec<Range<u64>>, size: u64, boundary: &str) -> Self {
-        let head = |bytes: &Range<u64>| {
-            let range = content_range(bytes, size);
-            format!("\r\n--{boundary}\r\nContent-Type: {CONTENT_TYPE}\r\nContent-Range: {range}\r\n\r\n")
-                .into()
+        let part = |(index, bytes): (usize, Range<u64>)| {
+            let line_end = if index == 0 { "" } else { "\r\n" };
+            let range = content_range(&bytes, size);
+            let head = format!(
+                "{line_end}--{boundary}\r\nContent-Type: {CONTENT_TYPE}\r\nContent-Range: {range}\r\n\r\n"
+            );
+            Part { head: head.into(), bytes }
         };
-        let parts = parts.into_iter().map(|bytes| Part { head: head(&bytes), bytes }).collect();
+        let parts = parts.into_iter().enumerate().map(part).collect();
         Self { parts, tail: format!("\r\n--{boundary}--\r\n").into() }
     }
 
@@ -101,7 +104,7 @@ mod tests {
         assert!(!headers.contains_key(header::CONTENT_RANGE), "each part has its own");
         let boundary = headers[header::CONTENT_TYPE].to_str().unwrap().split_once("boundary=").unwrap().1;
         let expected = format!(
-            "\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\nContent-Range: bytes 0-1/10\r\n\r\n01\
+            "--{boundary}\r\nContent-Type: application/octet-stream\r\nContent-Range: bytes 0-1/10\r\n\r\n01\
              \r\n--{boundary}\r\nContent-Type: application/octet-stream\r\nContent-Range: bytes 5-8/10\r\n\r\n5678\
              \r\n--{boundary}--\r\n"
         );

@@ -84,7 +84,7 @@ struct Shared {
     dialling: Dialling,
     routes: ArcSwap<Routes>,
     ahead: AheadBook,
-    /// Of the settings that were last taken in: a change has every endpoint asked at once.
+    /// Of the settings that were last taken in. Receivers are told of changed registries alone.
     settings_revision: Sender<u64>,
     health: Sender<Arc<EndpointsHealth>>,
 }
@@ -124,9 +124,12 @@ impl Source {
         self.0.routes.store(Arc::new(Routes::new(upstreams, &previous, &self.0.dialling)));
     }
 
-    /// Has every endpoint asked at once, because settings of this revision were taken in.
-    pub fn ask_endpoints(&self, revision: u64) {
-        self.0.settings_revision.send_replace(revision);
+    /// Settings of this revision were taken in; every endpoint is asked at once if `are_changed`.
+    pub fn settings_are(&self, revision: u64, are_changed: bool) {
+        self.0.settings_revision.send_if_modified(|known| {
+            *known = revision;
+            are_changed
+        });
     }
 
     /// What [`Self::watch_endpoints`] finds, each time it has asked.

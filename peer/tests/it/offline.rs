@@ -17,11 +17,12 @@ async fn a_registry_that_is_gone_leaves_what_it_granted_to_whom_it_granted_it() 
     let granted = Some(OfflineGranted { longer_seconds: 3600 });
     registry.push("priv/app", "v1", &[&blob, &cold]);
     registry.protect(BEARER);
-    region.add("off.test", &registry, |upstream| upstream.offline_granted = granted).await;
     registry.issue(PAIR, "good");
     registry.issue("Basic b3RoZXI6cHc=", "other");
     registry.allow("Bearer good", "priv/app");
     registry.allow("Bearer other", "priv/other");
+    // Only then: a seed looks at once what a registry that is set asks of its clients.
+    region.add("off.test", &registry, |upstream| upstream.offline_granted = granted).await;
 
     let client = &region.one.client;
     let token = "/flotilla/token/off.test?account=u&scope=repository:priv/app:pull";

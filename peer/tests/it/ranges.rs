@@ -66,12 +66,14 @@ async fn several_parts_come_in_one_answer_and_each_says_where_it_belongs() {
     assert_eq!(answer.header("content-length"), answer.body.len().to_string());
     let boundary = answer.header("content-type").strip_prefix("multipart/byteranges; boundary=").unwrap();
     let mut rest = &answer.body[..];
+    let mut line_end = "";
     for (start, end) in asked {
         let head = format!(
-            "\r\n--{boundary}\r\nContent-Type: application/octet-stream\r\nContent-Range: bytes {start}-{}/{}\r\n\r\n",
+            "{line_end}--{boundary}\r\nContent-Type: application/octet-stream\r\nContent-Range: bytes {start}-{}/{}\r\n\r\n",
             end - 1,
             blob.len()
         );
+        line_end = "\r\n";
         rest = rest.strip_prefix(head.as_bytes()).expect("the head of this part");
         rest = rest.strip_prefix(&blob[start..end]).expect("the bytes of this part");
     }

@@ -107,8 +107,12 @@ pub(super) fn views(registries: &wire::Registries) -> Result<Vec<RegistryView>, 
 }
 
 async fn set(args: &ManagerArgs, upstream: &Upstream) -> Result<String, CliError> {
-    let reply = args.connect().await?.set_registry(request(upstream.to_wire())).await;
-    reply.map_err(|status| args.refused(&status))?;
-    let found = probe::endpoints(args, &upstream.host).await?;
+    let mut manager = args.connect().await?;
+    let registry = upstream.to_wire();
+    let refused = |status| args.refused(&status);
+    let before = manager.list_registries(request(wire::Empty {})).await.map_err(refused)?.into_inner();
+    let is_same = before.registries.contains(&registry);
+    manager.set_registry(request(registry)).await.map_err(refused)?;
+    let found = probe::endpoints(args, manager, &upstream.host, is_same).await?;
     Ok(args.output.done(format!("registry {} set{found}", upstream.host))?)
 }

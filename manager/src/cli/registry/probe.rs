@@ -2,17 +2,25 @@
 
 use std::time::Duration;
 
+use flotilla_daemon::rpc::TopologyClient;
 use flotilla_proto::RegistryHost;
 use flotilla_proto::wire::manager as wire;
 use tokio::time::Instant;
+use tonic::transport::Channel;
 
 use super::super::{CliError, ManagerArgs, request};
 use super::view::HealthView;
 
 /// What to add to "registry set": what each seed says of the endpoints, once all connected
 /// seeds have said it, or after [`PATIENCE`].
-pub(super) async fn endpoints(args: &ManagerArgs, host: &RegistryHost) -> Result<String, CliError> {
-    let mut manager = args.connect().await?;
+///
+/// What `is_same` as before is not asked about again: what was known holds.
+pub(super) async fn endpoints(
+    args: &ManagerArgs,
+    mut manager: TopologyClient<Channel>,
+    host: &RegistryHost,
+    is_same: bool,
+) -> Result<String, CliError> {
     let refused = |status| args.refused(&status);
     let daemons = manager.list_daemons(request(wire::Empty {})).await.map_err(refused)?.into_inner().daemons;
     let seeds = daemons.iter().filter(|daemon| daemon.role == "seed" && daemon.connected).count();
@@ -20,10 +28,13 @@ pub(super) async fn endpoints(args: &ManagerArgs, host: &RegistryHost) -> Result
         return Ok("; no seed is connected that could ask it".to_owned());
     }
     let give_up_at = Instant::now() + PATIENCE;
+    // The first that is seen: it also grows by what no seed is told of.
+    let mut revision = is_same.then_some(0);
     loop {
         let registries =
             manager.list_registries(request(wire::Empty {})).await.map_err(refused)?.into_inner();
-        let is_news = |health: &&wire::EndpointHealth| health.revision >= registries.revision;
+        let revision = *revision.get_or_insert(registries.revision);
+        let is_news = |health: &&wire::EndpointHealth| health.revision >= revision;
         let news: Vec<_> = registries.health.iter().filter(is_news).collect();
         let mut said: Vec<_> = news.iter().map(|health| &health.seed).collect();
         said.sort();
