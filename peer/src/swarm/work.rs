@@ -255,14 +255,17 @@ impl Work {
             }
             // The download failed meanwhile.
             Ok(None) => {}
-            Err(reason) => self.give_up(digest, &reason).await,
+            Err(failure) => {
+                tracing::warn!(task = %digest.short(), reason = failure.message, "a blob is not hashed");
+                self.swarm.tell(Input::GivenUp { digest, failure }).await;
+            }
         }
     }
 
     /// The SHA-256 of all pieces, and of which list they are.
-    async fn hash_pieces(&self, live: &Live) -> Result<Option<(Digest, Root)>, String> {
+    async fn hash_pieces(&self, live: &Live) -> Result<Option<(Digest, Root)>, Failure> {
         let opened = self.store.begin(live.digest(), live.layout()).await;
-        let file = opened.map_err(|error| error.to_string())?;
+        let file = opened.map_err(|error| store_failure(&error.to_string()))?;
         let (mut hasher, mut hashes) = (Sha256::new(), Vec::new());
         for piece in 0..live.layout().piece_count() {
             let bytes = loop {
@@ -274,7 +277,8 @@ impl Work {
                     Err(ReadPieceError::Corrupt { digest, piece }) => {
                         self.swarm.damaged(digest, piece).await;
                     }
-                    Err(error) => return Err(error.to_string()),
+                    Err(error @ ReadPieceError::NotHeld { .. }) => return Err(purged(&error)),
+                    Err(error @ ReadPieceError::Io { .. }) => return Err(store_failure(&error.to_string())),
                 }
             };
             hashes.push(file.hash_of(piece));
@@ -364,6 +368,11 @@ fn source_failure(error: &ReadError) -> Failure {
 
 pub(super) fn store_failure(reason: &str) -> Failure {
     Failure::unavailable(format!("this peer cannot store the blob: {reason}"))
+}
+
+/// The blob was purged after this download had looked at what is on the disk: whoever still wants it begins anew.
+fn purged(error: &ReadPieceError) -> Failure {
+    Failure::new(503, "UNAVAILABLE", format!("the blob was purged: {error}"), FailureCause::Source)
 }
 
 fn not_a_seed() -> Failure {
