@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::http::HttpClient;
 
-/// Bytes of pieces by source (DESIGN.md §3).
+/// Bytes of pieces by source (docs/design.md §2).
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(crate) struct BytesBySource {
     /// Held at the start.

@@ -1,9 +1,9 @@
 //! Starting while the world is not ready: what is missing outside the daemon is waited for.
 //!
-//! A wrong configuration ends a start at once, because only a person can mend it. An address
+//! A wrong configuration ends a start at once, because only a person can fix it. An address
 //! that this machine does not have yet, a manager that does not answer, a disk that is not
 //! mounted may all be there later: then the daemon lives, is not ready, says what it waits
-//! for, and goes on when it comes. Whoever drops the future of a start ends the wait.
+//! for, and goes on when it comes. Dropping the future of a start ends the wait.
 
 use std::fmt::Display;
 use std::io;
@@ -11,8 +11,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::bind::BindError;
+use crate::config::{AdminConfig, MetricsConfig};
 use crate::systemd;
-use crate::telemetry::Readiness;
+use crate::telemetry::{AdminServer, Readiness};
 
 /// An error of a start.
 pub trait MayPass: Display {
@@ -43,6 +45,28 @@ impl Starting {
     pub fn new(readiness: Readiness, tells_systemd: TellsSystemd) -> Self {
         readiness.missing(START, "starting");
         Self { readiness, tells_systemd }
+    }
+
+    /// A daemon whose admin pages say from its first moment on what it waits for.
+    ///
+    /// # Errors
+    ///
+    /// If an address cannot be bound, and waiting does not help; the message names the key.
+    pub async fn with_admin(
+        admin: &AdminConfig,
+        metrics: &MetricsConfig,
+        tells_systemd: TellsSystemd,
+    ) -> Result<(Self, AdminServer), BindError> {
+        let starting = Self::new(Readiness::new(), tells_systemd);
+        let start = || AdminServer::start(admin, starting.readiness.clone());
+        let mut pages = starting.until("admin", start).await?;
+        starting.until("metrics", || pages.bind_metrics(metrics)).await?;
+        Ok((starting, pages))
+    }
+
+    /// What is missing; the daemon adds to it while it works.
+    pub fn readiness(&self) -> &Readiness {
+        &self.readiness
     }
 
     /// Tries `attempt` until it succeeds, or fails for a reason that will not pass. While it

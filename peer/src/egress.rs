@@ -224,7 +224,7 @@ fn share(patience: Duration, seeds: usize) -> Duration {
     (patience / u32::try_from(seeds).unwrap_or(u32::MAX).max(1)).max(MIN_PATIENCE)
 }
 
-/// How long a client that pulls waits for a first header (DESIGN.md §8: 10 s). A seed has
+/// How long a client that pulls waits for a first header (docs/design.md §6: 10 s). A seed has
 /// limits of its own, and says before what a registry did not; this one notices a seed
 /// that hangs.
 pub(crate) const PATIENCE: Duration = Duration::from_millis(9_300);

@@ -78,7 +78,6 @@ pub async fn run(config: PeerConfig, shutdown: CancellationToken) -> anyhow::Res
 pub struct Peer {
     config: PeerConfig,
     starting: Starting,
-    readiness: Readiness,
     name: PeerId,
     identity: NodeIdentity,
     door: DoorListeners,
@@ -98,11 +97,8 @@ impl Peer {
     pub async fn start(config: PeerConfig) -> anyhow::Result<Self> {
         config.validate()?;
         let name = daemon_name(config.name.as_ref())?;
-        let readiness = Readiness::new();
-        let starting = Starting::new(readiness.clone(), TellsSystemd::WhenItWaits);
-        let admin = || AdminServer::start(&config.admin, readiness.clone());
-        let mut admin = starting.until("admin", admin).await?;
-        starting.until("metrics", || admin.bind_metrics(&config.metrics)).await?;
+        let (starting, admin) =
+            Starting::with_admin(&config.admin, &config.metrics, TellsSystemd::WhenItWaits).await?;
         let sni =
             || config.door.sni_listen.map(|address| reserve_tcp("door.sni_listen", address)).transpose();
         let sni = starting.until("door", sni).await?;
@@ -120,7 +116,7 @@ impl Peer {
         anyhow::ensure!(matches!(role, Role::Peer | Role::Seed), "{} is no peer", identity.identity());
         let sni = sni.map(ReservedTcp::listen).transpose()?;
         let door = DoorListeners { shared: door.listen()?, sni };
-        Ok(Self { config, starting, readiness, name, identity, door, admin, pieces, address })
+        Ok(Self { config, starting, name, identity, door, admin, pieces, address })
     }
 
     /// Where clients of this node connect.
@@ -161,17 +157,8 @@ impl Peer {
     ///
     /// If its store cannot be opened or its parts do not end in time.
     pub async fn serve(self, shutdown: CancellationToken) -> anyhow::Result<Ended> {
-        let Self {
-            config,
-            starting,
-            readiness,
-            name,
-            identity,
-            door: door_listeners,
-            admin,
-            pieces,
-            address,
-        } = self;
+        let Self { config, starting, name, identity, door: door_listeners, admin, pieces, address } = self;
+        let readiness = starting.readiness().clone();
         let life = Life::new(shutdown);
         let shutdown = life.token().clone();
         let (role, address) = (identity.identity().role, address.to_string());

@@ -53,7 +53,7 @@ fn is_plain(byte: u8) -> bool {
 }
 
 /// Whether a client waits with little patience for this answer's first header: a manifest's, a
-/// blob's, a token's or that of `/v2/` (DESIGN.md §8). A push or a listing may take its time.
+/// blob's, a token's or that of `/v2/` (docs/design.md §6). A push or a listing may take its time.
 pub(crate) fn is_prompt(method: &Method, path: &str) -> bool {
     let is_pull = match Resource::of(path) {
         Resource::Manifest(..) | Resource::Blob(..) => true,

@@ -1,7 +1,7 @@
 //! What only a seed does: it speaks to registries, for itself and for its region's peers.
 //!
 //! Its second duty is to *confirm*: a digest may be served under a repository only once
-//! the registry has served or confirmed it there (DESIGN.md §9), since a forged manifest
+//! the registry has served or confirmed it there (docs/design.md §7), since a forged manifest
 //! in one's own project must not open another's layer. A read confirms by itself; only
 //! where none runs does a confirmation cost the registry a probe.
 
@@ -53,10 +53,11 @@ impl Seed {
         request: Request<BodyStream>,
         purpose: Purpose,
     ) -> Result<Response<BodyStream>, ForwardError> {
-        let resource = Resource::of(request.uri().path());
         let is_deletion = *request.method() == Method::DELETE;
+        let deleted = is_deletion.then(|| Resource::of(request.uri().path()));
         let answer = self.source.forward(upstream, request, purpose).await;
-        if answer.as_ref().is_ok_and(|answer| is_deletion && !answer.status().is_client_error()) {
+        let is_refused = answer.as_ref().is_ok_and(|answer| answer.status().is_client_error());
+        if let Some(resource) = deleted.filter(|_| !is_refused) {
             self.deleted(upstream, &resource);
         }
         answer

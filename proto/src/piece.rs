@@ -12,7 +12,7 @@ use crate::{Digest, PieceSet};
 pub struct PieceLen(u32);
 
 impl PieceLen {
-    /// Below this the control round trip shows (scheduling.md §2a).
+    /// Below this the control round trip shows (`docs/design.md` §4a).
     pub const MIN: Self = Self(128 << 10);
     /// Above this the windows of many connections break a peer's memory budget.
     pub const MAX: Self = Self(4 << 20);

@@ -2,7 +2,7 @@
 //! others and who picks for itself choose by it.
 //!
 //! `64 · ⌊log2(copies + 1)⌋ + (index − reader)`, lower is first: pure rarity makes the client's
-//! last byte late, pure order the whole swarm (`scheduling.md` §2d). How rare each piece is, is
+//! last byte late, pure order the whole swarm (`docs/design.md` §4d). How rare each piece is, is
 //! kept so that the best of some is found in a few word operations.
 //!
 //! Pieces lie in one bitset per doubling of their copies: level `l` has those with
@@ -183,7 +183,7 @@ fn first_set(word: impl Fn(usize) -> u64, from: u32, end: u32) -> Option<u32> {
     None
 }
 
-/// 32 to 64 points a doubling are best, 8 or 128 are worse (`scheduling.md` §2d).
+/// 32 to 64 points a doubling are best, 8 or 128 are worse (`docs/design.md` §4d).
 const PER_DOUBLING: u32 = 64;
 
 /// Words that are worked out once for all levels: for up to 4096 pieces.

@@ -57,7 +57,6 @@ pub async fn run(config: SchedulerConfig, shutdown: CancellationToken) -> anyhow
 /// A scheduler that is enrolled and bound, and answers nobody yet.
 struct Scheduler {
     starting: Starting,
-    readiness: Readiness,
     name: PeerId,
     identity: NodeIdentity,
     listener: ReservedTcp,
@@ -70,11 +69,8 @@ impl Scheduler {
     async fn start(config: &SchedulerConfig) -> anyhow::Result<Self> {
         config.validate()?;
         let name = daemon_name(config.name.as_ref())?;
-        let readiness = Readiness::new();
-        let starting = Starting::new(readiness.clone(), TellsSystemd::WhenItWaits);
-        let admin = || AdminServer::start(&config.admin, readiness.clone());
-        let mut admin = starting.until("admin", admin).await?;
-        starting.until("metrics", || admin.bind_metrics(&config.metrics)).await?;
+        let (starting, admin) =
+            Starting::with_admin(&config.admin, &config.metrics, TellsSystemd::WhenItWaits).await?;
         let listener = starting.until("listen", || reserve_tcp("listen", config.listen)).await?;
         let bound = listener.local_addr()?;
         let advertise = starting.until("advertise", || advertised(config.advertise, bound)).await?;
@@ -86,12 +82,13 @@ impl Scheduler {
             "{} is no scheduler",
             identity.identity()
         );
-        Ok(Self { starting, readiness, name, identity, listener, admin, advertise })
+        Ok(Self { starting, name, identity, listener, admin, advertise })
     }
 
     /// Answers until `shutdown` is cancelled, or the manager says that this scheduler was removed.
     async fn serve(self, config: &SchedulerConfig, shutdown: CancellationToken) -> anyhow::Result<Ended> {
-        let Self { starting, readiness, name, identity, listener, admin, advertise } = self;
+        let Self { starting, name, identity, listener, admin, advertise } = self;
+        let readiness = starting.readiness().clone();
         let region = identity.identity().region.clone().context("a scheduler belongs to a region")?;
         let (settings, watch) = settings::watch(identity.clone(), &config.data_dir, advertise.to_string())?;
 

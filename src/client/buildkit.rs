@@ -1,4 +1,4 @@
-//! buildkitd: `integration.md` §4.7.
+//! buildkitd: a mirror in `buildkitd.toml`.
 
 use super::edit::with_buildkit_mirror;
 use super::plan::{Plan, PlanError, Works};

@@ -1,4 +1,4 @@
-//! containerd: `integration.md` §4.1 to §4.5.
+//! containerd: a `hosts.toml` for each registry.
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,4 @@
-//! dockerd: `integration.md` §3.
+//! dockerd: a proxy, a mirror of Docker Hub, a longer name, or an entry in /etc/hosts.
 
 use std::path::Path;
 

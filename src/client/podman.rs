@@ -1,4 +1,4 @@
-//! Podman, Buildah, skopeo and CRI-O read the same files: `integration.md` §4.6.
+//! Podman, Buildah, skopeo and CRI-O read the same files.
 
 use std::env;
 use std::path::{Path, PathBuf};

@@ -27,7 +27,7 @@ pub(super) enum Client {
     Buildkit,
 }
 
-/// A front door (DESIGN.md §8).
+/// A front door (docs/design.md §6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum DoorName {

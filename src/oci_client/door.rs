@@ -1,4 +1,4 @@
-//! How a request to a registry is written for each front door (DESIGN.md §8).
+//! How a request to a registry is written for each front door (docs/design.md §6).
 
 use super::ImageReference;
 

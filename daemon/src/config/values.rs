@@ -130,7 +130,7 @@ impl Visitor<'_> for Size {
 const DURATION: &str = "a duration, a number with its unit: \"500ms\", \"30s\", \"5m\", \"12h\" or \"7days\"";
 const SIZE: &str = "a size, a number with its unit: \"500 MB\", \"64 GiB\" or \"1.5 TiB\"";
 
-/// Ten years: whoever writes more means something else.
+/// Ten years. A longer time is most likely a mistake.
 const MAX_DURATION: Duration = Duration::from_secs(10 * 366 * 24 * 60 * 60);
 /// More than any disk; beyond 16 EiB a size's number is cut off when it is read.
 const MAX_SIZE: ByteSize = ByteSize::eib(1);

@@ -133,7 +133,7 @@ fn shown(time: SystemTime) -> humantime::Rfc3339Timestamp {
     humantime::format_rfc3339_seconds(time)
 }
 
-/// The two largest units: nobody mends a clock by the second.
+/// The two largest units are precise enough to set a clock by.
 fn for_people(span: Duration) -> String {
     let text = humantime::format_duration(Duration::from_secs(span.as_secs())).to_string();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")

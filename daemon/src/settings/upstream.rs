@@ -100,7 +100,7 @@ impl Upstream {
 /// How long a registry's word that a client may read holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum GrantLife {
-    /// As long as the credential can be trusted: a token's own life, 30 s for a password (DESIGN.md §9).
+    /// As long as the credential can be trusted: a token's own life, 30 s for a password (docs/design.md §7).
     #[default]
     Cached,
     /// For this one request: the registry is asked about each blob, at the price of a round trip.

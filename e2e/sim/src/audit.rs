@@ -154,7 +154,7 @@ impl Audit {
 
     /// Two partners of one zone of which neither has anything to do, though one holds what the
     /// other wants. How much the planner lets a peer have is its own affair, that it is
-    /// something is not (DESIGN.md §2.9). Costs a look at every pair.
+    /// something is not (docs/design.md §1.9). Costs a look at every pair.
     pub(crate) fn find_idle(&self) -> Result<(), Violation> {
         for (digest, task) in &self.tasks {
             let mut idle = task.pairs.iter().filter(|(parent, child)| self.is_idle(task, *parent, *child));

@@ -9,7 +9,7 @@
 //! lost; a planner whose one thread can be busy; the shells around the cores; clients that read in
 //! order; nodes that die, lie, or cannot store.
 //!
-//! While a history runs it is checked against what always holds (DESIGN.md §2), see
+//! While a history runs it is checked against what always holds (docs/design.md §1), see
 //! [`Violation`].
 
 mod audit;

@@ -199,7 +199,7 @@ fn seed_of(id: &PeerId, seed: u64) -> u64 {
     u64::from_le_bytes(*digest.as_bytes().first_chunk().expect("32 bytes"))
 }
 
-/// One core's SHA-256 (`dataplane.md`).
+/// One core's SHA-256 (`docs/design.md` §5).
 pub(crate) const SHA256_BYTES_PER_S: f64 = 1.9e9;
 
 #[cfg(test)]

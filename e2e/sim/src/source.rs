@@ -205,7 +205,7 @@ impl World<'_> {
         }
     }
 
-    /// Invariant 1 of DESIGN.md §2: nobody reads from the registry what a living node holds.
+    /// Invariant 1 of docs/design.md §1: nobody reads from the registry what a living node holds.
     fn check_once(&mut self, digest: Digest, piece: u32) {
         if self.copies[self.blob_place(digest)][piece as usize] == 0 {
             return;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use flotilla_proto::{Digest, PeerId};
 use flotilla_scheduler_core::PeerKey;
 
-/// How a history broke what always holds (DESIGN.md §2), or did not end.
+/// How a history broke what always holds (docs/design.md §1), or did not end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
     /// §2.1.

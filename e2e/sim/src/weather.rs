@@ -93,7 +93,7 @@ fn unit(bits: u64) -> f64 {
     (f64::from(numerator) + 1.0) / (f64::from(u32::MAX) + 1.0)
 }
 
-/// Rates stay as drawn for so long (`scheduling.md`, top).
+/// Rates stay as drawn for so long (`docs/design.md` §4).
 pub(crate) const EPOCH: Duration = Duration::from_millis(200);
 
 /// No history is as long: half an hour.

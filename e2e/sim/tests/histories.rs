@@ -50,7 +50,7 @@ fn a_corrupt_parent_costs_each_child_few_pieces_and_nobody_a_long_wait() {
     assert!(report.ratio_last <= 1.25 && report.longest_silence_s <= 0.6, "{report:?}");
 }
 
-/// DESIGN.md §2.1 allows 1.10 after a seed's death.
+/// docs/design.md §1.1 allows 1.10 after a seed's death.
 #[test]
 fn a_successor_reads_only_what_died_with_a_seed() {
     let report = twice(&scenario("seed-dies-even"), 1);

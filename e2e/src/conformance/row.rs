@@ -246,12 +246,12 @@ impl Expect {
 fn parts(reply: &Reply) -> Option<Vec<(String, Bytes)>> {
     let boundary = reply.header("content-type")?.strip_prefix("multipart/byteranges; boundary=")?;
     let delimiter = format!("--{}", boundary.trim_matches('"'));
-    let mut starts = memmem(&reply.body, delimiter.as_bytes()).into_iter().peekable();
+    let mut starts = find_all(&reply.body, delimiter.as_bytes()).into_iter().peekable();
     let mut parts = Vec::new();
     while let (Some(start), Some(end)) = (starts.next(), starts.peek()) {
         // A line's end belongs to the delimiter behind it.
         let part = reply.body.slice(start + delimiter.len()..end - 2);
-        let head_len = *memmem(&part, b"\r\n\r\n").first()?;
+        let head_len = *find_all(&part, b"\r\n\r\n").first()?;
         let head = std::str::from_utf8(&part[..head_len]).ok()?;
         let range = head.lines().find_map(|line| line.strip_prefix("Content-Range: "))?;
         parts.push((range.to_owned(), part.slice(head_len + 4..)));
@@ -260,7 +260,7 @@ fn parts(reply: &Reply) -> Option<Vec<(String, Bytes)>> {
 }
 
 /// Where `needle` stands in `bytes`.
-fn memmem(bytes: &[u8], needle: &[u8]) -> Vec<usize> {
+fn find_all(bytes: &[u8], needle: &[u8]) -> Vec<usize> {
     let found = bytes.windows(needle.len()).enumerate().filter(|(_, window)| *window == needle);
     found.map(|(at, _)| at).collect()
 }

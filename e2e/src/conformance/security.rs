@@ -1,5 +1,5 @@
 //! Who may not have a blob gets none of it, though both peers have it: the registry's own answer
-//! is all there is (DESIGN.md §9).
+//! is all there is (docs/design.md §7).
 
 use std::time::Duration;
 
@@ -203,7 +203,7 @@ fn bearer(token: &str) -> String {
     format!("Bearer {token}")
 }
 
-const RULE: &str = "DESIGN.md §9";
+const RULE: &str = "docs/design.md §7";
 const TARGET: &str = "priv/app";
 const FORGED: &str = "mine/app";
 const HOLDER: (&str, &str) = ("robot$holder", "secret");

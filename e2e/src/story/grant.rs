@@ -1,4 +1,4 @@
-//! A grant in real time: as long as the registry's word is believed, and not longer (DESIGN.md §9).
+//! A grant in real time: as long as the registry's word is believed, and not longer (docs/design.md §7).
 
 use std::time::Duration;
 

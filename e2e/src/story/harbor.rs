@@ -46,7 +46,7 @@ pub(super) fn private_pull(stage: &Stage) -> Result<()> {
 }
 
 /// Ten small layers, cold: a pull is two round trips, the manifest's and the blobs', whatever the number of
-/// layers (DESIGN.md §5). The registry answers for no blob until it was asked for all of them, so a pull
+/// layers (docs/design.md §3). The registry answers for no blob until it was asked for all of them, so a pull
 /// that needs a third never ends; how long one takes from far away is reported. Straight from the registry,
 /// three at a time as Docker asks, it would be the manifest's and four.
 pub(super) fn small_image_costs_two_round_trips(stage: &Stage) -> Result<()> {

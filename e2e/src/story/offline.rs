@@ -1,5 +1,5 @@
 //! A registry that is gone: what it granted before goes on where the operator says so, and nothing else
-//! does (DESIGN.md §9).
+//! does (docs/design.md §7).
 
 use std::time::{Duration, Instant};
 

@@ -84,7 +84,7 @@ impl Health {
 /// Shorter flows are mostly measurement error.
 const SHORTEST_FLOW: Duration = Duration::from_micros(100);
 
-/// The floor of a stall (DESIGN.md §6).
+/// The floor of a stall (docs/design.md §4).
 const MIN_STALL: Duration = Duration::from_millis(250);
 
 /// A host with more daemons than cores stalls this long without being dead.

@@ -44,7 +44,7 @@ const FADING: f64 = 0.98;
 /// With fewer, uplinks stand idle between a piece and the request for the next.
 const MIN_WINDOW: usize = 8;
 
-/// W of `scheduling.md` §3; as many requests as a parent takes, eight sent and four queued.
+/// W of `docs/design.md` §4; as many requests as a parent takes, eight sent and four queued.
 const MAX_WINDOW: usize = 12;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! What is to be told to the scheduler, gathered and put in order.
 //!
 //! A flush takes everything that waits; the next comes no sooner than the interval that the
-//! scheduler asked for, which it stretches as the region grows (`scheduling.md` §2h).
+//! scheduler asked for, which it stretches as the region grows (`docs/design.md` §4h).
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
 //! Picking by itself: what a peer does where the scheduler leaves the choice of pieces to it,
-//! or is not there (DESIGN.md §6, `scheduling.md` §2l).
+//! or is not there (docs/design.md §4l).
 //!
 //! It follows what its partners hold and keeps a window of requests under way, one to each
 //! partner. Of what no other partner holds a seed chooses what it gives. Of the rest the piece
@@ -373,7 +373,7 @@ fn tie(seed: u64, parent: &PeerId, piece: u32) -> u64 {
 /// peers that pick end at 1.12 to 1.14 of the bound with it, at 1.16 to 1.19 without.
 const LEAP_PART: u32 = 8;
 
-/// A seed's partners (`scheduling.md` §2f); one more is not taken note of.
+/// A seed's partners (`docs/design.md` §4f); one more is not taken note of.
 const MAX_PARTNERS: usize = 64;
 
 /// A partner that ended a follow is followed again after this: it may just have begun with the

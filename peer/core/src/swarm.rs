@@ -18,7 +18,7 @@ use crate::{Input, Output, Patience, Report, UploadId, UploadWish};
 /// The bounds of a peer's waiting, and of its memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// A source read goes on for so long without a scheduler: the read lease (DESIGN.md §5.4).
+    /// A source read goes on for so long without a scheduler: the read lease (docs/design.md §3).
     pub read_lease: Duration,
     /// After so long without a scheduler a peer picks by itself.
     pub scheduler_grace: Duration,

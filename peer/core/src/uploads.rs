@@ -127,7 +127,7 @@ fn places(wish: &UploadWish) -> usize {
     }
 }
 
-/// Pieces sent at once (K, `scheduling.md` §2b).
+/// Pieces sent at once (K, `docs/design.md` §4b).
 const UPLOADS_AT_ONCE: usize = 8;
 
 /// The same while less than a part in so many is held. Of 500 even peers that pick each has 13
@@ -138,7 +138,7 @@ const EARLY_PART: u32 = 16;
 /// Three times what the scheduler assigns a parent (Q), since several tasks' plans may meet.
 const PLANNED_WAITING: usize = 32;
 
-/// Children that pick by themselves know nothing of each other (`scheduling.md` §2l).
+/// Children that pick by themselves know nothing of each other (`docs/design.md` §4l).
 const PICKED_WAITING: usize = 4;
 
 #[cfg(test)]

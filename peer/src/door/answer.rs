@@ -72,7 +72,8 @@ impl Answerer {
         }
     }
 
-    /// Sends on what changes a repository, and drops what is untrue then: also where the registry failed over it.
+    /// Sends on what changes a repository, and drops what may be untrue then. A registry that fails with a 5xx may
+    /// have done it.
     async fn change(
         &self,
         target: &Target,

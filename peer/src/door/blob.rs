@@ -440,7 +440,7 @@ fn text(value: &str) -> HeaderValue {
     HeaderValue::from_str(value).expect("digests and numbers are visible characters")
 }
 
-/// Clients wait for ever, or give up after 15 s: an answer comes well before (DESIGN.md §8).
+/// Clients wait for ever, or give up after 15 s: an answer comes well before (docs/design.md §6).
 pub(super) const HEADER_TIME: Duration = Duration::from_millis(9_700);
 
 /// A size is corrected so often: by what the region knows, by the registry, by another registry.

@@ -1,4 +1,4 @@
-//! What is served while a registry is unreachable, where it is set so (DESIGN.md §9): what it granted
+//! What is served while a registry is unreachable, where it is set so (docs/design.md §7): what it granted
 //! before, to whom it granted it, from what is here. A registry that answers 401, 403, 404 or 412
 //! is reached, and obeyed.
 //!

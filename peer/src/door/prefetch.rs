@@ -1,4 +1,4 @@
-//! Small blobs of a manifest, fetched before its client asks for them (DESIGN.md §5).
+//! Small blobs of a manifest, fetched before its client asks for them (docs/design.md §3).
 //!
 //! A client reads a manifest before it asks for a blob, and then asks for a few at a time. For blobs
 //! of some KiB that is nearly all of the time a pull takes, when the registry is far. So all of

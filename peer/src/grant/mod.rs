@@ -1,5 +1,5 @@
 //! Grants: proof that a registry has just accepted a credential for a repository
-//! (DESIGN.md §9). A byte leaves this peer only under one.
+//! (docs/design.md §7). A byte leaves this peer only under one.
 
 mod confirmed;
 mod manifests;

@@ -62,7 +62,7 @@ impl Pieces {
     }
 }
 
-/// The node's budget for sending (DESIGN.md §7): what is sent is mostly what is here.
+/// The node's budget for sending (docs/design.md §5): what is sent is mostly what is here.
 const RECENT_BYTES: usize = 32 << 20;
 
 #[cfg(test)]

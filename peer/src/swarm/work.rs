@@ -380,7 +380,7 @@ fn not_a_seed() -> Failure {
     Failure::new(502, "UNAVAILABLE", message, FailureCause::Region)
 }
 
-/// 64 MiB, the node's receive budget (DESIGN.md §7).
+/// 64 MiB, the node's receive budget (docs/design.md §5).
 const RECEIVE_BUDGET_KIB: usize = 64 << 10;
 
 /// What a partner told that may wait for the core.

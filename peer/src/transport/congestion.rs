@@ -3,7 +3,7 @@
 //! Inside a region round trips are far below a millisecond. CUBIC's window then grows until a
 //! shallow switch drops packets, and it stays that large while a connection rests, so that the
 //! next burst leaves at once. Measured through a 1 Gbit/s link with 256 KiB of buffer, 7 to 9 %
-//! of the packets were lost (`dataplane.md` of the design, §7). Hence two rules around it: a
+//! of the packets were lost (`docs/design.md` §5). Hence two rules around it: a
 //! window of at most twice what the path was seen to carry, and a fresh start after a rest.
 
 use std::any::Any;

@@ -160,7 +160,7 @@ fn explain(error: &quinn::ConnectionError) -> String {
 }
 
 /// The least path MTU of all connections, looked up at each scrape. A silent fall to 1200
-/// is the only sign that a path loses large packets (`dataplane.md` §5.3.3).
+/// is the only sign that a path loses large packets (`docs/design.md` §5).
 #[derive(Debug)]
 pub(super) struct PathMtu(pub(super) Weak<Pool>);
 
@@ -186,7 +186,7 @@ impl fmt::Debug for Pool {
     }
 }
 
-/// Connections kept at a time (DESIGN.md §6); beyond, the one used longest ago is closed.
+/// Connections kept at a time (docs/design.md §5); beyond, the one used longest ago is closed.
 const MAX_CONNECTIONS: usize = 128;
 
 /// Fresh connections that may wait to be answered on; beyond, whoever dialled waits.

@@ -1,5 +1,5 @@
 //! The QUIC endpoint: sockets, windows and congestion control as measured for links inside
-//! a region (the recipe and its figures: `dataplane.md` of the design, §5.3 and §7).
+//! a region (the recipe and its figures: `docs/design.md` §5).
 
 use std::io;
 use std::net::UdpSocket;

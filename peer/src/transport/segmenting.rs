@@ -2,7 +2,7 @@
 //!
 //! A send is at most 65 507 bytes, whatever its segments. quinn sends up to ten of them, and its
 //! socket takes the kernel's refusal for success (quinn issue 2199): with jumbo frames such sends
-//! are lost, and paths fall back to small packets (measured in `dataplane.md` §5.3.3, not here).
+//! are lost, and paths fall back to small packets (measured beforehand, `docs/design.md` §5).
 
 use std::io::{self, IoSliceMut};
 use std::net::SocketAddr;

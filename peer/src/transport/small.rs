@@ -1,5 +1,5 @@
 //! Small blobs, which a seed sends whole to whoever asks first: a plan would take longer than they do
-//! (DESIGN.md §5). The seed wants the blob as a client would, so that it is read once whoever
+//! (docs/design.md §3). The seed wants the blob as a client would, so that it is read once whoever
 //! else wants it.
 
 use std::collections::HashMap;

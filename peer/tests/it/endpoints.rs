@@ -25,11 +25,12 @@ async fn a_registry_that_is_set_with_a_dead_host_is_shown_as_down_at_once() {
 }
 
 async fn found(region: &Region, host: &str) -> EndpointHealth {
+    let mut turn = tokio::time::interval(std::time::Duration::from_millis(20));
     loop {
+        turn.tick().await;
         let registries = region.cluster.topology().list_registries(Empty {}).await.unwrap().into_inner();
         if let Some(health) = registries.health.into_iter().find(|health| health.host == host) {
             return health;
         }
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
     }
 }

@@ -45,7 +45,7 @@ async fn pieces_go_to_the_region_s_own_and_to_nobody_else() {
 }
 
 /// Loopback carries packets of 64 KiB. Fails where the endpoint's own limit stays at 1472; passes
-/// without the limit on segments, whose harm is one of throughput (`dataplane.md` §5.3.3).
+/// without the limit on segments, whose harm is one of throughput (`docs/design.md` §5).
 #[tokio::test]
 async fn where_jumbo_frames_are_configured_pieces_travel_in_them() {
     let jumbo = Mtu::try_from(9000).unwrap();

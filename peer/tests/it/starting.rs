@@ -160,21 +160,23 @@ impl Running {
 
     /// What the peer says is missing under this name, once it does.
     async fn missing(&self, condition: &str) -> String {
+        let mut turn = tokio::time::interval(LOOK_AGAIN);
         loop {
+            turn.tick().await;
             if let Some((503, text)) = self.admin("/readyz").await {
                 let answer: serde_json::Value = serde_json::from_str(&text).unwrap();
                 if let Some(reason) = answer["missing"][condition].as_str() {
                     return reason.to_owned();
                 }
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
     /// Returns when clients are let in.
     async fn serves(&self) {
+        let mut turn = tokio::time::interval(LOOK_AGAIN);
         while TcpStream::connect(self.door).await.is_err() {
-            tokio::time::sleep(LOOK_AGAIN).await;
+            turn.tick().await;
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! A digest may have several variants, lists of piece hashes of which SHA-256 knows the right one.
 //! What was never verified may be any of them. A variant is purged from the region on the word of
-//! a seed, or of two peers that held it whole (DESIGN.md §7). One peer's word raises a doubt: the
+//! a seed, or of two peers that held it whole (docs/design.md §5). One peer's word raises a doubt: the
 //! seed that reads tells its own hashes and reads what it does not hold, and whoever holds
 //! anything else drops it. If the seed was wrong itself, its own SHA-256 says so next.
 

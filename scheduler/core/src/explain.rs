@@ -164,7 +164,7 @@ impl Scheduler {
     }
 
     /// A parent with a free slot, a child of its zone with room that lacks what it may give, and
-    /// the blob: there is none after an input, for the planner is work-conserving (DESIGN.md §2.9).
+    /// the blob: there is none after an input, for the planner is work-conserving (docs/design.md §1.9).
     /// What may not be given is no work: what crosses zones waits for its gate, and a seed that
     /// reads gives nothing twice. For tests and the simulator; costs a look at every pair of
     /// partners.

@@ -4,7 +4,7 @@
 //! ([`Output`]). It does no IO and reads no clock, so the daemon and the simulator drive
 //! the same code.
 //!
-//! The rules, and why they are these, stand in `scheduling.md` of the design:
+//! The rules, and why they are these, stand in `docs/design.md` §4:
 //!
 //! * a blob is a [`task`]; each download exchanges with a bounded set of [`partners`];
 //! * an event feeds three parties, and nothing else runs: the parent whose slot it freed,

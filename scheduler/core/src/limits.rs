@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// The planner's bounds. The defaults are those of `scheduling.md` §3 and §4.
+/// The planner's bounds. The defaults are those of `docs/design.md` §4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// Peers attached at once, and above every [`PeerKey`](crate::PeerKey). A peer beyond is not known.
@@ -33,13 +33,13 @@ pub struct Limits {
     pub queue_start: u32,
     /// Pieces a parent may owe beyond those it sends at once, at least.
     pub queue_ahead_min: u32,
-    /// Bytes a parent may owe over all tasks: its send budget (DESIGN.md §7).
+    /// Bytes a parent may owe over all tasks: its send budget (docs/design.md §5).
     pub queue_bytes: u64,
     /// A parent that sent nothing for so long, though it owes, gets no more.
     pub stuck: Duration,
     /// Pieces a child may await (W). A child at the bound gets no more, save a first of each task.
     pub window_max: u32,
-    /// Bytes a child may await over all tasks: its receive budget (DESIGN.md §7).
+    /// Bytes a child may await over all tasks: its receive budget (docs/design.md §5).
     pub window_bytes: u64,
     /// A reader that got nothing for so long comes first.
     pub starving: Duration,
@@ -55,7 +55,7 @@ pub struct Limits {
     /// How far a reading seed may be ahead of what others hold, in percent of the blob, or its
     /// queue where that is more: so much is read again should it die (§2m).
     pub lead_percent: u32,
-    /// How long a vanished seed may go on reading: its read lease (DESIGN.md §5.4). The next
+    /// How long a vanished seed may go on reading: its read lease (docs/design.md §3). The next
     /// seed is told to read only after it.
     pub read_lease: Duration,
     /// How long a wanted blob waits for a seed to appear before the download fails.

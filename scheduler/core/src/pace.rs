@@ -1,5 +1,5 @@
 //! How far a reading seed may run ahead of the swarm: what only it holds is read again should
-//! it die (`scheduling.md` §2m). Where only seeds want the blob, as far as it can.
+//! it die (`docs/design.md` §4m). Where only seeds want the blob, as far as it can.
 
 use flotilla_proto::PieceSet;
 

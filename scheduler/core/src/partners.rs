@@ -1,5 +1,5 @@
 //! Which peers one download may exchange pieces with: a bounded random graph per task
-//! (`scheduling.md` §2f), always with a path to a holder.
+//! (`docs/design.md` §4f), always with a path to a holder.
 //!
 //! Inside a small zone everyone is everyone's partner, so that a piece that crossed into it
 //! reaches all. Across zones each member has a few: through them pieces enter. A draw costs

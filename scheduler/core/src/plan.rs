@@ -238,7 +238,7 @@ impl Scheduler {
         }
     }
 
-    /// Pieces sent and received at once where nothing is unusual (K, `scheduling.md` §2b).
+    /// Pieces sent and received at once where nothing is unusual (K, `docs/design.md` §4b).
     fn slots(&self, task: &Task) -> u32 {
         if task.piece_count() > MANY_PIECES { self.limits.slots_many } else { self.limits.slots_few }
     }

@@ -8,7 +8,7 @@ use flotilla_proto::{Reader, mix};
 use crate::PeerKey;
 
 /// Which child a free upload slot serves: the least served, then the least complete, so
-/// that leaders do not run away from the rest (`scheduling.md` §2e).
+/// that leaders do not run away from the rest (`docs/design.md` §4e).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ChildRank {
     /// Nothing reached it for so long that its client may give up comes first.

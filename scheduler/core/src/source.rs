@@ -1,5 +1,5 @@
 //! Who reads a blob from the registry: one seed at a time, and only the pieces that nobody
-//! in the region holds (DESIGN.md §2.1, §5.4), or none of which it is certain what they are.
+//! in the region holds (docs/design.md §1.1, §5.4), or none of which it is certain what they are.
 
 use std::collections::BTreeSet;
 use std::time::Instant;

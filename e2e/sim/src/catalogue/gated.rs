@@ -1,6 +1,6 @@
 //! The regions that the gates are about (issue "The planner and its proof").
 //!
-//! What the issue leaves open is as in `scheduling.md`, or harder: 200 peers at 1 Gbit/s that
+//! What a gate leaves open is as in `docs/design.md` §4, or harder: 200 peers at 1 Gbit/s that
 //! pull 512 MiB with σ = 0.3, from a seed that holds nothing and reads at 1 Gbit/s.
 
 use std::num::NonZeroU64;

@@ -42,6 +42,7 @@ pub(super) async fn endpoints(
         if said.len() >= seeds || Instant::now() >= give_up_at {
             return Ok(sentences(host, &news, seeds));
         }
+        // The manager has no stream of this, and a person waits once.
         tokio::time::sleep(BETWEEN_LOOKS).await;
     }
 }
