@@ -277,6 +277,8 @@ impl Work {
                     Err(ReadPieceError::Corrupt { digest, piece }) => {
                         self.swarm.damaged(digest, piece).await;
                     }
+                    // It went with its download; what is on the disk now is another's, who must not suffer.
+                    Err(ReadPieceError::NotHeld { .. }) if live.has_failed() => return Ok(None),
                     Err(error @ ReadPieceError::NotHeld { .. }) => return Err(purged(&error)),
                     Err(error @ ReadPieceError::Io { .. }) => return Err(store_failure(&error.to_string())),
                 }
