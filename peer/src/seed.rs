@@ -43,6 +43,7 @@ struct Reading {
 
 impl Seed {
     pub(crate) fn new(source: Source) -> Self {
+        source.warn_without_roots();
         Self { source, confirmed: Confirmed::new(), reading_by_digest: Arc::default() }
     }
 

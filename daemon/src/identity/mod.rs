@@ -214,6 +214,12 @@ impl NodeIdentity {
         &self.0.key
     }
 
+    /// A secret for one `purpose`, the same at each start: the private key through BLAKE3's key derivation,
+    /// whose context string `purpose` is.
+    pub fn secret(&self, purpose: &str) -> [u8; 32] {
+        blake3::derive_key(purpose, self.0.key.serialized_der())
+    }
+
     /// Waits until two thirds of the certificate's life have passed.
     pub async fn renewal_due(&self) {
         renew::wait_until(self.validity().renew_at()).await;

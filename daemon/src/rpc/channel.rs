@@ -72,7 +72,12 @@ pub fn reason(status: &Status) -> String {
 }
 
 fn innermost(error: &(dyn Error + 'static)) -> String {
-    error.downcast_ref::<io::Error>().map_or_else(|| error.to_string(), clock::explain)
+    match error.downcast_ref::<io::Error>() {
+        // TLS says this with a link to its manual; whoever is killed or restarted closes so.
+        Some(error) if error.kind() == io::ErrorKind::UnexpectedEof => "the connection was lost".to_owned(),
+        Some(error) => clock::explain(error),
+        None => error.to_string(),
+    }
 }
 
 struct Connector {

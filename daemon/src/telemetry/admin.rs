@@ -103,17 +103,18 @@ fn flatten(ended: Result<io::Result<()>, tokio::task::JoinError>) -> io::Result<
 fn router(readiness: Readiness, pages: Arc<OnceLock<Router>>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(readyz).with_state(readiness))
-        .fallback(page)
-        .with_state(pages)
+        .route("/readyz", get(readyz).with_state(readiness.clone()))
+        .fallback(move |request: Request| page(pages.get().cloned(), readiness, request))
 }
 
-/// A page of the daemon's own.
-async fn page(State(pages): State<Arc<OnceLock<Router>>>, request: Request) -> Response {
-    let Some(router) = pages.get() else {
-        return (StatusCode::SERVICE_UNAVAILABLE, "starting; /readyz says what is missing\n").into_response();
-    };
-    router.clone().call(request).await.unwrap_or_else(|never| match never {})
+/// A page of the daemon's own; until it has some, what it waits for.
+async fn page(pages: Option<Router>, readiness: Readiness, request: Request) -> Response {
+    if let Some(mut router) = pages {
+        return router.call(request).await.unwrap_or_else(|never| match never {});
+    }
+    let missing = readiness.unmet().into_iter().map(|(what, why)| format!("; {what}: {why}"));
+    let text = format!("not serving yet{}\n", missing.collect::<String>());
+    (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
 async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) -> io::Result<()> {

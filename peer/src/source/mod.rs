@@ -117,6 +117,13 @@ impl Source {
         })))
     }
 
+    /// Says so where the machine has no root certificates: to whoever reads from registries.
+    pub fn warn_without_roots(&self) {
+        if self.0.dialling.roots.is_empty() {
+            tracing::warn!("no system root certificates: only registries with their own CA can be reached");
+        }
+    }
+
     /// Replaces the registries it knows. What is under way goes on as it began; endpoints that did not
     /// change keep their connections. One that cannot be used is a warning and an error when asked for.
     pub fn set_upstreams(&self, upstreams: &[Upstream]) {
@@ -189,8 +196,6 @@ fn system_roots() -> RootCertStore {
     }
     let mut roots = RootCertStore::empty();
     let (added, _ignored) = roots.add_parsable_certificates(found.certs);
-    if added == 0 {
-        tracing::warn!("no system root certificates: only registries with their own CA can be reached");
-    }
+    tracing::debug!(added, "system root certificates");
     roots
 }

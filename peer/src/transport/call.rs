@@ -10,11 +10,13 @@ use flotilla_proto::wire::peer::{Request, Response, request};
 use flotilla_proto::{PROTOCOL, PeerId, Role, frame};
 use http::HeaderValue;
 use http::header::RETRY_AFTER;
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use quinn::{Connection, SendStream};
 use tokio::time::timeout;
 
 use super::fetch::gather;
+use super::pool::Reached;
 use super::stream::{HeaderError, Incoming, cut};
 use super::{DialError, Transport};
 use crate::http_wire::{BadHead, head_from_wire, headers_to_wire};
@@ -70,15 +72,24 @@ impl Transport {
                 Purpose::Probe => wire::forward::Purpose::Probe.into(),
                 Purpose::Token => wire::forward::Purpose::Token.into(),
             },
+            bare: body.is_end_stream(),
         };
-        let (send, mut answer) = self.open_seed(seed, request::Kind::Forward(header)).await?;
-        // A push's body goes out while the answer is awaited: a registry may refuse early.
-        let upload = tokio::spawn(upload(send, body));
-        let header = answer.header::<Response>(patience).await;
-        if header.is_err() {
-            upload.abort();
-        }
-        let header = check(header?)?;
+        let is_bare = header.bare;
+        let kind = request::Kind::Forward(header);
+        let (header, answer) = if is_bare {
+            self.ask_seed(seed, kind, patience).await?
+        } else {
+            let connection = self.reach_seed(seed).await?.connection;
+            let (send, mut answer) = open_on(&connection, seed, kind).await?;
+            // A push's body goes out while the answer is awaited: a registry may refuse early.
+            let upload = tokio::spawn(upload(send, body));
+            let header = answer.header::<Response>(patience).await;
+            if header.is_err() {
+                upload.abort();
+            }
+            (header?, answer)
+        };
+        let header = check(header)?;
         let head = head_from_wire(header.head.as_ref())?;
         Ok(head.map(|()| crate::body::from_stream(answer)))
     }
@@ -94,10 +105,8 @@ impl Transport {
         credential: wire::Credential,
         patience: Duration,
     ) -> Result<Offered, CallError> {
-        let (mut send, mut answer) = self.open_seed(seed, request::Kind::Credential(credential)).await?;
-        // A stream that is gone shows on its other half.
-        let _ = send.finish();
-        let header = check(answer.header::<Response>(patience).await?)?;
+        let (header, _) = self.ask_seed(seed, request::Kind::Credential(credential), patience).await?;
+        let header = check(header)?;
         match &header.head {
             None => Ok(Offered::Confirmed { elsewhere: header.elsewhere }),
             Some(head) => Ok(Offered::Refused(head_from_wire(Some(head))?.map(|()| header.body))),
@@ -118,11 +127,8 @@ impl Transport {
         patience: Duration,
     ) -> Result<Given, CallError> {
         let small = wire::Small { credential: Some(credential), size: size.into() };
-        let (mut send, mut answer) = self.open_seed(seed, request::Kind::Small(small)).await?;
-        // A stream that is gone shows on its other half.
-        let _ = send.finish();
         let given = async {
-            let header = answer.header::<Response>(patience).await?;
+            let (header, answer) = self.ask_seed(seed, request::Kind::Small(small), patience).await?;
             if header.status() == Status::UpstreamFailed && header.head.is_some() {
                 return Ok(Given::Failed(Told::of(header)));
             }
@@ -137,16 +143,29 @@ impl Transport {
         timeout(patience, given).await.map_err(|_| HeaderError::Stalled)?
     }
 
-    /// As [`Self::open`], to a peer whose certificate says that it is a seed: nobody else is
-    /// shown a client's credential, whatever the scheduler says.
-    async fn open_seed(
+    /// Asks a seed what it may be asked twice. A connection that stood before and was lost says nothing of the
+    /// seed, which may have been started again since: the question goes once more over a new one.
+    async fn ask_seed(
         &self,
         seed: &PeerId,
         kind: request::Kind,
-    ) -> Result<(SendStream, Incoming), CallError> {
-        let connection = self.pool.connection(seed).await?;
-        match self.pool.admit(&connection) {
-            Ok(identity) if identity.role == Role::Seed => open_on(&connection, seed, kind).await,
+        patience: Duration,
+    ) -> Result<(Response, Incoming), CallError> {
+        let Reached { connection, is_warm } = self.reach_seed(seed).await?;
+        let answer = ask_on(&connection, seed, kind.clone(), patience).await;
+        if answer.is_ok() || !is_warm || connection.close_reason().is_none() {
+            return answer;
+        }
+        let fresh = self.reach_seed(seed).await?.connection;
+        ask_on(&fresh, seed, kind, patience).await
+    }
+
+    /// The connection to a peer whose certificate says that it is a seed: nobody else is shown a client's
+    /// credential, whatever the scheduler says.
+    async fn reach_seed(&self, seed: &PeerId) -> Result<Reached, CallError> {
+        let reached = self.pool.reach(seed).await?;
+        match self.pool.admit(&reached.connection) {
+            Ok(identity) if identity.role == Role::Seed => Ok(reached),
             Ok(identity) => Err(CallError::Refused(format!("{identity} is no seed"))),
             Err(reason) => Err(CallError::Refused(reason)),
         }
@@ -171,6 +190,20 @@ async fn open_on(
     let request = Request { protocol: PROTOCOL, kind: Some(kind) };
     send.write_chunk(frame::encode(&request)).await.map_err(|error| lost(peer, &error))?;
     Ok((send, Incoming::new(receive)))
+}
+
+/// A request of which all is said, and the head of its answer.
+async fn ask_on(
+    connection: &Connection,
+    peer: &PeerId,
+    kind: request::Kind,
+    patience: Duration,
+) -> Result<(Response, Incoming), CallError> {
+    let (mut send, mut answer) = open_on(connection, peer, kind).await?;
+    // A stream that is gone shows on its other half.
+    let _ = send.finish();
+    let header = answer.header::<Response>(patience).await?;
+    Ok((header, answer))
 }
 
 async fn upload(mut send: SendStream, mut body: BodyStream) {

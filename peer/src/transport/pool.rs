@@ -39,6 +39,13 @@ struct Peer {
     link: Mutex<Option<Link>>,
 }
 
+/// A connection to a peer.
+pub(super) struct Reached {
+    pub(super) connection: Connection,
+    /// It stood before, so that its other end may be gone since.
+    pub(super) is_warm: bool,
+}
+
 #[derive(Clone)]
 struct Link {
     connection: Connection,
@@ -71,12 +78,17 @@ impl Pool {
 
     /// The connection to a peer, dialled if there is none.
     pub(super) async fn connection(&self, id: &PeerId) -> Result<Connection, DialError> {
+        Ok(self.reach(id).await?.connection)
+    }
+
+    /// The same, and whether it stood before.
+    pub(super) async fn reach(&self, id: &PeerId) -> Result<Reached, DialError> {
         let peer =
             self.peers.get(id).map(|peer| peer.clone()).ok_or_else(|| DialError::Unknown(id.clone()))?;
         let mut link = peer.link.lock().await;
         if let Some(link) = link.as_mut().filter(|link| link.connection.close_reason().is_none()) {
             link.used_at = Instant::now();
-            return Ok(link.connection.clone());
+            return Ok(Reached { connection: link.connection.clone(), is_warm: true });
         }
         let (identity, connection) = self.dial(id, peer.address).await?;
         *link = Some(Link { connection: connection.clone(), used_at: Instant::now() });
@@ -84,7 +96,7 @@ impl Pool {
         // The receiver goes with the process.
         let _ = self.dialled.send((identity, connection.clone())).await;
         self.close_idle();
-        Ok(connection)
+        Ok(Reached { connection, is_warm: false })
     }
 
     async fn dial(&self, id: &PeerId, address: SocketAddr) -> Result<(Identity, Connection), DialError> {

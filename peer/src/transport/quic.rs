@@ -9,10 +9,12 @@ use std::time::Duration;
 use flotilla_daemon::identity::{ClientAuth, NodeIdentity};
 use flotilla_proto::ALPN_PIECES;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::crypto::{CryptoError, HmacKey};
 use quinn::{
     AckFrequencyConfig, ClientConfig, Endpoint, EndpointConfig, IdleTimeout, MtuDiscoveryConfig,
     Runtime as _, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
+use quinn_proto::HashedConnectionIdGenerator;
 use socket2::SockRef;
 
 use super::congestion::Capped;
@@ -33,12 +35,34 @@ pub(super) fn endpoint(socket: UdpSocket, identity: &NodeIdentity, mtu: Mtu) -> 
     client.transport_config(transport);
     let runtime = Arc::new(TokioRuntime);
     let socket = Arc::new(Segmenting::new(runtime.wrap_udp_socket(socket)?, mtu));
-    let mut config = EndpointConfig::default();
+    let mut config = EndpointConfig::new(Arc::new(ResetKey(identity.secret(RESETS))));
+    let [a, b, c, d, e, f, g, h, ..] = identity.secret(CONNECTION_IDS);
+    let ids = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+    config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
     // What the other side may send; 1472 unless said.
     config.max_udp_payload_size(mtu.datagram_len()).map_err(io::Error::other)?;
     let mut endpoint = Endpoint::new_with_abstract_socket(config, Some(server), socket, runtime)?;
     endpoint.set_default_client_config(client);
     Ok(endpoint)
+}
+
+/// Makes the tokens by which a peer that was started again tells others at once that it knows nothing of
+/// their connections (RFC 9000 §10.3): they must be the same as before.
+struct ResetKey([u8; 32]);
+
+impl HmacKey for ResetKey {
+    fn sign(&self, data: &[u8], signature: &mut [u8]) {
+        signature.copy_from_slice(blake3::keyed_hash(&self.0, data).as_bytes());
+    }
+
+    fn signature_len(&self) -> usize {
+        blake3::OUT_LEN
+    }
+
+    fn verify(&self, data: &[u8], signature: &[u8]) -> Result<(), CryptoError> {
+        // Takes the same time whatever differs.
+        if blake3::keyed_hash(&self.0, data) == *signature { Ok(()) } else { Err(CryptoError) }
+    }
 }
 
 fn transport_config(mtu: Mtu) -> TransportConfig {
@@ -78,6 +102,10 @@ fn enlarge_buffers(socket: &UdpSocket) {
         );
     }
 }
+
+/// Contexts of derived secrets; a change makes the next restart a silent one.
+const RESETS: &str = "flotilla 2026-11-29 QUIC stateless reset tokens";
+const CONNECTION_IDS: &str = "flotilla 2026-11-29 QUIC connection ids";
 
 /// Bytes. The kernel doubles what is asked for.
 const SOCKET_BUFFER: usize = 4 << 20;

@@ -91,7 +91,7 @@ impl Region {
 }
 
 /// A manager that knows a registry.
-async fn found() -> (Cluster, Registry) {
+pub(crate) async fn found() -> (Cluster, Registry) {
     let registry = Registry::start().await;
     let cluster = Cluster::start().await;
     let endpoint = Endpoint { url: format!("http://{}", registry.address), ..Default::default() };
@@ -100,16 +100,11 @@ async fn found() -> (Cluster, Registry) {
     (cluster, registry)
 }
 
-async fn start(
-    cluster: &mut Cluster,
-    name: &'static str,
-    role: &str,
-    adjust: &impl Fn(&mut PeerConfig),
-) -> Node {
-    let data_dir = cluster.daemon_dir(name);
+/// What a daemon of a region is configured with.
+pub(crate) async fn configuration(cluster: &Cluster, name: &str, role: &str) -> PeerConfig {
     let mut config = PeerConfig {
         name: Some(name.parse().unwrap()),
-        data_dir: data_dir.clone(),
+        data_dir: cluster.daemon_dir(name),
         manager: cluster.joining(REGION, role).await,
         ..PeerConfig::default()
     };
@@ -117,7 +112,18 @@ async fn start(
     (config.door.listen, config.transport.listen, config.admin.listen) = (any, any, any);
     // What a registry is asked shall be what clients made the region ask.
     config.source.probe_interval = Duration::from_secs(3600);
+    config
+}
+
+pub(crate) async fn start(
+    cluster: &mut Cluster,
+    name: &'static str,
+    role: &str,
+    adjust: &impl Fn(&mut PeerConfig),
+) -> Node {
+    let mut config = configuration(cluster, name, role).await;
     adjust(&mut config);
+    let data_dir = config.data_dir.clone();
     let peer = Peer::start(config).await.unwrap();
     let client = Client { door: peer.door_address().unwrap(), credential: None };
     let node = Node {

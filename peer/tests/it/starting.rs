@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use flotilla_peer::PeerConfig;
+use flotilla_peer::{Peer, PeerConfig};
 use flotilla_proto::JoinTokenText;
 use flotilla_proto::wire::manager::{Empty, JoinToken, Name};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -13,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{Cluster, REGION, within};
+use crate::region;
 
 #[tokio::test]
 async fn a_peer_whose_manager_is_away_lives_says_so_and_joins_when_it_comes() {
@@ -39,6 +42,87 @@ async fn a_peer_whose_manager_is_away_lives_says_so_and_joins_when_it_comes() {
     }));
     within(peer.serves()).await;
     peer.stop().await;
+}
+
+#[tokio::test]
+async fn a_seed_that_was_killed_and_started_again_is_asked_at_once() {
+    let (mut cluster, registry) = region::found().await;
+    cluster.start_scheduler().await;
+    let mut config = region::configuration(&cluster, "seed-0", "seed").await;
+    config.transport.listen = own_address().await;
+    let wire = Wire::to(config.transport.listen).await;
+    config.transport.advertise = Some(wire.address);
+    let seed = Mortal::start(config.clone()).await;
+    let node = region::start(&mut cluster, "node-1", "peer", &|_| {}).await;
+    registry.push("app", "before", &[]);
+    assert_eq!(within(node.client.mirror("/v2/app/manifests/before")).await.status, 200);
+
+    // A process that is killed says no goodbye.
+    wire.cut.store(true, Ordering::Relaxed);
+    seed.kill().await;
+    wire.cut.store(false, Ordering::Relaxed);
+    let again = Mortal::start(config).await;
+    registry.push("app", "after", &[]);
+    // Over the connection that stood, of which the seed of now knows nothing.
+    let asked = node.client.mirror("/v2/app/manifests/after");
+    let answer = tokio::time::timeout(IDLE_TIMEOUT / 2, asked).await.expect("told, not found out by silence");
+    assert_eq!(answer.status, 200, "{:?}", answer.body);
+    again.kill().await;
+}
+
+/// A daemon with a runtime of its own, which can end at any point.
+struct Mortal(tokio::runtime::Runtime);
+
+impl Mortal {
+    /// Returns once it serves.
+    async fn start(config: PeerConfig) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        runtime.spawn(async move {
+            let peer = Peer::start(config).await.unwrap();
+            tell.send(()).unwrap();
+            let _ended = peer.serve(CancellationToken::new()).await.unwrap();
+        });
+        within(told).await.unwrap();
+        Self(runtime)
+    }
+
+    /// Returns once nothing of it runs.
+    async fn kill(self) {
+        let ended = move || self.0.shutdown_timeout(Duration::from_secs(30));
+        tokio::task::spawn_blocking(ended).await.unwrap();
+    }
+}
+
+/// The way of datagrams between one node and another, which can be cut.
+struct Wire {
+    address: SocketAddr,
+    cut: Arc<AtomicBool>,
+    _carrying: AbortOnDrop,
+}
+
+impl Wire {
+    async fn to(far: SocketAddr) -> Self {
+        let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+        let (address, cut) = (socket.local_addr().unwrap(), Arc::new(AtomicBool::new(false)));
+        let is_cut = Arc::clone(&cut);
+        let carrying = tokio::spawn(async move {
+            let (mut near, mut datagram) = (None, [0; 1 << 16]);
+            loop {
+                // That nobody listens there just now is told here, and no matter.
+                let Ok((len, from)) = socket.recv_from(&mut datagram).await else { continue };
+                let to = if from == far { near } else { Some(far) };
+                if from != far {
+                    near = Some(from);
+                }
+                if let Some(to) = to.filter(|_| !is_cut.load(Ordering::Relaxed)) {
+                    let _ = socket.send_to(&datagram[..len], to).await;
+                }
+            }
+        });
+        Self { address, cut, _carrying: AbortOnDrop(carrying) }
+    }
 }
 
 #[tokio::test]
@@ -214,4 +298,6 @@ async fn own_port(near: SocketAddr) -> u16 {
     listener.local_addr().unwrap().port()
 }
 
+/// After which a silent connection between peers is given up.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(6);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
