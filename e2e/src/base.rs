@@ -13,10 +13,8 @@ pub fn archive(cache: &Path) -> Result<PathBuf> {
     if archive.is_file() {
         return Ok(archive);
     }
-    let root = cache.join("base");
+    let root = root(cache, "base", &[])?;
     let unfinished = cache.join("base.tar.unfinished");
-    fs::create_dir_all(&root)?;
-    run(Command::new("debootstrap").args(["--variant=minbase", &release()?]).arg(&root))?;
     run(Command::new("tar")
         .arg("--create")
         .arg("--file")
@@ -27,6 +25,28 @@ pub fn archive(cache: &Path) -> Result<PathBuf> {
     fs::remove_dir_all(&root).context("remove the unpacked base")?;
     fs::rename(&unfinished, &archive)?;
     Ok(archive)
+}
+
+/// The directory of a minimal Debian with `packages` beside what must be, made once and kept as
+/// `name` in `cache`.
+pub fn root(cache: &Path, name: &str, packages: &[&str]) -> Result<PathBuf> {
+    let root = cache.join(name);
+    if root.is_dir() {
+        return Ok(root);
+    }
+    let unfinished = cache.join(format!("{name}.unfinished"));
+    if unfinished.is_dir() {
+        fs::remove_dir_all(&unfinished).context("remove an unfinished base")?;
+    }
+    fs::create_dir_all(&unfinished)?;
+    let mut command = Command::new("debootstrap");
+    command.arg("--variant=minbase");
+    if !packages.is_empty() {
+        command.arg(format!("--include={}", packages.join(",")));
+    }
+    run(command.arg(release()?).arg(&unfinished))?;
+    fs::rename(&unfinished, &root)?;
+    Ok(root)
 }
 
 /// The code name of this machine's release: what is built here runs on it.

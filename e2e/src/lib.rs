@@ -4,8 +4,8 @@
 //! [`Origin`] its registry (or [`Harbor`], a fake one that fails on demand), [`Region`] the Flotilla under test, [`client`] the container
 //! clients, and [`AccessLog`] what the registry itself saw. [`story`] tells the stories with
 //! them, [`runner`] starts each in namespaces of its own, [`lab`] measures a region whose nodes
-//! have shaped links. Nothing here looks inside the
-//! daemons: they are seen through their doors, their metrics and their messages.
+//! have shaped links. A [`Machine`] is one that systemd has booted, with the package on it. Nothing
+//! here looks inside the daemons: they are seen through their doors, their metrics and their messages.
 //!
 //! # Why a client cannot cheat
 //!
@@ -25,6 +25,7 @@ pub mod harbor;
 pub mod http;
 pub mod image;
 pub mod lab;
+pub mod machine;
 pub mod object_store;
 mod operator;
 pub mod origin;
@@ -37,6 +38,7 @@ pub mod wait;
 
 pub use access_log::AccessLog;
 pub use harbor::Harbor;
+pub use machine::Machine;
 pub use origin::Origin;
 pub use process::Process;
 pub use region::Region;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use flotilla_e2e::lab::{self, LabPlan};
+use flotilla_e2e::machine;
 use flotilla_e2e::runner;
 
 /// Real clients, a real registry and the real daemons, each story in namespaces of its own.
@@ -27,6 +28,9 @@ enum Verb {
     /// Tells one story in the namespaces that this process was started in.
     #[command(hide = true)]
     OnStage { story: String, store: PathBuf, flotilla: PathBuf },
+    /// Becomes process 1 of a machine in the namespaces that this process was started in.
+    #[command(hide = true)]
+    BootMachine { base: PathBuf, dir: PathBuf },
     /// Pulls one layer on every node of a region of real daemons with shaped links, and prints
     /// the figures beside the simulator's prediction as one JSON object.
     Lab(LabPlan),
@@ -45,6 +49,11 @@ fn main() -> ExitCode {
     match cli.verb {
         None => runner::run_all(cli.stories),
         Some(Verb::OnStage { story, store, flotilla }) => runner::run_on_stage(&story, &store, &flotilla),
+        Some(Verb::BootMachine { base, dir }) => {
+            let Err(error) = machine::boot(&base, &dir);
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
         Some(Verb::Lab(plan)) => lab::run(&std::env::args().skip(2).collect::<Vec<_>>(), &plan),
         Some(Verb::OnLab { store, flotilla, plan }) => lab::run_on_lab(&plan, &store, &flotilla),
     }

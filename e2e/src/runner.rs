@@ -68,9 +68,9 @@ pub(crate) fn print_log_tails(store: &Path) {
     }
 }
 
-/// What all stories share.
+/// What all stories share: the executable under test, and where files are kept.
 #[derive(Debug, Clone)]
-pub(crate) struct House {
+pub struct House {
     flotilla: PathBuf,
     /// `<target>/e2e`: a directory per story, and what is kept between runs.
     dir: PathBuf,
@@ -143,7 +143,7 @@ impl House {
         let store = self.dir.join("story").join(story.name);
         remove_dir(&store)?;
         fs::create_dir_all(&store).context("create the story's directory")?;
-        (story.prepare)(&self.dir, &store).context("prepare")?;
+        (story.prepare)(self, &store).context("prepare")?;
 
         let words = store.join("story.txt");
         let mut child = self.start(story, &store, &words)?;

@@ -13,6 +13,7 @@ use crate::image::{Format, ImageSpec};
 use crate::origin::Origin;
 use crate::process::{self, Process};
 use crate::region::{Peer, Region};
+use crate::runner::House;
 use crate::stage::Stage;
 use crate::wait;
 
@@ -37,8 +38,8 @@ pub(super) fn sample_configs_are_valid(stage: &Stage) -> Result<()> {
 }
 
 /// The image's base is made outside the stage, where there is a network.
-pub(super) fn prepare(cache: &Path, store: &Path) -> Result<()> {
-    let archive = base::archive(cache)?;
+pub(super) fn prepare(house: &House, store: &Path) -> Result<()> {
+    let archive = base::archive(house.dir())?;
     fs::hard_link(archive, store.join("base.tar")).context("link the base")
 }
 

@@ -16,6 +16,7 @@ mod pull;
 mod resume;
 mod secrets;
 mod stage;
+mod systemd;
 
 use std::path::Path;
 use std::time::Duration;
@@ -25,6 +26,7 @@ use anyhow::Result;
 use crate::client::{Client, FrontDoor};
 use crate::conformance;
 use crate::origin::Setup;
+use crate::runner::House;
 use crate::stage::Stage;
 
 /// One story.
@@ -34,9 +36,9 @@ pub struct Story {
     pub name: &'static str,
     /// A story that takes longer has failed.
     pub deadline: Duration,
-    /// What must be done outside the stage, where there is a network: gets the directory
-    /// that is kept between runs and the story's own.
-    pub prepare: fn(cache: &Path, store: &Path) -> Result<()>,
+    /// What must be done outside the stage, where there is a network: gets the house and the story's
+    /// own directory.
+    pub prepare: fn(house: &House, store: &Path) -> Result<()>,
     /// Plays it.
     pub tell: fn(&Stage) -> Result<()>,
 }
@@ -44,6 +46,11 @@ pub struct Story {
 impl Story {
     const fn new(name: &'static str, tell: fn(&Stage) -> Result<()>) -> Self {
         Self { name, deadline: Duration::from_secs(240), prepare: |_, _| Ok(()), tell }
+    }
+
+    /// One on machines that systemd boots, with the package installed.
+    const fn on_machines(name: &'static str, tell: fn(&Stage) -> Result<()>) -> Self {
+        Self { prepare: systemd::prepare, ..Self::new(name, tell) }
     }
 }
 
@@ -101,4 +108,11 @@ pub const ALL: &[Story] = &[
         prepare: container::prepare,
         ..Story::new("peer_runs_in_a_container", container::peer_runs_in_a_container)
     },
+    Story::on_machines("systemd_first_start_without_dns_waits", systemd::first_start_without_dns),
+    Story::on_machines("systemd_starts_killed_or_hung_daemons_again", systemd::killed_or_hung),
+    Story::on_machines("systemd_removed_peer_joins_again", systemd::removed_and_enrolled_again),
+    Story::on_machines(
+        "systemd_package_is_upgraded_removed_and_purged",
+        systemd::upgraded_removed_and_purged,
+    ),
 ];

@@ -1,0 +1,44 @@
+//! A node that its operator removes, and takes back.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+
+use super::Cluster;
+use crate::stage::Stage;
+use crate::wait;
+
+/// A removed peer says so and stops serving, stays so over a restart, and serves again with a new
+/// token in the old one's place; an old token does not bring it back.
+pub(in crate::story) fn removed_and_enrolled_again(stage: &Stage) -> Result<()> {
+    let cluster = Cluster::up(stage)?;
+    let held = cluster.publish("team/held")?;
+    cluster.pull(&held)?;
+
+    cluster.ctl.sh("flotilla peer remove node1")?;
+    wait_removed(&cluster)?;
+    ensure!(cluster.pull(&held).is_err(), "a removed peer serves");
+    let (_, said) = cluster.node.answer("flotilla peer status")?;
+    ensure!(said.contains("removed"), "flotilla peer status says: {said}");
+    cluster.node.sh("systemctl restart --no-block flotilla-peer")?;
+    wait_removed(&cluster)?;
+    ensure!(cluster.pull(&held).is_err(), "a removed peer serves after a restart");
+
+    let topology = cluster.ctl.sh("flotilla topology show")?;
+    ensure!(!topology.contains("node1"), "still there: {topology}");
+    cluster.bring_token("peer")?;
+    cluster.wait_node_ready()?;
+    cluster.pull(&held)?;
+    cluster.pull_new("team/again")?;
+    let topology = cluster.ctl.sh("flotilla topology show")?;
+    ensure!(topology.contains("node1"), "not there: {topology}");
+    Ok(())
+}
+
+fn wait_removed(cluster: &Cluster<'_>) -> Result<()> {
+    wait::until("the unit says that it is removed", Duration::from_secs(30), || {
+        let said = cluster.node.property("flotilla-peer", "StatusText")?;
+        let ready = cluster.node.answer("curl -sf http://127.0.0.1:4005/readyz")?.0;
+        Ok((said.contains("removed") && !ready).then_some(()))
+    })
+}
