@@ -110,6 +110,10 @@ pub const ALL: &[Story] = &[
     },
     Story::on_machines("systemd_first_start_without_dns_waits", systemd::first_start_without_dns),
     Story::on_machines("systemd_starts_killed_or_hung_daemons_again", systemd::killed_or_hung),
+    Story::on_machines(
+        "systemd_node_with_ipv6_alone_finds_a_manager_that_moved",
+        systemd::ipv6_alone_and_a_manager_that_moved,
+    ),
     Story::on_machines("systemd_removed_peer_joins_again", systemd::removed_and_enrolled_again),
     Story::on_machines(
         "systemd_package_is_upgraded_removed_and_purged",

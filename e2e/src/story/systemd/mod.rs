@@ -2,6 +2,7 @@
 
 mod daemons;
 mod membership;
+mod network;
 mod package;
 
 use std::fs;
@@ -20,6 +21,7 @@ use crate::wait;
 
 pub(super) use daemons::{first_start_without_dns, killed_or_hung};
 pub(super) use membership::removed_and_enrolled_again;
+pub(super) use network::ipv6_alone_and_a_manager_that_moved;
 pub(super) use package::upgraded_removed_and_purged;
 
 /// The root and the package are made outside the stage, where there is a network; both are kept.
@@ -95,8 +97,15 @@ impl<'a> Cluster<'a> {
     /// The README's first hour, up to the peer: manager, scheduler and seed are ready.
     fn with_seed(stage: &'a Stage, node: &Plan<'_>) -> Result<Self> {
         let cluster = Self::installed(stage, node)?;
+        cluster.start_ctl("")?;
+        Ok(cluster)
+    }
+
+    /// Configures and starts the daemons of `ctl`; `settle` is a shell's script that changes a daemon's
+    /// configuration, the file `$1`, before its start.
+    fn start_ctl(&self, settle: &str) -> Result<()> {
         // In one line, as people paste it: the command waits for the manager that is starting.
-        cluster.ctl.sh(&format!(
+        self.ctl.sh(&format!(
             "sed -i 's/^advertise = .*/advertise = \"{MANAGER_HOST}:4000\"/' /etc/flotilla/manager.toml
              systemctl enable --quiet --now flotilla-manager; flotilla region add eu-west
              flotilla registry set {REGISTRY_HOST} --url https://{REGISTRY_HOST} --ca ca.pem"
@@ -105,16 +114,17 @@ impl<'a> Cluster<'a> {
             ("scheduler", "scheduler-eu-west", "flotilla-scheduler", "scheduler.toml", 4004),
             ("seed", "seed", "flotilla-peer", "peer.toml", 4005),
         ] {
-            cluster.ctl.sh(&format!(
+            self.ctl.sh(&format!(
                 "cp /etc/flotilla/{role}.toml /etc/flotilla/{file} 2>&1 || true
                  sed -i 's/^# name = .*/name = \"{name}\"/' /etc/flotilla/{file}
+                 set -- /etc/flotilla/{file}; {settle}
                  flotilla token create --region eu-west --role {role} --uses 1 | tail -n 1 |
                      install -m 640 -g flotilla /dev/stdin /etc/flotilla/tokens/{role}
                  systemctl enable --quiet --now {unit}
                  timeout 25 sh -c 'until curl -sf http://127.0.0.1:{admin}/readyz; do sleep 0.1; done'"
             ))?;
         }
-        Ok(cluster)
+        Ok(())
     }
 
     /// All of it: the node's peer is ready.
@@ -182,11 +192,14 @@ fn lay_link(stage: &Stage) -> Result<()> {
         "netns add node1",
         "link add ctl0 type veth peer name node0 netns node1",
         "addr add 10.98.0.1/24 dev ctl0",
+        "addr add fd00:98::1/64 dev ctl0 nodad",
         "link set ctl0 up",
         "-n node1 link set lo up",
         "-n node1 addr add 10.98.0.2/24 dev node0",
+        "-n node1 addr add fd00:98::2/64 dev node0 nodad",
         "-n node1 link set node0 up",
         "-n node1 route add default via 10.98.0.1",
+        "-n node1 route add default via fd00:98::1",
     ] {
         let mut command = stage.command(Side::Client, "ip");
         command.args(line.split(' '));
