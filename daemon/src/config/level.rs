@@ -32,24 +32,67 @@ impl FromStr for LogFilter {
     type Err = ParseLogFilterError;
 
     fn from_str(text: &str) -> Result<Self, ParseLogFilterError> {
-        let refused = |part: &str| ParseLogFilterError { part: part.to_owned() };
-        // Directives with spans have commas of their own; those the filter checks alone.
-        let mut text = text.to_owned();
-        if !text.contains('[') {
-            let directives: Vec<_> = text.split(',').map(str::trim).collect();
-            for directive in &directives {
-                let level = directive.rsplit_once('=').map_or(*directive, |(_, level)| level);
-                let is_number = level.starts_with(|first: char| first.is_ascii_digit());
-                if level.is_empty() || is_number || level.parse::<LevelFilter>().is_err() {
-                    return Err(refused(directive));
-                }
-            }
-            text = directives.join(",");
+        let directives = directives(text);
+        for directive in &directives {
+            check(directive)?;
         }
-        EnvFilter::builder().parse(&text).map_err(|_| refused(&text))?;
+        let text = directives.join(",");
+        let refused = |_| ParseLogFilterError::NoLevel(text.clone());
+        EnvFilter::builder().parse(&text).map_err(refused)?;
         Ok(Self(text))
     }
 }
+
+/// The directives of a filter: spans and their fields have commas of their own.
+fn directives(text: &str) -> Vec<&str> {
+    let mut depth = 0_i32;
+    let parts = text.split(move |next: char| {
+        depth += match next {
+            '[' | '{' => 1,
+            ']' | '}' => -1,
+            _ => 0,
+        };
+        next == ',' && depth <= 0
+    });
+    parts.map(str::trim).collect()
+}
+
+/// `level`, `target=level`, `target[span]` or `target[span]=level`, of a part that may exist.
+fn check(directive: &str) -> Result<(), ParseLogFilterError> {
+    let (target, level) = match directive.rsplit_once(']') {
+        Some((spans, level)) => (spans.split('[').next().unwrap_or_default(), level.strip_prefix('=')),
+        None => directive.rsplit_once('=').map_or(("", Some(directive)), |(part, level)| (part, Some(level))),
+    };
+    if let Some(level) = level {
+        let is_number = level.starts_with(|first: char| first.is_ascii_digit());
+        if level.is_empty() || is_number || level.parse::<LevelFilter>().is_err() {
+            return Err(ParseLogFilterError::NoLevel(directive.to_owned()));
+        }
+    }
+    let part = target.split("::").next().unwrap_or_default();
+    let is_ours = part.starts_with("flotilla") || super::nearest_key(part, PARTS).is_some_and(is_near(part));
+    if is_ours && !PARTS.contains(&part) {
+        return Err(ParseLogFilterError::NoPart(part.to_owned()));
+    }
+    Ok(())
+}
+
+/// Whether a part is likely meant by what was written: libraries have parts of their own, whose names are not known.
+fn is_near(written: &str) -> impl Fn(&str) -> bool {
+    move |part| strsim::damerau_levenshtein(part, written) <= 3
+}
+
+/// What logs in our own name.
+const PARTS: &[&str] = &[
+    "flotilla",
+    "flotilla_daemon",
+    "flotilla_manager",
+    "flotilla_peer",
+    "flotilla_peer_core",
+    "flotilla_proto",
+    "flotilla_scheduler",
+    "flotilla_scheduler_core",
+];
 
 impl TryFrom<String> for LogFilter {
     type Error = ParseLogFilterError;
@@ -73,12 +116,16 @@ impl fmt::Display for LogFilter {
 
 /// Not a level and not directives.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{part}` is no level; expected error, warn, info, debug, trace or off, or directives as in \
-     \"info,flotilla_peer=debug\""
-)]
-pub struct ParseLogFilterError {
-    part: String,
+pub enum ParseLogFilterError {
+    /// A directive that says no level.
+    #[error(
+        "`{0}` is no level; expected error, warn, info, debug, trace or off, or directives as in \
+         \"info,flotilla_peer=debug\""
+    )]
+    NoLevel(String),
+    /// A directive for what does not exist.
+    #[error("nothing here is called `{0}`; the parts are {parts}", parts = PARTS.join(", "))]
+    NoPart(String),
 }
 
 #[cfg(test)]
@@ -107,9 +154,37 @@ mod tests {
             ("info,", ""),
             ("a=b=c", "a=b=c"),
             ("flotilla_peer=", "flotilla_peer="),
+            ("verbose,flotilla_peer[read]=debug", "verbose"),
+            ("info,flotilla_peer[read{registry=a,b}]=loud", "flotilla_peer[read{registry=a,b}]=loud"),
         ] {
             let error = text.parse::<LogFilter>().unwrap_err().to_string();
             assert!(error.starts_with(&format!("`{part}` is no level; expected error, warn,")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_part_that_does_not_exist_is_refused() {
+        for text in [
+            "flotilla_peer::door=debug",
+            "quinn=warn",
+            "h2=off",
+            "flotilla_peer[read{a=1}]=debug",
+            "[read]",
+        ] {
+            assert_eq!(text.parse::<LogFilter>().unwrap().to_string(), text);
+        }
+        for (text, part) in [
+            ("flotilla_per=debug", "flotilla_per"),
+            ("info,flotila_peer::door=debug", "flotila_peer"),
+            ("flotilla-peer=debug", "flotilla-peer"),
+            ("flotilla_seed=trace", "flotilla_seed"),
+            ("flotilla_seed[read]", "flotilla_seed"),
+        ] {
+            let error = text.parse::<LogFilter>().unwrap_err().to_string();
+            assert!(
+                error.starts_with(&format!("nothing here is called `{part}`; the parts are flotilla,")),
+                "{error}"
+            );
         }
     }
 }

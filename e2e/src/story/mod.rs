@@ -114,7 +114,8 @@ pub const ALL: &[Story] = &[
         "systemd_node_with_ipv6_alone_finds_a_manager_that_moved",
         systemd::ipv6_alone_and_a_manager_that_moved,
     ),
-    Story::on_machines("systemd_removed_peer_joins_again", systemd::removed_and_enrolled_again),
+    Story::on_machines("systemd_registry_that_is_set_wrong_is_told", systemd::registry_set_wrong),
+    Story::on_machines("systemd_removed_daemons_join_again", systemd::removed_and_enrolled_again),
     Story::on_machines(
         "systemd_package_is_upgraded_removed_and_purged",
         systemd::upgraded_removed_and_purged,

@@ -21,7 +21,7 @@ use crate::wait;
 
 pub(super) use daemons::{first_start_without_dns, killed_or_hung};
 pub(super) use membership::removed_and_enrolled_again;
-pub(super) use network::ipv6_alone_and_a_manager_that_moved;
+pub(super) use network::{ipv6_alone_and_a_manager_that_moved, registry_set_wrong};
 pub(super) use package::upgraded_removed_and_purged;
 
 /// The root and the package are made outside the stage, where there is a network; both are kept.
