@@ -21,9 +21,9 @@ pub(crate) async fn watch_endpoints(identity: NodeIdentity, source: Source) {
 /// Never returns before the sender is gone.
 async fn report_endpoints(identity: NodeIdentity, mut health: Receiver<Arc<EndpointsHealth>>) {
     let mut manager = SettingsClient::new(rpc::manager_channel(&identity));
-    let mut said = None;
+    let (mut said, mut pause) = (None, SAY_AGAIN);
     loop {
-        match timeout(SAY_AGAIN, health.changed()).await {
+        match timeout(pause, health.changed()).await {
             Ok(Err(_)) => return,
             Ok(Ok(())) => {}
             Err(_) => said = None,
@@ -34,11 +34,17 @@ async fn report_endpoints(identity: NodeIdentity, mut health: Receiver<Arc<Endpo
         }
         let mut request = tonic::Request::new(report.clone());
         request.set_timeout(rpc::CALL_TIMEOUT);
-        match manager.report_endpoints(request).await {
-            Ok(_) => said = Some(report),
-            // It is told again; that it is away, the settings' task says.
-            Err(status) => tracing::debug!(reason = rpc::reason(&status), "endpoints not reported"),
-        }
+        pause = match manager.report_endpoints(request).await {
+            Ok(_) => {
+                said = Some(report);
+                SAY_AGAIN
+            }
+            // That it is away, the settings' task says.
+            Err(status) => {
+                tracing::debug!(reason = rpc::reason(&status), "endpoints not reported");
+                TRY_AGAIN
+            }
+        };
     }
 }
 
@@ -57,3 +63,4 @@ fn to_wire(health: &EndpointsHealth) -> wire::EndpointReport {
 }
 
 const SAY_AGAIN: Duration = Duration::from_secs(30);
+const TRY_AGAIN: Duration = Duration::from_secs(2);

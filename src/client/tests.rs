@@ -61,7 +61,7 @@ fn a_dry_run_shows_the_change_and_writes_nothing() {
     assert_eq!(machine.files(), before);
     for line in [
         "+++ b/etc/containerd/certs.d/reg.test/hosts.toml",
-        "+[host.\"http://127.0.0.1:4001\"]",
+        "+[host.\"http://127.0.0.1:4001/v2/reg.test\"]",
         "+      config_path = \"/etc/containerd/certs.d\"",
         "  systemctl restart containerd",
     ] {
@@ -261,7 +261,7 @@ fn docker_hub_is_set_up_by_any_of_its_names() {
                 Client::Containerd,
                 None,
                 "etc/containerd/certs.d/docker.io/hosts.toml",
-                "[host.\"http://127.0.0.1:4001\"]\n  capabilities = [\"pull\", \"resolve\"]",
+                "[host.\"http://127.0.0.1:4001/v2/docker.io\"]\n  capabilities = [\"pull\", \"resolve\"]\n  override_path = true",
             ),
             (
                 Client::Podman,

@@ -164,13 +164,9 @@ mod tests {
 
     #[test]
     fn a_part_that_does_not_exist_is_refused() {
-        for text in [
-            "flotilla_peer::door=debug",
-            "quinn=warn",
-            "h2=off",
-            "flotilla_peer[read{a=1}]=debug",
-            "[read]",
-        ] {
+        for text in
+            ["flotilla_peer::door=debug", "quinn=warn", "h2=off", "flotilla_peer[read{a=1}]=debug", "[read]"]
+        {
             assert_eq!(text.parse::<LogFilter>().unwrap().to_string(), text);
         }
         for (text, part) in [

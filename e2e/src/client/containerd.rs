@@ -82,12 +82,13 @@ impl<'a> Containerd<'a> {
         self.dir.join("containerd.sock")
     }
 
-    /// The directory of `hosts.toml` files that puts `mirror` before the registry.
+    /// The directory of `hosts.toml` files that puts `mirror` before the registry, as `flotilla client setup` does.
     fn write_hosts(&self, mirror: &str) -> Result<PathBuf> {
         let hosts = self.dir.join("certs.d");
         fs::create_dir_all(hosts.join(REGISTRY_HOST))?;
         let text = format!(
-            "server = \"https://{REGISTRY_HOST}\"\n[host.\"{mirror}\"]\ncapabilities = [\"pull\", \"resolve\"]\n"
+            "server = \"https://{REGISTRY_HOST}\"\n[host.\"{mirror}/v2/{REGISTRY_HOST}\"]\n\
+             capabilities = [\"pull\", \"resolve\"]\noverride_path = true\n"
         );
         fs::write(hosts.join(REGISTRY_HOST).join("hosts.toml"), text)?;
         Ok(hosts)

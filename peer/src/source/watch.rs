@@ -19,6 +19,10 @@ pub(super) async fn watch(shared: Arc<Shared>) {
     // The first passes at once, when nobody can have asked for anything yet.
     turn.tick().await;
     let mut asked_for = shared.settings_revision.subscribe();
+    if *asked_for.borrow() > 0 {
+        // Settings that were there first are news here all the same.
+        asked_for.mark_changed();
+    }
     let mut known = HashMap::new();
     loop {
         tokio::select! {

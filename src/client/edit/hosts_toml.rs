@@ -9,15 +9,20 @@ use toml_edit::{Array, DocumentMut, Item, Table};
 use super::EditError;
 use super::toml::{put_first, section, set};
 
-/// With `url` as the first of the hosts that are asked; `server` is the last.
+/// With the `peer`'s URL as the first of the hosts that are asked; `server` is the last. The registry's name goes
+/// into the path: a project of it may be called like another registry, and containerd's `ns` does not tell the two
+/// apart.
 pub(in crate::client) fn with_mirror_host(
     text: &str,
     registry: &RegistryHost,
-    url: &str,
+    peer: &str,
 ) -> Result<String, EditError> {
+    let url = &format!("{peer}/v2/{registry}");
     if text.trim().is_empty() {
         let server = server(registry).map(|server| format!("server = \"{server}\"\n\n")).unwrap_or_default();
-        return Ok(format!("{server}[host.\"{url}\"]\n  capabilities = [\"pull\", \"resolve\"]\n"));
+        return Ok(format!(
+            "{server}[host.\"{url}\"]\n  capabilities = [\"pull\", \"resolve\"]\n  override_path = true\n"
+        ));
     }
     let mut document: DocumentMut = text.parse()?;
     let is_mended = drop_web_site(&mut document, registry);
@@ -28,10 +33,16 @@ pub(in crate::client) fn with_mirror_host(
     // containerd asks them in the order of the file.
     let positions = hosts.iter().filter_map(|(_, item)| item.as_table()?.position());
     let first = positions.min();
-    let mut host = Table::new();
-    host.set_position(first.map(|position| position - 1));
-    host.insert("capabilities", Item::Value(Array::from_iter(["pull", "resolve"]).into()));
-    host.decor_mut().set_prefix("\n");
+    // As earlier versions of this program wrote it, it becomes what it should be, with whatever a person added.
+    let earlier = hosts.remove(peer).and_then(|item| item.into_table().ok());
+    let mut host = earlier.unwrap_or_else(|| {
+        let mut host = Table::new();
+        host.set_position(first.map(|position| position - 1));
+        host.insert("capabilities", Item::Value(Array::from_iter(["pull", "resolve"]).into()));
+        host.decor_mut().set_prefix("\n");
+        host
+    });
+    host.insert("override_path", toml_edit::value(true));
     hosts.set_implicit(true);
     hosts.insert(url, Item::Table(host));
     Ok(document.to_string())
@@ -73,7 +84,8 @@ mod tests {
     #[test]
     fn docker_hubs_own_server_is_left_to_containerd() {
         let hub: RegistryHost = "registry-1.docker.io".parse().unwrap();
-        let ours = "[host.\"http://127.0.0.1:4001\"]\n  capabilities = [\"pull\", \"resolve\"]\n";
+        let ours = "[host.\"http://127.0.0.1:4001/v2/docker.io\"]\n  \
+                    capabilities = [\"pull\", \"resolve\"]\n  override_path = true\n";
         let web_site = format!("server = \"https://docker.io\"\n\n{ours}");
         let chosen = format!("server = \"https://registry-1.docker.io\"\n\n{ours}");
         for (before, after) in [("", ours), (ours, ours), (&web_site, ours), (&chosen, &chosen)] {
@@ -86,17 +98,21 @@ mod tests {
 
     #[test]
     fn the_peer_is_asked_first_and_the_others_after_it() {
-        let ours = "server = \"https://reg.test\"\n\n[host.\"http://127.0.0.1:4001\"]\n  \
-                    capabilities = [\"pull\", \"resolve\"]\n";
+        let ours = "server = \"https://reg.test\"\n\n[host.\"http://127.0.0.1:4001/v2/reg.test\"]\n  \
+                    capabilities = [\"pull\", \"resolve\"]\n  override_path = true\n";
         let theirs = "server = \"https://reg.test\"\n\n# our cache\n[host.\"https://cache\"]\n  \
                       skip_verify = true\n  [host.\"https://cache\".header]\n    x = \"y\"\n";
-        let both = "server = \"https://reg.test\"\n\n[host.\"http://127.0.0.1:4001\"]\n\
-                    capabilities = [\"pull\", \"resolve\"]\n\n# our cache\n[host.\"https://cache\"]\n  \
+        let both = "server = \"https://reg.test\"\n\n[host.\"http://127.0.0.1:4001/v2/reg.test\"]\n\
+                    capabilities = [\"pull\", \"resolve\"]\noverride_path = true\n\n# our cache\n[host.\"https://cache\"]\n  \
                     skip_verify = true\n  [host.\"https://cache\".header]\n    x = \"y\"\n";
         let server = "server = \"https://reg.test\"\n";
-        let added = "server = \"https://reg.test\"\n\n[host.\"http://127.0.0.1:4001\"]\n\
-                     capabilities = [\"pull\", \"resolve\"]\n";
-        for (before, after) in [("", ours), (theirs, both), (ours, ours), (server, added)] {
+        let added = "server = \"https://reg.test\"\n\n[host.\"http://127.0.0.1:4001/v2/reg.test\"]\n\
+                     capabilities = [\"pull\", \"resolve\"]\noverride_path = true\n";
+        let earlier = "[host.\"http://127.0.0.1:4001\"]\n  capabilities = [\"pull\"]\n  skip_verify = true\n";
+        let mended = "[host.\"http://127.0.0.1:4001/v2/reg.test\"]\n  capabilities = [\"pull\"]\n  \
+                      skip_verify = true\noverride_path = true\n";
+        for (before, after) in [("", ours), (theirs, both), (ours, ours), (server, added), (earlier, mended)]
+        {
             let once = with_mirror_host(before, &reg(), PEER).unwrap();
             assert_eq!(once, after);
             assert_eq!(with_mirror_host(&once, &reg(), PEER).unwrap(), once);
