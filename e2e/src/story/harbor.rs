@@ -1,5 +1,6 @@
 //! Private projects of a Harbor.
 
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,9 @@ use crate::client::{Client, FrontDoor, Pull};
 use crate::exchange::{Request, Server};
 use crate::harbor::{Access, Auth, Harbor, Host, On, What};
 use crate::image::{Format, Image, ImageSpec};
-use crate::region::Region;
-use crate::stage::Stage;
+use crate::process;
+use crate::region::{Peer, Region};
+use crate::stage::{REGISTRY_HOST, Side, Stage};
 use crate::wait;
 
 pub(super) fn private_pull(stage: &Stage) -> Result<()> {
@@ -42,7 +44,27 @@ pub(super) fn private_pull(stage: &Stage) -> Result<()> {
     let anonymous = log.filter(|request| request.auth == Auth::Anonymous && request.status < 400);
     ensure!(anonymous.requests.is_empty(), "something came without a credential:\n{anonymous}");
     ensure!(log.to(Host::Storage).requests.is_empty(), "nobody was sent to the object store:\n{log}");
+    verify(stage, &region, pull.peer)?;
     region.assert_no_error_logged()
+}
+
+/// What an operator asks first: Harbor's own token service lets `flotilla verify` in, by any door.
+fn verify(stage: &Stage, region: &Region<'_>, peer: &Peer) -> Result<()> {
+    let authfile = stage.dir("home")?.join("verify.json");
+    let auth = serde_json::json!({ "auth": STANDARD.encode("robot$x:secret") });
+    fs::write(&authfile, serde_json::json!({ "auths": { REGISTRY_HOST: auth } }).to_string())?;
+    for door in ["mirror", "proxy", "prefix"] {
+        let mut command = stage.command(Side::Client, &stage.flotilla_path().to_string_lossy());
+        command
+            .args(["verify", &format!("{REGISTRY_HOST}/priv/app:v1"), "--door", door])
+            .args(["--peer", &peer.door, "--admin", &peer.admin])
+            .arg("--data-dir")
+            .arg(region.dir().join(&peer.name))
+            .arg("--authfile")
+            .arg(&authfile);
+        process::run(&stage.logs(), &format!("verify-{door}"), command, VERIFY_TIMEOUT)?.success()?;
+    }
+    Ok(())
 }
 
 /// Ten small layers, cold: a pull is two round trips, the manifest's and the blobs', whatever the number of
@@ -130,3 +152,4 @@ fn get(door: &Server<'_>, path: String) -> Result<Vec<u8>> {
 
 /// A registry on another continent.
 const FAR: Duration = Duration::from_millis(200);
+const VERIFY_TIMEOUT: Duration = Duration::from_secs(30);

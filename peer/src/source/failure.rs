@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flotilla_daemon::identity::clock::{self, Judge};
 use http::{Response, StatusCode};
 
 use super::body::BoxError;
@@ -235,7 +236,7 @@ fn is_of_tls(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// An error shown with all its causes on one line: the HTTP client hides the useful part
-/// ("unknown issuer", "connection refused") three levels down.
+/// ("unknown issuer", "connection refused") three levels down. Clocks are told as people read them.
 #[derive(Debug, Clone)]
 pub struct Causes(Arc<dyn Error + Send + Sync>);
 
@@ -247,14 +248,15 @@ impl Causes {
 
 impl fmt::Display for Causes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = |text: &str| clock::explain_text(Judge::ThisMachine, text);
         let mut last = self.0.to_string();
-        f.write_str(&last)?;
+        f.write_str(&shown(&last))?;
         let mut cause = self.0.source();
         while let Some(error) = cause {
             let text = error.to_string();
             // Wrappers often repeat what they wrap.
             if text != last {
-                write!(f, ": {text}")?;
+                write!(f, ": {}", shown(&text))?;
             }
             last = text;
             cause = error.source();
@@ -285,5 +287,24 @@ impl fmt::Display for Millis<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = (self.0.as_secs_f64() * 1000.0).round();
         write!(f, "{:?}", Duration::from_secs_f64(millis / 1000.0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustls::CertificateError;
+    use rustls::pki_types::UnixTime;
+
+    use super::*;
+
+    #[test]
+    fn whose_clock_says_what_is_told_in_dates() {
+        let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        let expired =
+            CertificateError::ExpiredContext { time: at(1_796_599_214), not_after: at(1_764_000_000) };
+        let tls = std::io::Error::other(rustls::Error::InvalidCertificate(expired));
+        let text = EndpointFailure::Tls(Causes::of(tls)).to_string();
+        assert!(text.contains("this machine's clock says 2026-12-06T23:20:14Z"), "{text}");
+        assert!(text.contains("good until 2025-11-24T16:00:00Z") && !text.contains("UNIX"), "{text}");
     }
 }
