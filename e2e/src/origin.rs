@@ -200,7 +200,7 @@ fn configuration(setup: Setup) -> String {
     format!(
         "version: 0.1\n\
          log: {{level: error, accesslog: {{disabled: false}}}}\n\
-         storage: {{{storage}}}\n\
+         storage: {{{storage}, delete: {{enabled: true}}}}\n\
          {auth}\
          validation: {{manifests: {{urls: {{allow: ['.']}}}}}}\n\
          http:\n\

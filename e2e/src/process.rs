@@ -124,6 +124,11 @@ impl Finished {
         self.output.stdout()
     }
 
+    /// What it wrote to both outputs, however it ended.
+    pub fn said(&self) -> Result<String> {
+        Ok(self.output.stdout()? + &self.output.stderr()?)
+    }
+
     /// What it wrote to standard error.
     ///
     /// # Errors

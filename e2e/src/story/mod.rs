@@ -16,6 +16,7 @@ mod pull;
 mod resume;
 mod secrets;
 mod stage;
+mod suite;
 mod systemd;
 
 use std::path::Path;
@@ -41,11 +42,13 @@ pub struct Story {
     pub prepare: fn(house: &House, store: &Path) -> Result<()>,
     /// Plays it.
     pub tell: fn(&Stage) -> Result<()>,
+    /// The environment variable that names a program which no Debian package has. Unset, the story is ignored.
+    pub program: Option<&'static str>,
 }
 
 impl Story {
     const fn new(name: &'static str, tell: fn(&Stage) -> Result<()>) -> Self {
-        Self { name, deadline: Duration::from_secs(240), prepare: |_, _| Ok(()), tell }
+        Self { name, deadline: Duration::from_secs(240), prepare: |_, _| Ok(()), tell, program: None }
     }
 
     /// One on machines that systemd boots, with the package installed.
@@ -88,6 +91,10 @@ pub const ALL: &[Story] = &[
     Story::new("conformance_docker_registry", |stage| conformance::of_docker_registry(stage, Setup::Plain)),
     Story::new("conformance_htpasswd", |stage| conformance::of_docker_registry(stage, Setup::Htpasswd)),
     Story::new("conformance_s3", |stage| conformance::of_docker_registry(stage, Setup::S3)),
+    Story {
+        program: Some(suite::PROGRAM),
+        ..Story::new("oci_suite_finds_at_the_proxy_what_it_finds_directly", suite::finds_the_same)
+    },
     Story::new("security_on_a_warm_cache", conformance::on_a_warm_cache),
     Story::new("peer_killed_mid_pull_keeps_what_it_announced", resume::killed_peer_keeps_what_it_announced),
     Story::new("demo_reads_the_registry_once", demo::reads_the_registry_once),
