@@ -30,7 +30,8 @@ pub fn archive(cache: &Path) -> Result<PathBuf> {
 /// The directory of a minimal Debian with `packages` beside what must be, made once and kept as
 /// `name` in `cache`.
 pub fn root(cache: &Path, name: &str, packages: &[&str]) -> Result<PathBuf> {
-    let root = cache.join(name);
+    let release = release()?;
+    let root = cache.join(format!("{name}-{release}"));
     if root.is_dir() {
         return Ok(root);
     }
@@ -44,7 +45,7 @@ pub fn root(cache: &Path, name: &str, packages: &[&str]) -> Result<PathBuf> {
     if !packages.is_empty() {
         command.arg(format!("--include={}", packages.join(",")));
     }
-    run(command.arg(release()?).arg(&unfinished))?;
+    run(command.arg(release).arg(&unfinished))?;
     fs::rename(&unfinished, &root)?;
     Ok(root)
 }

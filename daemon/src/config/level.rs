@@ -16,7 +16,7 @@ pub struct LogFilter(String);
 impl LogFilter {
     /// As tracing has it; what only speaks of parts leaves the rest at `info`.
     pub(crate) fn filter(&self) -> EnvFilter {
-        let has_level = self.0.split(',').any(|directive| !directive.contains(['=', '[', ']']));
+        let has_level = directives(&self.0).iter().any(|directive| !directive.contains(['=', '[', ']']));
         let text = if has_level { self.0.clone() } else { format!("info,{}", self.0) };
         EnvFilter::builder().parse(text).expect("it was parsed before")
     }
@@ -43,18 +43,9 @@ impl FromStr for LogFilter {
     }
 }
 
-/// The directives of a filter: spans and their fields have commas of their own.
+/// The directives of a filter, which is cut at every comma, one between fields of a span as well.
 fn directives(text: &str) -> Vec<&str> {
-    let mut depth = 0_i32;
-    let parts = text.split(move |next: char| {
-        depth += match next {
-            '[' | '{' => 1,
-            ']' | '}' => -1,
-            _ => 0,
-        };
-        next == ',' && depth <= 0
-    });
-    parts.map(str::trim).collect()
+    text.split(',').map(str::trim).collect()
 }
 
 /// `level`, `target=level`, `target[span]` or `target[span]=level`, of a part that may exist.
@@ -71,7 +62,8 @@ fn check(directive: &str) -> Result<(), ParseLogFilterError> {
     }
     let part = target.split("::").next().unwrap_or_default();
     let is_ours = part.starts_with("flotilla") || super::nearest_key(part, PARTS).is_some_and(is_near(part));
-    if is_ours && !PARTS.contains(&part) {
+    // The filter takes a target for the beginning of a name.
+    if is_ours && !PARTS.iter().any(|known| known.starts_with(part)) {
         return Err(ParseLogFilterError::NoPart(part.to_owned()));
     }
     Ok(())
@@ -137,6 +129,7 @@ mod tests {
         let filter = |text: &str| text.parse::<LogFilter>().unwrap().filter().to_string();
         assert_eq!(filter("flotilla_peer=debug"), filter("info,flotilla_peer=debug"));
         assert!(!filter("warn,flotilla_peer=debug").contains("info"));
+        assert!(filter("flotilla_peer[read{a}]=debug").contains("info"));
     }
 
     #[test]
@@ -155,7 +148,8 @@ mod tests {
             ("a=b=c", "a=b=c"),
             ("flotilla_peer=", "flotilla_peer="),
             ("verbose,flotilla_peer[read]=debug", "verbose"),
-            ("info,flotilla_peer[read{registry=a,b}]=loud", "flotilla_peer[read{registry=a,b}]=loud"),
+            ("info,flotilla_peer[read{a=1}]=loud", "flotilla_peer[read{a=1}]=loud"),
+            ("flotilla_peer[read{a,b}]=debug", "flotilla_peer[read{a"),
         ] {
             let error = text.parse::<LogFilter>().unwrap_err().to_string();
             assert!(error.starts_with(&format!("`{part}` is no level; expected error, warn,")), "{error}");
@@ -164,9 +158,14 @@ mod tests {
 
     #[test]
     fn a_part_that_does_not_exist_is_refused() {
-        for text in
-            ["flotilla_peer::door=debug", "quinn=warn", "h2=off", "flotilla_peer[read{a=1}]=debug", "[read]"]
-        {
+        for text in [
+            "flotilla_peer::door=debug",
+            "quinn=warn",
+            "h2=off",
+            "flotilla_peer[read{a=1}]=debug",
+            "[read]",
+            "flotilla_sched=debug",
+        ] {
             assert_eq!(text.parse::<LogFilter>().unwrap().to_string(), text);
         }
         for (text, part) in [

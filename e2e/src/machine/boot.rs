@@ -111,6 +111,8 @@ fn is_unified() -> bool {
 pub(super) fn remove_control_groups(name: &str) {
     for hierarchy in hierarchies() {
         remove_groups(&hierarchy.join(OWN_GROUP).join(name));
+        // Unless another machine is there.
+        let _ = fs::remove_dir(hierarchy.join(OWN_GROUP));
     }
 }
 

@@ -23,6 +23,8 @@ use crate::wait;
 pub struct Machine<'a> {
     stage: &'a Stage,
     name: &'static str,
+    /// Of its control group, which no other machine of this host has.
+    group: String,
     init: Pid,
     /// Ends with process 1, and nothing else ends it.
     unshare: Process,
@@ -44,8 +46,7 @@ pub struct Plan<'a> {
 impl<'a> Machine<'a> {
     /// Boots a machine over the root `base` and waits until systemd calls it running.
     pub fn boot(stage: &'a Stage, base: &Path, plan: &Plan<'_>) -> Result<Self> {
-        // What a story that was cut short left.
-        boot::remove_control_groups(plan.name);
+        let group = format!("{}-{:08x}", plan.name, fastrand::u32(..));
         let dir = Path::new("/run/machines").join(plan.name);
         for part in ["upper/etc", "work", "root"] {
             fs::create_dir_all(dir.join(part)).context("create the machine's directory")?;
@@ -61,7 +62,7 @@ impl<'a> Machine<'a> {
         command.arg(format!("--net={network}"));
         // The groups first: the name space makes them its root.
         command
-            .args(["sh", "-ec", &boot::in_own_groups(plan.name), "sh"])
+            .args(["sh", "-ec", &boot::in_own_groups(&group), "sh"])
             .args(["unshare", "--mount", "--propagation", "private", "--pid", "--uts", "--ipc", "--cgroup"])
             .args(["--fork", "--kill-child"])
             .arg(std::env::current_exe().context("find this binary")?)
@@ -72,7 +73,7 @@ impl<'a> Machine<'a> {
             unshare.check_running()?;
             Ok(first_process(unshare.pid()))
         })?;
-        let machine = Self { stage, name: plan.name, init, unshare };
+        let machine = Self { stage, name: plan.name, group, init, unshare };
         machine.wait_until_running()?;
         Ok(machine)
     }
@@ -108,9 +109,9 @@ impl<'a> Machine<'a> {
 
     /// Runs `script`, however it ends: whether that was well, and what it printed to both outputs.
     pub fn answer(&self, script: &str) -> Result<(bool, String)> {
-        let output = self.shell(&format!("exec 2>&1; {script}")).output().context("run nsenter")?;
-        let said = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
-        Ok((output.status.success(), said))
+        let command = self.shell(&format!("exec 2>&1; {script}"));
+        let finished = process::run(&self.stage.logs(), &self.log_name(), command, SCRIPT_TIMEOUT)?;
+        Ok((finished.status.success(), finished.said()?.trim_end().to_owned()))
     }
 
     /// One property of a unit, as `systemctl show` has it.
@@ -167,7 +168,7 @@ impl Drop for Machine<'_> {
         if let Err(error) = ended {
             eprintln!("end {}: {error:#}", self.name);
         }
-        boot::remove_control_groups(self.name);
+        boot::remove_control_groups(&self.group);
     }
 }
 

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::env;
+use std::fs;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
@@ -23,30 +24,48 @@ pub(super) fn finds_the_same(stage: &Stage) -> Result<()> {
     let region = Region::up(stage, &origin.ca(), 1)?;
     let peer = region.peers().next().context("no peer")?;
     let ca = origin.ca().to_string_lossy().into_owned();
-    let direct = failures(stage, Side::Origin, "direct", &[("SSL_CERT_FILE", &ca)])?;
+    let direct = ask(stage, Side::Origin, "direct", &[("SSL_CERT_FILE", &ca)])?;
     let trusted = peer.ca.to_string_lossy();
     let through = [("SSL_CERT_FILE", &*trusted), ("HTTPS_PROXY", &peer.door)];
-    let proxied = failures(stage, Side::Client, "proxied", &through)?;
-    stage.report(&format!("{} fail directly, {} through the door\n", direct.len(), proxied.len()))?;
-    let new: Vec<_> = proxied.difference(&direct).collect();
+    let proxied = ask(stage, Side::Client, "proxied", &through)?;
+    stage.report(&format!(
+        "of {} tests {} fail directly, {} through the door\n",
+        direct.asked,
+        direct.failed.len(),
+        proxied.failed.len()
+    ))?;
+    ensure!(
+        direct.asked > 0 && direct.asked == proxied.asked,
+        "{} asked, then {}",
+        direct.asked,
+        proxied.asked
+    );
+    let new: Vec<_> = proxied.failed.difference(&direct.failed).collect();
     ensure!(new.is_empty(), "fail through the door alone: {new:#?}");
     region.assert_no_error_logged()
 }
 
-/// The names of the suite's tests that fail.
-fn failures(stage: &Stage, side: Side, run: &str, variables: &[(&str, &str)]) -> Result<BTreeSet<String>> {
+/// What the suite found.
+struct Found {
+    /// The number of its tests.
+    asked: usize,
+    /// The names of those that fail.
+    failed: BTreeSet<String>,
+}
+
+fn ask(stage: &Stage, side: Side, run: &str, variables: &[(&str, &str)]) -> Result<Found> {
     let program = env::var(PROGRAM).with_context(|| format!("{PROGRAM} names no program"))?;
     let results = stage.dir(format!("suite/{run}"))?;
     let mut command = stage.command(side, &program);
-    command.env("OCI_REGISTRY", REGISTRY_HOST).env("OCI_RESULTS_DIR", results);
+    command.env("OCI_REGISTRY", REGISTRY_HOST).env("OCI_RESULTS_DIR", &results);
     command.env("OCI_REPO1", format!("suite/{run}-one")).env("OCI_REPO2", format!("suite/{run}-two"));
     command.envs(variables.iter().copied());
     // It ends with 1 when anything fails; the registry's own faults do.
     let log = process::run(&stage.logs(), run, command, SUITE_TIMEOUT)?.said()?;
-    ensure!(log.contains("OCI Conformance Test"), "the suite did not run: {log}");
+    let report = fs::read_to_string(results.join("junit.xml")).with_context(|| log.clone())?;
     let failed =
         log.lines().filter_map(|line| line.split_once("msg=\"failed test\" name=\"")?.1.split('"').next());
-    Ok(failed.map(str::to_owned).collect())
+    Ok(Found { asked: report.matches("<testcase").count(), failed: failed.map(str::to_owned).collect() })
 }
 
 const SUITE_TIMEOUT: Duration = Duration::from_secs(120);

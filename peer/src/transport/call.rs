@@ -8,12 +8,12 @@ use flotilla_proto::wire::peer as wire;
 use flotilla_proto::wire::peer::response::Status;
 use flotilla_proto::wire::peer::{Request, Response, request};
 use flotilla_proto::{PROTOCOL, PeerId, Role, frame};
-use http::HeaderValue;
 use http::header::RETRY_AFTER;
+use http::{HeaderValue, Method};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use quinn::{Connection, SendStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::fetch::gather;
 use super::pool::Reached;
@@ -74,9 +74,9 @@ impl Transport {
             },
             bare: body.is_end_stream(),
         };
-        let is_bare = header.bare;
+        let is_read = header.bare && matches!(head.method, Method::GET | Method::HEAD);
         let kind = request::Kind::Forward(header);
-        let (header, answer) = if is_bare {
+        let (header, answer) = if is_read {
             self.ask_seed(seed, kind, patience).await?
         } else {
             let connection = self.reach_seed(seed).await?.connection;
@@ -127,8 +127,11 @@ impl Transport {
         patience: Duration,
     ) -> Result<Given, CallError> {
         let small = wire::Small { credential: Some(credential), size: size.into() };
+        // That a seed cannot be reached is another failure than that it is slow.
+        let reached = self.reach_seed(seed).await?;
         let given = async {
-            let (header, answer) = self.ask_seed(seed, request::Kind::Small(small), patience).await?;
+            let kind = request::Kind::Small(small);
+            let (header, answer) = self.ask_over(reached, seed, kind, patience).await?;
             if header.status() == Status::UpstreamFailed && header.head.is_some() {
                 return Ok(Given::Failed(Told::of(header)));
             }
@@ -143,21 +146,34 @@ impl Transport {
         timeout(patience, given).await.map_err(|_| HeaderError::Stalled)?
     }
 
-    /// Asks a seed what it may be asked twice. A connection that stood before and was lost says nothing of the
-    /// seed, which may have been started again since: the question goes once more over a new one.
+    /// Asks a seed what it may be asked twice, as [`Self::ask_over`] does.
     async fn ask_seed(
         &self,
         seed: &PeerId,
         kind: request::Kind,
         patience: Duration,
     ) -> Result<(Response, Incoming), CallError> {
-        let Reached { connection, is_warm } = self.reach_seed(seed).await?;
+        let reached = self.reach_seed(seed).await?;
+        self.ask_over(reached, seed, kind, patience).await
+    }
+
+    /// Asks over this connection. One that stood before and was lost says nothing of the seed, which may have been
+    /// started again since: the question goes once more over a new one.
+    async fn ask_over(
+        &self,
+        reached: Reached,
+        seed: &PeerId,
+        kind: request::Kind,
+        patience: Duration,
+    ) -> Result<(Response, Incoming), CallError> {
+        let began = Instant::now();
+        let Reached { connection, is_warm } = reached;
         let answer = ask_on(&connection, seed, kind.clone(), patience).await;
         if answer.is_ok() || !is_warm || connection.close_reason().is_none() {
             return answer;
         }
         let fresh = self.reach_seed(seed).await?.connection;
-        ask_on(&fresh, seed, kind, patience).await
+        ask_on(&fresh, seed, kind, patience.saturating_sub(began.elapsed())).await
     }
 
     /// The connection to a peer whose certificate says that it is a seed: nobody else is shown a client's

@@ -38,6 +38,8 @@ pub(super) fn endpoint(socket: UdpSocket, identity: &NodeIdentity, mtu: Mtu) -> 
     let mut config = EndpointConfig::new(Arc::new(ResetKey(identity.secret(RESETS))));
     let [a, b, c, d, e, f, g, h, ..] = identity.secret(CONNECTION_IDS);
     let ids = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+    // One for each that asks over what it takes for a connection; it is smaller than the question.
+    config.min_reset_interval(Duration::from_millis(1));
     config.cid_generator(move || Box::new(HashedConnectionIdGenerator::from_key(ids)));
     // What the other side may send; 1472 unless said.
     config.max_udp_payload_size(mtu.datagram_len()).map_err(io::Error::other)?;
@@ -46,8 +48,9 @@ pub(super) fn endpoint(socket: UdpSocket, identity: &NodeIdentity, mtu: Mtu) -> 
     Ok(endpoint)
 }
 
-/// Makes the tokens by which a peer that was started again tells others at once that it knows nothing of
-/// their connections (RFC 9000 §10.3): they must be the same as before.
+/// Makes the tokens by which a peer that was started again tells others at once that it knows nothing of the
+/// connections that they dialled (RFC 9000 §10.3): they must be the same as before. Of one that it dialled itself,
+/// only silence tells: a server has no token for its client's first connection id.
 struct ResetKey([u8; 32]);
 
 impl HmacKey for ResetKey {

@@ -27,14 +27,19 @@ pub(in crate::client) fn with_mirror_host(
     let mut document: DocumentMut = text.parse()?;
     let is_mended = drop_web_site(&mut document, registry);
     let hosts = section(&mut document, &["host"])?;
-    if hosts.contains_key(url) {
-        return Ok(if is_mended { document.to_string() } else { text.to_owned() });
-    }
     // containerd asks them in the order of the file.
     let positions = hosts.iter().filter_map(|(_, item)| item.as_table()?.position());
     let first = positions.min();
     // As earlier versions of this program wrote it, it becomes what it should be, with whatever a person added.
     let earlier = hosts.remove(peer).and_then(|item| item.into_table().ok());
+    if let Some(host) = hosts.get_mut(url).and_then(Item::as_table_like_mut) {
+        let is_path = host.get("override_path").and_then(Item::as_bool) == Some(true);
+        if !is_path {
+            host.insert("override_path", toml_edit::value(true));
+        }
+        let is_right = is_path && earlier.is_none() && !is_mended;
+        return Ok(if is_right { text.to_owned() } else { document.to_string() });
+    }
     let mut host = earlier.unwrap_or_else(|| {
         let mut host = Table::new();
         host.set_position(first.map(|position| position - 1));

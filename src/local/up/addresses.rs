@@ -83,8 +83,9 @@ fn lines_to_paste(peer: &PeerAddresses, registry: &RegistryHost) -> String {
 {docker}
 
 containerd, in /etc/containerd/certs.d/{registry}/hosts.toml:
-{server}  [host."{door}"]
+{server}  [host."{door}/v2/{registry}"]
     capabilities = ["pull", "resolve"]
+    override_path = true
 
 skopeo:
   HTTPS_PROXY={door} SSL_CERT_FILE={ca} skopeo copy docker://{registry}/REPOSITORY:TAG dir:/tmp/image
@@ -113,7 +114,8 @@ mod tests {
         for line in [
             "  install -D /dir/peer-0/ca-bundle.pem /etc/docker/certs.d/reg.test/flotilla.crt",
             "  HTTPS_PROXY=http://127.0.0.1:5",
-            "  [host.\"http://127.0.0.1:5\"]",
+            "  [host.\"http://127.0.0.1:5/v2/reg.test\"]",
+            "    override_path = true",
             "  server = \"https://reg.test\"",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
