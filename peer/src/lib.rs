@@ -43,7 +43,7 @@ pub use config::{DoorConfig, InvalidPeerConfigError, Mtu, MtuError, PeerConfig, 
 pub use door::{HostPattern, HostPatternError};
 
 use crate::control::SchedulerLink;
-use crate::door::{Answerer, Authorities, Door, DoorListeners, KeptTokens, Tunnels, Turns};
+use crate::door::{Answerer, Authorities, Door, DoorListeners, KeptTokens, Probes, Tunnels, Turns};
 use crate::egress::Egress;
 use crate::grant::{Confirmed, Manifests};
 use crate::metrics::PieceBytes;
@@ -203,6 +203,7 @@ impl Peer {
                 kept_tokens: KeptTokens::default(),
                 piece_bytes,
                 asking: Turns::default(),
+                probes: Probes::default(),
             }),
             authorities: Authorities::open(&config.data_dir),
             settings: settings.clone(),

@@ -11,6 +11,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
 use super::error::{REFUSED_BY, not_forwarded, refusal};
 use super::offline::KeptTokens;
+use super::probing::Probes;
 use super::route::Target;
 use super::turns::Turns;
 use super::{blob, token};
@@ -39,6 +40,8 @@ pub(crate) struct Answerer {
     pub(crate) piece_bytes: PieceBytes,
     /// Who asks a seed for a small blob.
     pub(crate) asking: Turns,
+    /// Whose credential is being judged for which blob.
+    pub(crate) probes: Probes,
 }
 
 impl Answerer {

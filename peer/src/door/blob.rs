@@ -17,6 +17,7 @@ use super::conditions::{Judgement, judge};
 use super::error::{API_VERSION, failed, not_forwarded, refusal};
 use super::parts::Selected;
 use super::passing;
+use super::probing::{self, Part};
 use super::pursuit::{Lost, Pursuit};
 use super::range;
 use super::route::Target;
@@ -202,11 +203,26 @@ impl BlobRequest<'_> {
                 return Ok(claimed);
             }
         }
-        match self.probe().await {
+        match self.probe_once().await {
             Err(Ended::Answer(answer)) if answer.status().is_server_error() => {
                 Ok(self.door.offline_size(&self.credential, self.digest).ok_or(answer)?)
             }
             judged => judged,
+        }
+    }
+
+    /// As [`Self::probe`], or what somebody else with this credential is told who asks already.
+    async fn probe_once(&self) -> Result<u64, Ended> {
+        match self.door.probes.part(self.holder.clone(), self.digest) {
+            Part::Asks(asking) => {
+                let size = self.probe().await?;
+                asking.accepted(size);
+                Ok(size)
+            }
+            Part::Hears(from) => match self.in_time(probing::heard(from)).await? {
+                Some(size) => Ok(size),
+                None => self.probe().await,
+            },
         }
     }
 

@@ -18,6 +18,7 @@ mod offline;
 mod parts;
 mod passing;
 mod prefetch;
+mod probing;
 mod proxy;
 mod pursuit;
 mod range;
@@ -57,6 +58,7 @@ pub use allow::{HostPattern, HostPatternError};
 pub(crate) use answer::Answerer;
 pub(crate) use ca::Authorities;
 pub(crate) use offline::KeptTokens;
+pub(crate) use probing::Probes;
 pub(crate) use turns::Turns;
 
 /// The doors of a node.
