@@ -5,7 +5,7 @@
 //! A client that needs a token for that is given the one it had: it opens nothing but the grants that it
 //! opened before, or that another token did which the same credential was given for the same scope.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -109,7 +109,8 @@ impl Answerer {
         let wish = Wish {
             upstream: target.upstream.clone(),
             credential: authorization(request.headers()).hash(),
-            path: target.path.to_string(),
+            path: target.path.path().to_owned(),
+            asked: asked(target.path.query().unwrap_or_default()),
         };
         // What is kept must be read.
         request.headers_mut().insert(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
@@ -177,6 +178,13 @@ struct Wish {
     upstream: RegistryHost,
     credential: CredentialHash,
     path: String,
+    asked: BTreeSet<(String, String)>,
+}
+
+/// What a token is asked for, whatever the order. containerd names its repository's scope beside the challenge's:
+/// twice the same, or once where the challenge had none.
+fn asked(query: &str) -> BTreeSet<(String, String)> {
+    form_urlencoded::parse(query.as_bytes()).into_owned().collect()
 }
 
 impl Kept {
@@ -249,7 +257,12 @@ mod tests {
 
     fn wish(credential: &'static str, path: usize) -> Wish {
         let credential = Authorization::new(credential).hash();
-        Wish { upstream: "reg.test".parse().unwrap(), credential, path: path.to_string() }
+        Wish {
+            upstream: "reg.test".parse().unwrap(),
+            credential,
+            path: path.to_string(),
+            asked: BTreeSet::new(),
+        }
     }
 
     fn shown(token: usize) -> CredentialHash {
@@ -295,5 +308,12 @@ mod tests {
         assert!(
             kept.find(&wish("Basic a", 1), now).is_none() && kept.find(&wish("Basic a", 0), now).is_some()
         );
+    }
+
+    #[test]
+    fn what_is_asked_for_twice_is_asked_for() {
+        let once = asked("service=reg&scope=repository:app:pull");
+        assert_eq!(asked("scope=repository%3Aapp%3Apull&service=reg&scope=repository:app:pull"), once);
+        assert_ne!(asked("service=reg&scope=repository:app:pull,push"), once);
     }
 }
