@@ -73,7 +73,7 @@ pub fn reason(status: &Status) -> String {
 
 fn innermost(error: &(dyn Error + 'static)) -> String {
     match error.downcast_ref::<io::Error>() {
-        // TLS says this with a link to its manual; whoever is killed or restarted closes so.
+        // A process that is killed closes its connections in this way. The TLS library adds a link to its manual.
         Some(error) if error.to_string().contains("close_notify") => "the connection was lost".to_owned(),
         Some(error) => clock::explain(error),
         None => error.to_string(),

@@ -1,4 +1,4 @@
-//! One question at a time of one credential about one blob: whoever asks the same meanwhile hears the same.
+//! Clients that ask the registry about one blob with one credential at the same time share one question and its answer.
 
 use std::sync::Arc;
 

@@ -117,7 +117,7 @@ impl Source {
         })))
     }
 
-    /// Says so where the machine has no root certificates: to whoever reads from registries.
+    /// Warns if the machine has no root certificates. Only a daemon that reads from registries needs them.
     pub fn warn_without_roots(&self) {
         if self.0.dialling.roots.is_empty() {
             tracing::warn!("no system root certificates: only registries with their own CA can be reached");

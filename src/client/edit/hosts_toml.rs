@@ -122,6 +122,17 @@ mod tests {
             assert_eq!(once, after);
             assert_eq!(with_mirror_host(&once, &reg(), PEER).unwrap(), once);
         }
+        let twice = ours.replace("[host.", "[host.\"http://127.0.0.1:4001\"]\n\n[host.");
+        let scoped = "[host.\"http://127.0.0.1:4001/v2/reg.test\"]\n";
+        for wrong in [&twice, scoped, &format!("{scoped}override_path = false\n")] {
+            let once = with_mirror_host(wrong, &reg(), PEER).unwrap();
+            let document: DocumentMut = once.parse().unwrap();
+            let hosts: Vec<_> = document["host"].as_table().unwrap().iter().collect();
+            assert_eq!(hosts.len(), 1, "{once}");
+            assert_eq!(hosts[0].0, "http://127.0.0.1:4001/v2/reg.test");
+            assert_eq!(hosts[0].1["override_path"].as_bool(), Some(true), "{once}");
+            assert_eq!(with_mirror_host(&once, &reg(), PEER).unwrap(), once);
+        }
         assert!(with_mirror_host("host = 1", &reg(), PEER).is_err());
         assert!(with_mirror_host("[", &reg(), PEER).is_err());
     }

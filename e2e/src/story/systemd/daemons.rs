@@ -11,7 +11,7 @@ use crate::wait;
 /// A node whose name service is away at its first start waits, says for what, and joins by itself.
 pub(in crate::story) fn first_start_without_dns(stage: &Stage) -> Result<()> {
     let cluster = Cluster::with_seed(stage, &node(""))?;
-    cluster.bring_token("peer")?;
+    cluster.bring_token()?;
     let node = &cluster.node;
     // systemd gives a unit up after five starts in ten seconds: this is longer.
     node.sh("systemctl enable --quiet --now --no-block flotilla-peer")?;

@@ -26,7 +26,7 @@ pub(in crate::story) fn removed_and_enrolled_again(stage: &Stage) -> Result<()> 
 
     let topology = cluster.ctl.sh("flotilla topology show")?;
     ensure!(!topology.contains("node1"), "still there: {topology}");
-    cluster.bring_token("peer")?;
+    cluster.bring_token()?;
     cluster.wait_node_ready()?;
     cluster.pull(&held)?;
     cluster.pull_new("team/again")?;

@@ -30,7 +30,7 @@ pub(super) fn prepare(house: &House, store: &Path) -> Result<()> {
     fs::hard_link(package(house)?, store.join(PACKAGE)).context("link the package")
 }
 
-/// The `.deb` of the executable under test, made anew where that or the packaging has changed.
+/// The `.deb` of the executable under test. It is built again if the executable or the packaging has changed.
 fn package(house: &House) -> Result<PathBuf> {
     let dir = house.dir().join("package");
     let checkout = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."));
@@ -115,7 +115,7 @@ impl<'a> Cluster<'a> {
             ("seed", "seed", "flotilla-peer", "peer.toml", 4005),
         ] {
             self.ctl.sh(&format!(
-                "cp /etc/flotilla/{role}.toml /etc/flotilla/{file} 2>&1 || true
+                "test {role}.toml = {file} || cp /etc/flotilla/{role}.toml /etc/flotilla/{file}
                  sed -i 's/^# name = .*/name = \"{name}\"/' /etc/flotilla/{file}
                  set -- /etc/flotilla/{file}; {settle}
                  flotilla token create --region eu-west --role {role} --uses 1 | tail -n 1 |
@@ -130,18 +130,18 @@ impl<'a> Cluster<'a> {
     /// All of it: the node's peer is ready.
     fn up(stage: &'a Stage) -> Result<Self> {
         let cluster = Self::with_seed(stage, &node(NODE_HOSTS))?;
-        cluster.bring_token("peer")?;
+        cluster.bring_token()?;
         cluster.node.sh("systemctl enable --quiet --now flotilla-peer")?;
         cluster.wait_node_ready()?;
         Ok(cluster)
     }
 
     /// A new join token of a peer, on the node.
-    fn bring_token(&self, name: &str) -> Result<()> {
+    fn bring_token(&self) -> Result<()> {
         let made = "flotilla token create --region eu-west --role peer --uses 1 | tail -n 1";
         let token = self.ctl.sh(made)?;
         self.node.sh(&format!(
-            "echo '{token}' | install -m 640 -g flotilla /dev/stdin /etc/flotilla/tokens/{name}"
+            "echo '{token}' | install -m 640 -g flotilla /dev/stdin /etc/flotilla/tokens/peer"
         ))?;
         Ok(())
     }

@@ -16,7 +16,7 @@ pub(in crate::story) fn ipv6_alone_and_a_manager_that_moved(stage: &Stage) -> Re
     let cluster = Cluster::installed(stage, &node("fd00:98::77 ctl.test\n"))?;
     // What the region is to reach by IPv6 must say so: this machine has both.
     cluster.start_ctl(r#"sed -i 's/^listen = "\[::\]:\(400[36]\)"/&\nadvertise = "[fd00:98::1]:\1"/' $1"#)?;
-    cluster.bring_token("peer")?;
+    cluster.bring_token()?;
     let addresses = r#"addresses = ["[fd00:98::99]:4000", "[fd00:98::1]:4000"]"#;
     cluster.node.sh(&format!(
         "ip -4 addr flush dev node0
@@ -30,8 +30,8 @@ pub(in crate::story) fn ipv6_alone_and_a_manager_that_moved(stage: &Stage) -> Re
     Ok(())
 }
 
-/// Whoever sets a registry with the wrong certificate authority, or a dead host, is told by the same command, and by
-/// the tree for as long as it is so.
+/// `registry set` with the wrong certificate authority, or with a dead host, says that the endpoint is down and why.
+/// `topology show` says the same until it is set right.
 pub(in crate::story) fn registry_set_wrong(stage: &Stage) -> Result<()> {
     let cluster = Cluster::with_seed(stage, &node(NODE_HOSTS))?;
     let ctl = &cluster.ctl;
