@@ -23,11 +23,13 @@ use crate::source::{
     Source, SourcePiece, Verdict,
 };
 use crate::transport::Offered;
+use crate::unproven::Unproven;
 
 /// The seed's part of a peer daemon.
 pub(crate) struct Seed {
     source: Source,
     confirmed: Confirmed,
+    unproven: Unproven,
     reading_by_digest: Arc<DashMap<Digest, Arc<Reading>>>,
 }
 
@@ -42,9 +44,11 @@ struct Reading {
 }
 
 impl Seed {
-    pub(crate) fn new(source: Source) -> Self {
+    /// `in_part` are the blobs of which parts were on the disk at the start.
+    pub(crate) fn new(source: Source, in_part: impl IntoIterator<Item = Digest>) -> Self {
         source.warn_without_roots();
-        Self { source, confirmed: Confirmed::new(), reading_by_digest: Arc::default() }
+        let (confirmed, unproven) = (Confirmed::new(), Unproven::new(in_part));
+        Self { source, confirmed, unproven, reading_by_digest: Arc::default() }
     }
 
     /// Sends a request to a registry as the client made it.
@@ -93,19 +97,20 @@ impl Seed {
         }
         reading.offer(&credential);
         self.forget_later(digest);
+        let confirmed = || self.offered(digest, &reading, upstream);
         if self.confirmed.contains(upstream, repository, digest) {
-            return Ok(reading.confirmed(upstream));
+            return Ok(confirmed());
         }
         let said = tokio::select! {
             biased;
             verdict = reading.credentials.verdict(&credential) => verdict,
-            () = self.confirmed.until(upstream, repository, digest) => return Ok(reading.confirmed(upstream)),
+            () = self.confirmed.until(upstream, repository, digest) => return Ok(confirmed()),
             () = reading.until_hopeless(&credential) => None,
         };
         match said {
             Some(Verdict::Accepted) => {
                 self.confirmed.insert(upstream.clone(), repository.clone(), digest);
-                Ok(reading.confirmed(upstream))
+                Ok(confirmed())
             }
             Some(Verdict::Refused(answer)) => {
                 let mut refusal = Response::new(answer.body.clone());
@@ -116,7 +121,7 @@ impl Seed {
             // The client has waited for the read already: a probe would find no other registry.
             Some(Verdict::Failed(failure)) => Err(failure.of(upstream)),
             // A read that ended may have confirmed the place in the same moment.
-            None if self.confirmed.contains(upstream, repository, digest) => Ok(reading.confirmed(upstream)),
+            None if self.confirmed.contains(upstream, repository, digest) => Ok(confirmed()),
             None => self.probe(digest, &credential, &reading).await,
         }
     }
@@ -143,9 +148,22 @@ impl Seed {
         if let Ok(ReadSummary { read_by: Some(by), .. }) = &result {
             self.confirmed.insert(by.upstream.clone(), by.repository.clone(), digest);
         }
+        match &result {
+            Ok(ReadSummary { is_verified: true, .. }) | Err(ReadError::DigestMismatch { .. }) => {
+                self.unproven.forget(digest);
+            }
+            Ok(_) | Err(_) => self.unproven.note(digest, reading.credentials.readers()),
+        }
         reading.active.send_replace(false);
         self.forget_later(digest);
         result
+    }
+
+    /// The registry holds the blob for this client: does all that was read of it come from there, too? A client is
+    /// shown no byte of another registry's before it was found right.
+    fn offered(&self, digest: Digest, reading: &Reading, upstream: &RegistryHost) -> Offered {
+        let elsewhere = self.unproven.is_of_another(digest, upstream) || reading.is_elsewhere(upstream);
+        Offered::Confirmed { elsewhere }
     }
 
     async fn probe(
@@ -169,7 +187,7 @@ impl Seed {
         let is_empty = answer.status() == StatusCode::RANGE_NOT_SATISFIABLE;
         if answer.status().is_success() || is_empty {
             self.confirmed.insert(upstream.clone(), repository.clone(), digest);
-            return Ok(reading.confirmed(upstream));
+            return Ok(self.offered(digest, reading, upstream));
         }
         let (head, body) = answer.into_parts();
         let body = body::read_whole(body, MAX_REFUSAL).await;
@@ -202,16 +220,14 @@ impl Reading {
         }
     }
 
-    /// The registry holds the blob for this client: does all that was read of it come from there, too? A client is
-    /// shown no byte of another registry's before it was found right.
-    fn confirmed(&self, upstream: &RegistryHost) -> Offered {
-        let is_begun_elsewhere = self.first_place.borrow().as_ref().is_some_and(|(host, _)| host != upstream);
-        let elsewhere = match self.credentials.readers() {
-            readers if readers.is_empty() => is_begun_elsewhere,
-            // Pieces of an earlier reading may still be about.
+    /// Whether what is being read comes of another registry, or may.
+    fn is_elsewhere(&self, upstream: &RegistryHost) -> bool {
+        match self.credentials.readers() {
+            readers if readers.is_empty() => {
+                self.first_place.borrow().as_ref().is_some_and(|(host, _)| host != upstream)
+            }
             readers => readers.iter().any(|reader| reader != upstream),
-        };
-        Offered::Confirmed { elsewhere }
+        }
     }
 
     /// Whether nobody offered a credential for so long that no read will ask for it.

@@ -132,6 +132,16 @@ impl PieceSet {
         Self { words, len: self.len, count }
     }
 
+    /// The pieces that are in `other` too, a set over the same blob.
+    pub fn intersection(&self, other: &Self) -> Self {
+        self.difference(&other.complement())
+    }
+
+    /// Whether every piece of `other`, a set over the same blob, is in this one.
+    pub fn is_superset(&self, other: &Self) -> bool {
+        other.difference(self).is_empty()
+    }
+
     /// The pieces that are not in the set.
     pub fn complement(&self) -> Self {
         Self::full(self.len).difference(self)

@@ -402,7 +402,7 @@ mod tests {
         let announce = wire::Announce { digest: digest.into(), size, runs, hashes: [][..].into() };
         let held = wire::FromPeer { announces: vec![announce], ..Default::default() };
         events.send(Event::Said(holder, Box::new(held))).await.unwrap();
-        let want = wire::Want { digest: digest.into(), size, reader: true };
+        let want = wire::Want { digest: digest.into(), size, reader: true, runs: vec![] };
         let wanted = wire::FromPeer { wants: vec![want], ..Default::default() };
         events.send(Event::Said(child, Box::new(wanted))).await.unwrap();
 

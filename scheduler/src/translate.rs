@@ -50,8 +50,7 @@ pub(crate) fn inputs(
         inputs.push(source_reading(peer, reading)?);
     }
     for want in batch.wants {
-        let digest = parse_digest(&want.digest)?;
-        inputs.push(Input::Wanted { peer, digest, size: want.size, reader: want.reader });
+        inputs.push(wanted(peer, &want)?);
     }
     for digest in &batch.unwants {
         inputs.push(Input::Unwanted { peer, digest: parse_digest(digest)? });
@@ -76,6 +75,18 @@ fn source_reading(seed: PeerKey, reading: &wire::SourceOrder) -> Result<Input, M
     let layout = Layout::of(reading.size).ok_or(Malformed::Size(reading.size))?;
     let pieces = pieces_from(layout.piece_count(), &reading.runs).ok_or(Malformed::Runs)?;
     Ok(Input::SourceReading { seed, digest, size: reading.size, pieces })
+}
+
+fn wanted(peer: PeerKey, want: &wire::Want) -> Result<Input, Malformed> {
+    let wire::Want { digest, size, reader, runs } = want;
+    let digest = parse_digest(digest)?;
+    let part = if runs.is_empty() {
+        None
+    } else {
+        let layout = Layout::of(*size).ok_or(Malformed::Size(*size))?;
+        Some(pieces_from(layout.piece_count(), runs).ok_or(Malformed::Runs)?)
+    };
+    Ok(Input::Wanted { peer, digest, size: *size, part, reader: *reader })
 }
 
 fn announced(peer: PeerKey, announce: &wire::Announce) -> Result<Input, Malformed> {
@@ -225,8 +236,22 @@ mod tests {
     #[test]
     fn what_a_peer_holds_comes_before_what_it_wants() {
         let mut batch = announce(vec![wire::Run { first: 0, count: 8 }], &[]);
-        batch.wants.push(wire::Want { digest: Digest::of(b"y").into(), size: 1, reader: true });
+        batch.wants.push(want(1, vec![]));
         let inputs = inputs(PeerKey(1), batch, &Nobody).unwrap();
-        assert!(matches!(inputs[..], [Input::Announced { .. }, Input::Wanted { .. }]));
+        assert!(matches!(inputs[..], [Input::Announced { .. }, Input::Wanted { part: None, .. }]));
+    }
+
+    #[test]
+    fn who_wants_some_pieces_names_pieces_that_the_blob_has() {
+        let wants = |runs| wire::FromPeer { wants: vec![want(8 << 17, runs)], ..Default::default() };
+        let some = inputs(PeerKey(1), wants(vec![wire::Run { first: 6, count: 2 }]), &Nobody).unwrap();
+        let [Input::Wanted { part: Some(part), .. }] = &some[..] else { panic!("{some:?}") };
+        assert_eq!((part.len(), part.iter().collect::<Vec<_>>()), (8, vec![6, 7]));
+        let none = inputs(PeerKey(1), wants(vec![wire::Run { first: 6, count: 3 }]), &Nobody);
+        assert_eq!(none.unwrap_err(), Malformed::Runs);
+    }
+
+    fn want(size: u64, runs: Vec<wire::Run>) -> wire::Want {
+        wire::Want { digest: Digest::of(b"y").into(), size, reader: true, runs }
     }
 }

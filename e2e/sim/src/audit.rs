@@ -45,7 +45,7 @@ struct MemberView {
     /// Held or in flight.
     taken: PieceSet,
     in_flight: BTreeMap<u32, PeerKey>,
-    wants: bool,
+    wanted: PieceSet,
 }
 
 impl Audit {
@@ -66,8 +66,10 @@ impl Audit {
                 }
                 self.peers.remove(peer);
             }
-            Input::Wanted { peer, digest, size, .. } => {
-                self.task(*digest, *size).member(*peer).wants = true;
+            Input::Wanted { peer, digest, size, part, .. } => {
+                let task = self.task(*digest, *size);
+                let all = || PieceSet::full(task.layout.piece_count());
+                task.member(*peer).wanted = part.clone().unwrap_or_else(all);
             }
             Input::Unwanted { peer, digest } => self.give_up(*peer, *digest),
             Input::Announced { peer, digest, size, pieces, hashes } => {
@@ -173,7 +175,7 @@ impl Audit {
             return false;
         };
         let may_not = task.parted.contains(&(parent, child)) || task.pickers.contains(&child);
-        if !to.wants || owner.owed_count > 0 || taker.awaited_bytes > 0 || may_not {
+        if to.wanted.is_empty() || owner.owed_count > 0 || taker.awaited_bytes > 0 || may_not {
             return false;
         }
         let gives_once = task.readers.contains(&parent);
@@ -182,7 +184,9 @@ impl Audit {
                 task.members.iter().filter(|(key, _)| !self.peers.get(key).is_some_and(|peer| peer.seed));
             gives_once && others.map(|(_, other)| other).any(|other| other.taken.contains(piece))
         };
-        let lacks = |piece: &u32| task.known.contains(*piece) && !to.taken.contains(*piece);
+        let lacks = |piece: &u32| {
+            task.known.contains(*piece) && to.wanted.contains(*piece) && !to.taken.contains(*piece)
+        };
         from.held.iter().filter(lacks).any(|piece| !given(piece))
     }
 
@@ -249,7 +253,7 @@ impl Audit {
         let Some(member) = self.tasks.get_mut(&digest).and_then(|task| task.members.get_mut(&peer)) else {
             return;
         };
-        member.wants = false;
+        member.wanted = PieceSet::default();
         let pieces: Vec<u32> = member.in_flight.keys().copied().collect();
         for piece in pieces {
             self.lose(peer, digest, piece);
@@ -300,7 +304,7 @@ impl TaskView {
             held: nothing(),
             taken: nothing(),
             in_flight: BTreeMap::new(),
-            wants: false,
+            wanted: PieceSet::default(),
         })
     }
 }
@@ -351,7 +355,7 @@ mod tests {
         let hashes = vec![hash(); 4];
         let (digest, size, pieces) = (digest(), SIZE, PieceSet::full(4));
         audit.heard(&Input::Announced { peer: PARENT, digest, size, pieces, hashes });
-        audit.heard(&Input::Wanted { peer: CHILD, digest, size, reader: true });
+        audit.heard(&Input::Wanted { peer: CHILD, digest, size, part: None, reader: true });
         audit
     }
 

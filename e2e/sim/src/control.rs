@@ -32,7 +32,10 @@ pub(crate) fn to_scheduler(
     key: impl Fn(&PeerId) -> Option<PeerKey>,
 ) -> Option<SchedulerInput> {
     Some(match report {
-        Report::Want { digest, size } => SchedulerInput::Wanted { peer, digest, size, reader: true },
+        Report::Want { digest, size, pieces } => {
+            let part = (!pieces.is_full()).then_some(pieces);
+            SchedulerInput::Wanted { peer, digest, size, part, reader: true }
+        }
         Report::Unwant { digest } => SchedulerInput::Unwanted { peer, digest },
         Report::Announce { digest, size, pieces, hashes } => {
             SchedulerInput::Announced { peer, digest, size, pieces, hashes }

@@ -81,6 +81,8 @@ impl World<'_> {
             PeerOutput::Fail { digest, failure } => {
                 self.download_failed(index, digest, failure.message);
             }
+            // Every client of the model reads whole blobs.
+            PeerOutput::Satisfied { .. } => {}
             // A node of the model keeps nothing beside what is on its disk.
             PeerOutput::Forget { .. } => {}
             PeerOutput::Purge { digest, root: _ } => self.purge(index, digest),

@@ -267,7 +267,10 @@ impl<'a> World<'a> {
         let (digest, layout) = (self.region.blobs[place].digest, self.region.blobs[place].layout);
         node.lacking_count += 1;
         node.blob(digest, layout).client = Some(Follower::new(self.now, self.scenario.client.bytes_per_s));
-        self.tell_peer(index, PeerInput::Wanted { digest, layout });
+        self.tell_peer(
+            index,
+            PeerInput::Wanted { digest, layout, pieces: PieceSet::full(layout.piece_count()) },
+        );
         self.tell_peer(index, PeerInput::ReaderMoved { digest, piece: 0 });
     }
 

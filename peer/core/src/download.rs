@@ -15,8 +15,9 @@ pub(crate) struct Blob {
     pub(crate) held: PieceSet,
     /// Whether its SHA-256 was found right. Only a full blob is.
     pub(crate) verified: bool,
-    /// Whether a client waits for it.
-    pub(crate) wanted: bool,
+    /// The pieces that clients wait for or have had since somebody began to wait; full if anyone waits for
+    /// the whole, `None` while nobody waits.
+    pub(crate) wish: Option<PieceSet>,
     /// Whether its bytes are being hashed from end to end.
     pub(crate) hashing: bool,
     /// What was asked of other peers.
@@ -46,7 +47,7 @@ impl Blob {
             layout,
             held: PieceSet::new(piece_count),
             verified: false,
-            wanted: false,
+            wish: None,
             hashing: false,
             requests: Requests::default(),
             set_aside: BTreeMap::new(),
@@ -67,7 +68,12 @@ impl Blob {
 
     /// Whether nothing would be lost by forgetting it.
     pub(crate) fn is_idle(&self) -> bool {
-        self.held.is_empty() && !self.wanted && !self.is_under_way()
+        self.held.is_empty() && self.wish.is_none() && !self.is_under_way()
+    }
+
+    /// Whether everything is held that clients wait for. Of the whole blob that is not enough: it is to be right.
+    pub(crate) fn is_wish_met(&self) -> bool {
+        !self.held.is_full() && self.wish.as_ref().is_some_and(|wish| self.held.is_superset(wish))
     }
 
     /// Whether any piece is on its way.
@@ -75,9 +81,10 @@ impl Blob {
         self.requests.len() > 0 || !self.reading.is_empty()
     }
 
-    /// What is neither held nor known to be on its way.
+    /// What clients wait for that is neither held nor known to be on its way.
     pub(crate) fn lacking(&self) -> PieceSet {
-        let mut lacking = self.held.complement().difference(&self.reading);
+        let Some(wish) = &self.wish else { return PieceSet::new(self.layout.piece_count()) };
+        let mut lacking = wish.difference(&self.held).difference(&self.reading);
         self.requests.strike_awaited(&mut lacking);
         lacking
     }

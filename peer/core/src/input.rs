@@ -24,12 +24,14 @@ pub enum Input {
         /// Which.
         variant: Variant,
     },
-    /// A client wants a blob.
+    /// A client wants a blob, or some pieces of it; besides what others want.
     Wanted {
         /// Which blob.
         digest: Digest,
         /// How it is cut.
         layout: Layout,
+        /// What is wanted: the blob is verified as a whole only where that is everything.
+        pieces: PieceSet,
     },
     /// A client's position in a blob moved: the next piece it needs, the slowest client's if
     /// there are several.

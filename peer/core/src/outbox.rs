@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_want_strikes_an_unwant_before_it_and_no_other() {
-        let want = || Report::Want { digest: digest(), size: SIZE };
+        let want = || Report::Want { digest: digest(), size: SIZE, pieces: PieceSet::full(4) };
         let unwant = |blob: &[u8]| Report::Unwant { digest: Digest::of(blob) };
         assert_eq!(told([unwant(b"blob"), unwant(b"other"), want()]), [want(), unwant(b"other")]);
         assert_eq!(told([want(), unwant(b"blob")]), [want(), unwant(b"blob")]);
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn what_a_peer_has_comes_before_what_it_wants() {
-        let want = || Report::Want { digest: Digest::of(b"other"), size: 1 };
+        let want = || Report::Want { digest: Digest::of(b"other"), size: 1, pieces: PieceSet::full(1) };
         assert_eq!(
             told([Report::InventoryTold, want(), announce(&[1], &[])]),
             [announce(&[1], &[]), want(), Report::InventoryTold]

@@ -130,6 +130,11 @@ pub enum Output {
         /// Which blob.
         digest: Digest,
     },
+    /// Every piece that clients wanted is held; nobody wanted the whole blob.
+    Satisfied {
+        /// Which blob.
+        digest: Digest,
+    },
     /// The download failed: tell its clients.
     Fail {
         /// Which blob.
@@ -180,14 +185,16 @@ pub enum UploadRefusal {
 /// What the scheduler is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
-    /// This peer wants a blob.
+    /// This peer wants a blob, or some pieces of it. What it said before of what it wants of it is void.
     Want {
         /// Which blob.
         digest: Digest,
         /// Its size in bytes.
         size: u64,
+        /// What is wanted.
+        pieces: PieceSet,
     },
-    /// This peer gave a download up; what it holds of it, it keeps.
+    /// This peer gave a download up, or has what it wanted of the blob; what it holds of it, it keeps.
     Unwant {
         /// Which blob.
         digest: Digest,

@@ -60,7 +60,7 @@ impl Swarm {
     pub(crate) fn start_or_stop_picking(&mut self, digest: Digest) {
         let is_alone = self.is_alone();
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        let picks = blob.wanted && (blob.picks_ordered || is_alone);
+        let picks = blob.wish.is_some() && (blob.picks_ordered || is_alone);
         if picks {
             let piece_count = blob.layout.piece_count();
             blob.picking.get_or_insert_with(|| Picking::new(piece_count));

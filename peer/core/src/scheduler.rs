@@ -37,7 +37,7 @@ impl Swarm {
         for digest in digests {
             self.announce_all(digest);
             let blob = self.blobs.get_mut(&digest).expect("listed above");
-            let (size, piece, wanted) = (blob.layout.size(), blob.reader, blob.wanted);
+            let size = blob.layout.size();
             blob.picks_ordered = false;
             blob.set_aside.clear();
             blob.partners.values_mut().for_each(|partner| partner.is_former = true);
@@ -46,9 +46,8 @@ impl Swarm {
                 self.outputs.push_back(Output::PaceSource { digest, until: u32::MAX });
                 self.tell(Report::Reading { digest, size, pieces });
             }
-            if wanted {
-                self.tell(Report::Want { digest, size });
-                self.tell(Report::Reader { digest, piece });
+            if self.wanted.contains(&digest) {
+                self.tell_wish(digest);
                 self.start_or_stop_picking(digest);
             }
         }

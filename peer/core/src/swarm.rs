@@ -93,7 +93,7 @@ impl Swarm {
         self.pass(now);
         match input {
             Input::Found { digest, layout, pieces, complete } => self.found(digest, layout, pieces, complete),
-            Input::Wanted { digest, layout } => self.wanted(digest, layout),
+            Input::Wanted { digest, layout, pieces } => self.wanted(digest, layout, &pieces),
             Input::ReaderMoved { digest, piece } => self.reader_moved(digest, piece),
             Input::SchedulerUp => self.scheduler_up(),
             Input::SchedulerDown => self.scheduler_down(),
@@ -192,25 +192,49 @@ impl Swarm {
         }
     }
 
-    fn wanted(&mut self, digest: Digest, layout: Layout) {
-        if !self.makes_way(digest, layout) {
+    fn wanted(&mut self, digest: Digest, layout: Layout, pieces: &PieceSet) {
+        if pieces.len() != layout.piece_count() {
             return;
         }
         let now = self.now();
-        let blob = self.blobs.entry(digest).or_insert_with(|| Blob::new(layout, now));
-        if blob.verified || blob.wanted {
+        let is_settled = !self.makes_way(digest, layout) || {
+            let blob = self.blobs.entry(digest).or_insert_with(|| Blob::new(layout, now));
+            let has_all = blob.held.is_superset(pieces) && !blob.held.is_full();
+            blob.verified || has_all && blob.wish.is_none()
+        };
+        if is_settled {
+            self.outputs.push_back(Output::Satisfied { digest });
+            return self.forget_if_idle(digest);
+        }
+        let blob = self.blobs.get_mut(&digest).expect("opened above");
+        if blob.wish.as_ref().is_some_and(|wish| wish.is_superset(pieces)) {
             return;
         }
-        (blob.wanted, blob.progress_at) = (true, now);
-        self.wanted.insert(digest);
-        self.hash(digest);
-        self.tell(Report::Want { digest, size: layout.size() });
+        if self.wanted.insert(digest) {
+            blob.progress_at = now;
+        }
+        let wish = blob.wish.get_or_insert_with(|| PieceSet::new(pieces.len()));
+        wish.union_with(pieces);
+        if wish.is_full() || blob.held.is_full() {
+            self.hash(digest);
+        }
+        self.tell_wish(digest);
         self.start_or_stop_picking(digest);
+    }
+
+    /// Says what is wanted of a blob, and where it is read.
+    pub(crate) fn tell_wish(&mut self, digest: Digest) {
+        let Blob { layout, wish: Some(pieces), reader, .. } = &self.blobs[&digest] else { return };
+        let (size, pieces, piece) = (layout.size(), pieces.clone(), *reader);
+        self.tell(Report::Want { digest, size, pieces });
+        if piece > 0 {
+            self.tell(Report::Reader { digest, piece });
+        }
     }
 
     fn reader_moved(&mut self, digest: Digest, piece: u32) {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        let moved = blob.wanted && blob.reader != piece;
+        let moved = blob.wish.is_some() && blob.reader != piece;
         blob.reader = piece;
         if moved {
             self.tell(Report::Reader { digest, piece });
@@ -218,7 +242,7 @@ impl Swarm {
     }
 
     fn seed_named(&mut self, digest: Digest, seed: PeerId) {
-        if self.blobs.get(&digest).is_some_and(|blob| blob.wanted) {
+        if self.wanted.contains(&digest) {
             self.outputs.push_back(Output::OfferCredentials { digest, seed });
         }
     }
@@ -265,7 +289,7 @@ impl Swarm {
 
     fn given_up(&mut self, digest: Digest, failure: Failure) {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        let (wanted, reads) = (blob.wanted, !blob.reading.is_empty());
+        let (wanted, reads) = (blob.wish.is_some(), !blob.reading.is_empty());
         if reads {
             self.stop_reading(digest);
             self.tell(Report::SourceFailed { digest, failure: failure.clone() });
@@ -284,11 +308,11 @@ impl Swarm {
             return;
         }
         blob.verified = false;
-        let (wanted, size) = (blob.wanted, blob.layout.size());
+        let wanted = blob.wish.is_some();
         self.tell(Report::Withdraw { digest });
         self.announce_all(digest);
         if wanted {
-            self.tell(Report::Want { digest, size });
+            self.tell_wish(digest);
             self.feed(digest);
         }
     }
@@ -305,7 +329,17 @@ impl Swarm {
         if blob.releases(piece) {
             self.outputs.push_back(Output::Release { digest, piece });
         }
+        let (is_met, is_whole) = (blob.is_wish_met(), blob.held.is_full());
+        // A read tells at its end what it found.
+        let is_unchecked = is_whole && (blob.wish.is_some() || hashes.is_empty());
         self.announce(digest, &[piece], hashes);
+        if is_unchecked {
+            self.hash(digest);
+        } else if is_met {
+            self.tell(Report::Unwant { digest });
+            self.unwanted(digest);
+            self.outputs.push_back(Output::Satisfied { digest });
+        }
     }
 
     /// The whole blob is right.
@@ -320,7 +354,7 @@ impl Swarm {
     pub(crate) fn unwanted(&mut self, digest: Digest) {
         self.wanted.remove(&digest);
         if let Some(blob) = self.blobs.get_mut(&digest) {
-            blob.wanted = false;
+            blob.wish = None;
             self.start_or_stop_picking(digest);
         }
     }

@@ -7,7 +7,8 @@
 //! 3. at most one fetch of a piece runs at a time, and none of a piece that is held;
 //! 4. nothing is told without a scheduler; one that comes hears of everything held and wanted;
 //! 5. nothing is read from the registry that was not ordered, nor twice;
-//! 6. what SHA-256 has found right is never purged.
+//! 6. what SHA-256 has found right is never purged;
+//! 7. whoever wants a part is done as soon as it is on disk, and no sooner.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)] // a test may read the clock, once, and unwrap
 
@@ -30,6 +31,8 @@ struct Peer {
     hashed_right: bool,
     fetching: BTreeSet<u32>,
     reading: BTreeSet<u32>,
+    /// What clients want that have not been told of an end.
+    wish: BTreeSet<u32>,
     outputs: Vec<Output>,
 }
 
@@ -43,6 +46,7 @@ impl Peer {
             hashed_right: false,
             fetching: BTreeSet::new(),
             reading: BTreeSet::new(),
+            wish: BTreeSet::new(),
             outputs: Vec::new(),
         }
     }
@@ -64,6 +68,7 @@ impl Peer {
         match input {
             Input::SchedulerUp => self.up = true,
             Input::SchedulerDown => self.up = false,
+            Input::Wanted { pieces, .. } => self.wish.extend(pieces.iter()),
             Input::Fetched { piece, .. } => {
                 self.fetching.remove(piece);
                 self.on_disk.insert(*piece);
@@ -102,6 +107,8 @@ impl Peer {
             self.check(&output);
             outputs.push(output);
         }
+        let is_met = !self.wish.is_empty() && self.wish.is_subset(&self.on_disk);
+        assert!(!is_met || self.on_disk.len() == 6, "invariant 7: it waits for what it has");
         self.outputs.extend(outputs.iter().cloned());
         outputs
     }
@@ -124,7 +131,14 @@ impl Peer {
                 assert!(self.on_disk.contains(piece), "invariant 1");
                 assert!(*piece != LAST || self.hashed_right, "invariant 2");
             }
-            Output::Complete { .. } => assert!(self.hashed_right, "invariant 2"),
+            Output::Complete { .. } => {
+                assert!(self.hashed_right, "invariant 2");
+                self.wish.clear();
+            }
+            Output::Satisfied { .. } => {
+                assert!(self.hashed_right || self.wish.is_subset(&self.on_disk), "invariant 7");
+                self.wish.clear();
+            }
             Output::Purge { .. } => {
                 assert!(!self.hashed_right, "invariant 6");
                 self.on_disk.clear();
@@ -140,8 +154,8 @@ impl Peer {
             Output::OfferCredentials { .. }
             | Output::Hash { .. }
             | Output::Entomb { .. }
-            | Output::Fail { .. }
             | Output::Forget { .. } => {}
+            Output::Fail { .. } => self.wish.clear(),
             Output::Take { .. }
             | Output::AbortTake { .. }
             | Output::Follow { .. }
@@ -169,7 +183,24 @@ fn hash(piece: u32) -> PieceHash {
 }
 
 fn wanted() -> Input {
-    Input::Wanted { digest: digest(), layout: layout() }
+    Input::Wanted { digest: digest(), layout: layout(), pieces: PieceSet::full(layout().piece_count()) }
+}
+
+fn part_wanted(pieces: impl IntoIterator<Item = u32>) -> Input {
+    Input::Wanted { digest: digest(), layout: layout(), pieces: set(pieces) }
+}
+
+/// As the scheduler hears that all of the blob is wanted.
+fn want(layout: Layout) -> Report {
+    let pieces = PieceSet::full(layout.piece_count());
+    Report::Want { digest: digest(), size: layout.size(), pieces }
+}
+
+fn set(pieces: impl IntoIterator<Item = u32>) -> PieceSet {
+    pieces.into_iter().fold(PieceSet::new(6), |mut set, piece| {
+        set.insert(piece);
+        set
+    })
 }
 
 fn assigned(piece: u32, parent: &str) -> Input {
@@ -181,11 +212,7 @@ fn fetched(piece: u32) -> Input {
 }
 
 fn read_ordered(pieces: impl IntoIterator<Item = u32>) -> Input {
-    let mut set = PieceSet::new(6);
-    for piece in pieces {
-        set.insert(piece);
-    }
-    Input::ReadOrdered { digest: digest(), layout: layout(), pieces: set }
+    Input::ReadOrdered { digest: digest(), layout: layout(), pieces: set(pieces) }
 }
 
 fn found(pieces: std::ops::Range<u32>, complete: bool) -> Input {
@@ -234,7 +261,7 @@ fn a_download_goes_out_in_order_and_its_last_piece_only_when_verified() {
     let mut peer = Peer::attached();
     let outputs = peer.input(wanted());
     assert_eq!(outputs[0], Output::Hash { digest: digest() });
-    assert_eq!(told(&outputs), [Report::Want { digest: digest(), size: SIZE }]);
+    assert_eq!(told(&outputs), [want(layout())]);
     for piece in 0..6 {
         peer.input(assigned(piece, "parent"));
         let outputs = peer.input(fetched(piece));
@@ -243,6 +270,50 @@ fn a_download_goes_out_in_order_and_its_last_piece_only_when_verified() {
     }
     let outputs = peer.input(hashed(true));
     assert_eq!(outputs, [Output::Complete { digest: digest() }]);
+}
+
+#[test]
+fn a_part_is_wanted_alone_and_had_as_soon_as_it_is_here() {
+    let mut peer = Peer::attached();
+    let outputs = peer.input(part_wanted([0, 5]));
+    assert_eq!(told(&outputs), [Report::Want { digest: digest(), size: SIZE, pieces: set([0, 5]) }]);
+    assert_eq!(outputs.len(), 1, "nothing is hashed from end to end: {outputs:?}");
+    for piece in [5, 0] {
+        peer.input(assigned(piece, "parent"));
+        assert!(!peer.outputs.contains(&Output::Satisfied { digest: digest() }));
+        peer.input(fetched(piece));
+    }
+    assert!(peer.outputs.contains(&Output::Satisfied { digest: digest() }));
+    assert!(told(&peer.outputs).ends_with(&[Report::Unwant { digest: digest() }]));
+    // Who comes next need not ask anybody.
+    assert_eq!(peer.input(part_wanted([5])), [Output::Satisfied { digest: digest() }]);
+    assert_eq!(told(&peer.input(part_wanted([4, 5])))[0], {
+        Report::Want { digest: digest(), size: SIZE, pieces: set([4, 5]) }
+    });
+}
+
+#[test]
+fn a_wish_grows_with_its_clients_and_is_told_anew_to_a_scheduler_that_comes() {
+    let mut peer = Peer::attached();
+    peer.input(part_wanted([1]));
+    let grown = Report::Want { digest: digest(), size: SIZE, pieces: set([1, 2]) };
+    assert_eq!(told(&peer.input(part_wanted([2]))), [grown.clone()]);
+    assert_eq!(told(&peer.input(part_wanted([1]))), [], "that is known");
+    peer.input(Input::SchedulerDown);
+    assert_eq!(told(&peer.input(Input::SchedulerUp)), [grown, Report::InventoryTold]);
+    let outputs = peer.input(wanted());
+    assert_eq!(told(&outputs), [want(layout())]);
+    assert!(outputs.contains(&Output::Hash { digest: digest() }), "somebody reads it to its end");
+}
+
+#[test]
+fn parts_that_make_up_the_whole_are_found_right_together() {
+    let mut peer = Peer::attached();
+    peer.input(found(0..5, false));
+    peer.input(part_wanted([5]));
+    peer.input(assigned(5, "parent"));
+    assert!(peer.input(fetched(5)).contains(&Output::Hash { digest: digest() }));
+    assert_eq!(peer.input(hashed(true)), [Output::Complete { digest: digest() }]);
 }
 
 #[test]
@@ -256,8 +327,12 @@ fn what_was_cut_for_another_size_is_purged_and_wanted_with_the_right_one() {
     assert!(outputs.contains(&Output::Purge { digest: digest(), root: None }));
     assert!(told(&outputs).contains(&Report::Withdraw { digest: digest() }) && failed(&outputs));
     let right = Layout::of(SIZE + 1).unwrap();
-    let outputs = peer.input(Input::Wanted { digest: digest(), layout: right });
-    assert_eq!(told(&outputs), [Report::Want { digest: digest(), size: SIZE + 1 }]);
+    let outputs = peer.input(Input::Wanted {
+        digest: digest(),
+        layout: right,
+        pieces: PieceSet::full(right.piece_count()),
+    });
+    assert_eq!(told(&outputs), [want(right)]);
 }
 
 #[test]
@@ -371,7 +446,7 @@ fn a_scheduler_that_comes_back_hears_of_everything() {
     let mut pieces = PieceSet::new(6);
     pieces.insert(0);
     assert_eq!(told[0], Report::Announce { digest: digest(), size: SIZE, pieces, hashes: vec![] });
-    assert_eq!(told[1], Report::Want { digest: digest(), size: SIZE });
+    assert_eq!(told[1], want(layout()));
     assert_eq!(told.last(), Some(&Report::InventoryTold));
 }
 
@@ -394,8 +469,12 @@ fn a_read_that_came_to_nothing_and_that_nobody_waited_for_leaves_nothing_behind(
     assert!(outputs.contains(&Output::Forget { digest: digest() }), "{outputs:?}");
     // Its size may have been a lie.
     let other = Layout::of(SIZE / 2).unwrap();
-    let outputs = peer.input(Input::Wanted { digest: digest(), layout: other });
-    assert_eq!(told(&outputs), [Report::Want { digest: digest(), size: SIZE / 2 }]);
+    let outputs = peer.input(Input::Wanted {
+        digest: digest(),
+        layout: other,
+        pieces: PieceSet::full(other.piece_count()),
+    });
+    assert_eq!(told(&outputs), [want(other)]);
 }
 
 #[test]
@@ -481,6 +560,7 @@ fn step() -> impl Strategy<Value = Input> {
     let errors = prop_oneof![Just(FetchError::Stalled), Just(FetchError::Busy), Just(FetchError::Corrupt)];
     prop_oneof![
         3 => Just(wanted()),
+        3 => (0_u32..64).prop_map(|mask| part_wanted((0..6).filter(|piece| mask >> piece & 1 == 1))),
         1 => Just(Input::SchedulerUp),
         1 => Just(Input::SchedulerDown),
         6 => (piece.clone(), "[ab]").prop_map(|(piece, parent)| assigned(piece, &parent)),

@@ -27,7 +27,7 @@ use crate::grant::{Holder, life};
 use crate::http_wire::authorization;
 use crate::metrics::PieceSource;
 use crate::source::{BodyStream, Purpose, ReadCredential};
-use crate::swarm::Live;
+use crate::swarm::{Live, Wish};
 use crate::transport::{Given, Offered, SMALL};
 
 /// Answers a GET or HEAD of a blob.
@@ -289,24 +289,31 @@ impl BlobRequest<'_> {
             let message = format!("{} with {size} bytes is larger than any blob may be", self.digest);
             refusal(StatusCode::BAD_GATEWAY, "SIZE_INVALID", &message)
         })?;
-        let (live, is_foreign) = if size <= SMALL.into() {
-            let live = self.small(layout).await?;
+        let waits_for_all = self.waits_for_all();
+        let mut wish = if waits_for_all { Wish::Whole } else { selected.wish(layout) };
+        let (mut live, is_foreign) = if size <= SMALL.into() {
+            let live = self.small(layout, &wish).await?;
             (live, self.confirm().await?)
         } else {
-            let (live, confirmed) = tokio::join!(self.want(layout), self.confirm());
+            let (live, confirmed) = tokio::join!(self.want(layout, &wish), self.confirm());
             let is_foreign = confirmed?;
             (live?, is_foreign)
         };
+        if is_foreign && wish != Wish::Whole {
+            // Only the whole can be found right.
+            wish = Wish::Whole;
+            live = self.want(layout, &wish).await?;
+        }
         if live.layout() != layout {
             return Err(Ended::OtherSize(live.layout().size()));
         }
         let start = layout.piece_at(selected.parts.first().expect("a part at least").bytes.start);
         self.door.piece_bytes.add(PieceSource::Store, live.claim_found());
         let reading = self.door.swarm.read_from(live, start).await;
-        let first = if is_foreign || self.waits_for_all() { layout.last_piece() } else { Some(start) };
+        let first = if is_foreign || waits_for_all { layout.last_piece() } else { Some(start) };
         let first = first.expect("an empty blob has no body");
         let (swarm, egress) = (self.door.swarm.clone(), Arc::clone(&self.door.egress));
-        let mut pursuit = Pursuit::new(swarm, egress, self.credential.clone(), reading);
+        let mut pursuit = Pursuit::new(swarm, egress, self.credential.clone(), wish, reading);
         let is_late = match pursuit.released(first, self.deadline, false).await {
             Ok(()) => false,
             // Its bytes may come later.
@@ -337,8 +344,8 @@ impl BlobRequest<'_> {
         settings.upstream(&self.credential.upstream).is_some_and(Upstream::releases_verified)
     }
 
-    async fn want(&self, layout: Layout) -> Result<Arc<Live>, Ended> {
-        let want = self.door.swarm.want(self.digest, layout, self.credential.clone());
+    async fn want(&self, layout: Layout, wish: &Wish) -> Result<Arc<Live>, Ended> {
+        let want = self.door.swarm.want(self.digest, layout, wish, self.credential.clone());
         self.in_time(want).await?.map_err(|failure| match failure.other_size() {
             Some(size) => Ended::OtherSize(size),
             None => Ended::Answer(failed(&failure)),
@@ -346,7 +353,7 @@ impl BlobRequest<'_> {
     }
 
     /// A small blob in one request to its home seed; by a plan, where that does not give it.
-    pub(super) async fn small(&self, layout: Layout) -> Result<Arc<Live>, Ended> {
+    pub(super) async fn small(&self, layout: Layout, wish: &Wish) -> Result<Arc<Live>, Ended> {
         // Of several clients one asks, and the others find what it got.
         let _turn = self.door.asking.turn(self.digest).await;
         if self.door.swarm.live(self.digest).is_none() {
@@ -370,7 +377,7 @@ impl BlobRequest<'_> {
                 }
             }
         }
-        self.want(layout).await
+        self.want(layout, wish).await
     }
 
     async fn keep(&self, layout: Layout, bytes: Bytes) {

@@ -3,10 +3,12 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use flotilla_proto::{Layout, PieceSet};
 use http::header::{self, HeaderMap};
 use http::{HeaderValue, StatusCode};
 
 use super::range::Asked;
+use crate::swarm::Wish;
 
 /// What is sent of a blob, in order.
 #[derive(Debug, Default)]
@@ -14,6 +16,8 @@ pub(super) struct Selected {
     pub(super) parts: Vec<Part>,
     /// What ends the last part.
     pub(super) tail: Bytes,
+    /// Whether the client takes the end of this for the end of the blob.
+    to_the_end: bool,
 }
 
 /// One run of bytes.
@@ -30,12 +34,16 @@ impl Selected {
     /// of the bytes asked for.
     pub(super) fn of(asked: Asked, size: u64, headers: &mut HeaderMap) -> Option<(StatusCode, Self)> {
         let (status, selected, media_type) = match asked {
-            Asked::Whole => (StatusCode::OK, Self::one(0..size), text(CONTENT_TYPE)),
+            Asked::Whole => (StatusCode::OK, Self::one(0..size, true), text(CONTENT_TYPE)),
             Asked::Unsatisfiable => return None,
+            Asked::Rest(first) => {
+                headers.insert(header::CONTENT_RANGE, text(&content_range(&(first..size), size)));
+                (StatusCode::PARTIAL_CONTENT, Self::one(first..size, true), text(CONTENT_TYPE))
+            }
             Asked::Parts(parts) if parts.len() == 1 => {
                 let bytes = parts.into_iter().next().expect("there is one");
                 headers.insert(header::CONTENT_RANGE, text(&content_range(&bytes, size)));
-                (StatusCode::PARTIAL_CONTENT, Self::one(bytes), text(CONTENT_TYPE))
+                (StatusCode::PARTIAL_CONTENT, Self::one(bytes, false), text(CONTENT_TYPE))
             }
             Asked::Parts(parts) => {
                 // A blob that holds as much would have to know it beforehand.
@@ -49,8 +57,8 @@ impl Selected {
         Some((status, selected))
     }
 
-    fn one(bytes: Range<u64>) -> Self {
-        Self { parts: vec![Part { head: Bytes::new(), bytes }], tail: Bytes::new() }
+    fn one(bytes: Range<u64>, to_the_end: bool) -> Self {
+        Self { parts: vec![Part { head: Bytes::new(), bytes }], tail: Bytes::new(), to_the_end }
     }
 
     fn several(parts: Vec<Range<u64>>, size: u64, boundary: &str) -> Self {
@@ -63,7 +71,19 @@ impl Selected {
             Part { head: head.into(), bytes }
         };
         let parts = parts.into_iter().enumerate().map(part).collect();
-        Self { parts, tail: format!("\r\n--{boundary}--\r\n").into() }
+        Self { parts, tail: format!("\r\n--{boundary}--\r\n").into(), to_the_end: false }
+    }
+
+    /// What of the blob is to be had for it.
+    pub(super) fn wish(&self, layout: Layout) -> Wish {
+        if self.to_the_end {
+            return Wish::Whole;
+        }
+        let mut pieces = PieceSet::new(layout.piece_count());
+        for piece in self.parts.iter().flat_map(|part| layout.pieces_of(&part.bytes)) {
+            pieces.insert(piece);
+        }
+        if pieces.is_full() { Wish::Whole } else { Wish::Part(pieces) }
     }
 
     /// Bytes of the whole answer.

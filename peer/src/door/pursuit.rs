@@ -12,7 +12,7 @@ use super::error::not_forwarded;
 use crate::body;
 use crate::egress::Egress;
 use crate::source::{BodyStream, ReadCredential};
-use crate::swarm::{Reading, Swarm};
+use crate::swarm::{Reading, Swarm, Wish};
 use crate::transport::Offered;
 
 /// One client that waits for the pieces of one blob.
@@ -20,6 +20,7 @@ pub(super) struct Pursuit {
     swarm: Swarm,
     egress: std::sync::Arc<Egress>,
     credential: ReadCredential,
+    wish: Wish,
     reading: Reading,
     pause: Duration,
     /// How often what came was wrong.
@@ -43,9 +44,10 @@ impl Pursuit {
         swarm: Swarm,
         egress: std::sync::Arc<Egress>,
         credential: ReadCredential,
+        wish: Wish,
         reading: Reading,
     ) -> Self {
-        Self { swarm, egress, credential, reading, pause: FIRST_PAUSE, wrong: 0 }
+        Self { swarm, egress, credential, wish, reading, pause: FIRST_PAUSE, wrong: 0 }
     }
 
     pub(super) fn layout(&self) -> Layout {
@@ -65,7 +67,7 @@ impl Pursuit {
         has_sent: bool,
     ) -> Result<(), Lost> {
         loop {
-            let released = timeout_at(deadline.into(), self.reading.live().released(piece)).await;
+            let released = timeout_at(deadline.into(), self.reading.released(&self.wish, piece)).await;
             let Err(failure) = released.map_err(|_| Lost::Late)? else {
                 self.pause = FIRST_PAUSE;
                 return Ok(());
@@ -111,7 +113,7 @@ impl Pursuit {
     /// Wants the blob again, from a piece on.
     pub(super) async fn want_again(&mut self, piece: u32) -> Result<(), Lost> {
         let layout = self.layout();
-        let live = self.swarm.want(self.digest(), layout, self.credential.clone()).await;
+        let live = self.swarm.want(self.digest(), layout, &self.wish, self.credential.clone()).await;
         let live = live.map_err(|failure| match failure.other_size() {
             Some(size) => Lost::OtherSize(size),
             None => Lost::Failure(failure),

@@ -7,6 +7,8 @@ use std::ops::Range;
 pub(super) enum Asked {
     /// No range, or one in units that are not understood: the answer is 200 with everything.
     Whole,
+    /// Everything from a byte on, which the blob has: so asks who resumes, and takes the end for the blob's.
+    Rest(u64),
     /// Runs of bytes, none of them empty, in the order they were asked for; in ascending order where some
     /// touched and became one, or where they are many. There is at least one, and [`MOST_PARTS`] at most.
     Parts(Vec<Range<u64>>),
@@ -22,6 +24,9 @@ pub(super) fn parse(header: Option<&str>, size: u64) -> Asked {
     if !unit.trim_end().eq_ignore_ascii_case("bytes") {
         return Asked::Whole;
     }
+    if let Some(first) = rest(ranges, size) {
+        return Asked::Rest(first);
+    }
     let mut parts = Vec::new();
     // Recipients take empty elements of a list (RFC 9110 §5.6.1.2).
     for spec in ranges.split(',').map(str::trim).filter(|spec| !spec.is_empty()) {
@@ -35,6 +40,15 @@ pub(super) fn parse(header: Option<&str>, size: u64) -> Asked {
         return Asked::Whole;
     }
     if parts.is_empty() { Asked::Unsatisfiable } else { Asked::Parts(parts) }
+}
+
+/// Where the one range begins that has no end, if it begins in the blob.
+fn rest(ranges: &str, size: u64) -> Option<u64> {
+    let first = ranges.trim().strip_suffix('-')?;
+    match number(first)? {
+        Bound::At(first) if first < size => Some(first),
+        Bound::At(_) | Bound::Open => None,
+    }
 }
 
 /// One range within the blob, empty if the blob has none of it; `None` if it is malformed.
@@ -101,7 +115,7 @@ mod tests {
         assert_eq!(asked("bytes=0-0"), one(0..1));
         assert_eq!(asked("bytes=10-19"), one(10..20));
         assert_eq!(asked("Bytes=990-2000"), one(990..1000));
-        assert_eq!(asked("bytes=400-"), one(400..1000));
+        assert_eq!(asked("bytes= 400 -"), Asked::Rest(400));
         assert_eq!(asked("bytes=-100"), one(900..1000));
         assert_eq!(asked("bytes=-2000"), one(0..1000));
         assert_eq!(asked("bytes=0-99999999999999999999999"), one(0..1000));

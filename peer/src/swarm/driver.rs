@@ -179,7 +179,9 @@ impl Driver {
     }
 
     fn wanted(&mut self, want: Want) {
-        let Want { digest, layout, file, credential, live } = want;
+        // What the core has decided for those who wanted the blob before is not for this one.
+        self.drain();
+        let Want { digest, layout, pieces: wish, file, credential, live } = want;
         if let Some(failed) = self.lives.get(&digest).filter(|live| live.has_failed()) {
             // What was opened for it may be purged yet: its client begins again.
             let _ = live.send(failed.clone());
@@ -199,7 +201,7 @@ impl Driver {
         if !known.is_complete() {
             self.file_by_digest.insert(digest, file);
         }
-        self.input(Input::Wanted { digest, layout });
+        self.input(Input::Wanted { digest, layout, pieces: wish });
         // A client that went away meanwhile leaves its download behind.
         let _ = live.send(known);
     }
@@ -321,7 +323,9 @@ impl Driver {
             Output::ReadSource { digest, layout, pieces } => {
                 let (cancel, until) = (CancellationToken::new(), watch::Sender::new(u32::MAX));
                 let order = ReadTask { digest, layout, pieces, until: until.subscribe() };
-                self.reads.entry(digest).or_default().push(SourceRead { cancel: cancel.clone(), until });
+                let reads = self.reads.entry(digest).or_default();
+                reads.retain(|read| !read.until.is_closed());
+                reads.push(SourceRead { cancel: cancel.clone(), until });
                 let (work, lives) = (self.work.clone(), self.lives.clone());
                 self.running.spawn(async move { work.read(order, lives, cancel).await });
             }
@@ -349,6 +353,10 @@ impl Driver {
                     let work = self.work.clone();
                     self.running.spawn(async move { work.complete(&live).await });
                 }
+            }
+            Output::Satisfied { digest } => {
+                self.file_by_digest.remove(&digest);
+                self.credentials.remove(&digest);
             }
             Output::Fail { digest, failure } => {
                 tracing::info!(task = %digest.short(), status = failure.status, reason = failure.message, "download failed");

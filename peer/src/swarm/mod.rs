@@ -19,7 +19,7 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use flotilla_peer_core::{Input, UploadId, UploadRefusal, UploadWish};
 use flotilla_proto::wire::scheduler::{FromPeer, ToPeer};
-use flotilla_proto::{Digest, Failure, FailureCause, Layout, PeerId, PieceHash};
+use flotilla_proto::{Digest, Failure, FailureCause, Layout, PeerId, PieceHash, PieceSet};
 use futures_util::future::try_join_all;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -72,10 +72,31 @@ pub(crate) enum Event {
 /// How a child's request comes out: the piece to send, or why there is none.
 type Granted = oneshot::Sender<Result<u32, UploadRefusal>>;
 
+/// What a client reads of a blob.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// All of it: its last piece is to be had once the whole is verified.
+    Whole,
+    /// These pieces, each as soon as it is here: nobody takes a part for the whole.
+    Part(PieceSet),
+}
+
+impl Wish {
+    fn pieces(&self, layout: Layout) -> PieceSet {
+        match self {
+            Self::Whole => PieceSet::full(layout.piece_count()),
+            Self::Part(pieces) if pieces.len() == layout.piece_count() => pieces.clone(),
+            // The blob has another size than was claimed: whoever asked learns that, and asks again.
+            Self::Part(_) => PieceSet::new(layout.piece_count()),
+        }
+    }
+}
+
 /// A client's wish for a blob.
 pub(crate) struct Want {
     digest: Digest,
     layout: Layout,
+    pieces: PieceSet,
     file: Arc<BlobFile>,
     credential: ReadCredential,
     live: oneshot::Sender<Arc<Live>>,
@@ -128,7 +149,7 @@ impl Swarm {
         (self.lives.len(), self.lives.iter().filter(|live| live.is_complete()).count())
     }
 
-    /// The blob, being fetched if it is not complete. The credential is what the registry
+    /// The blob, being fetched as far as it is wished for if it is not complete. The credential is what the registry
     /// may be asked with. The layout is a claim: where the blob was seen with another size, it comes
     /// with that; while another claim is tried, this one waits.
     ///
@@ -140,6 +161,7 @@ impl Swarm {
         &self,
         digest: Digest,
         layout: Layout,
+        wish: &Wish,
         credential: ReadCredential,
     ) -> Result<Arc<Live>, Failure> {
         let seen = timeout(CLAIM_WAIT, self.settled(digest, layout)).await;
@@ -150,7 +172,8 @@ impl Swarm {
         let layout = known.map_or(layout, |live| live.layout());
         let file = self.store.begin(digest, layout).await.map_err(|error| no_room(&error))?;
         let (sender, live) = oneshot::channel();
-        self.send(Event::Wanted(Want { digest, layout, file, credential, live: sender })).await;
+        let pieces = wish.pieces(layout);
+        self.send(Event::Wanted(Want { digest, layout, pieces, file, credential, live: sender })).await;
         live.await.map_err(|_| stopping())
     }
 
@@ -237,6 +260,18 @@ pub(crate) struct Reading {
 impl Reading {
     pub(crate) fn live(&self) -> &Arc<Live> {
         &self.live
+    }
+
+    /// Waits until a client that wishes for this may have the piece.
+    ///
+    /// # Errors
+    ///
+    /// If the download fails first.
+    pub(crate) async fn released(&self, wish: &Wish, piece: u32) -> Result<(), Failure> {
+        match wish {
+            Wish::Whole => self.live.released(piece).await,
+            Wish::Part(_) => self.live.held(piece).await,
+        }
     }
 }
 

@@ -21,8 +21,9 @@ pub(super) fn message(batch: Batch, store: &Store) -> wire::FromPeer {
 
 fn add(message: &mut wire::FromPeer, report: Report, store: &Store) {
     match report {
-        Report::Want { digest, size } => {
-            message.wants.push(wire::Want { digest: digest.into(), size, reader: true });
+        Report::Want { digest, size, pieces } => {
+            let runs = if pieces.is_full() { Vec::new() } else { runs_of(&pieces) };
+            message.wants.push(wire::Want { digest: digest.into(), size, reader: true, runs });
         }
         Report::Unwant { digest } => message.unwants.push(digest.into()),
         Report::Announce { digest, size, pieces, hashes } => message.announces.push(wire::Announce {

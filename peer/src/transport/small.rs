@@ -15,6 +15,7 @@ use super::serve::{AnswerError, Services, read_credential, say, say_forward_erro
 use crate::body;
 use crate::grant::{self, MAX_MANIFEST};
 use crate::source::{BodyStream, ReadCredential};
+use crate::swarm::Wish;
 
 /// Blobs of at most so many bytes are sent whole.
 pub(crate) const SMALL: u32 = 1 << 20;
@@ -33,7 +34,7 @@ impl Services {
         if !self.given.admit(digest) {
             return say(send, Status::Busy, "it was sent to many already").await;
         }
-        let wanted = self.swarm.want(digest, layout, credential.clone());
+        let wanted = self.swarm.want(digest, layout, &Wish::Whole, credential.clone());
         let (offered, live) = tokio::join!(seed.confirm(digest, credential, false), wanted);
         match offered {
             Ok(Offered::Confirmed { .. }) => {}
@@ -106,7 +107,7 @@ impl Services {
             for (digest, layout) in ahead {
                 if swarm.live(digest).is_none() {
                     // Whoever asks for it is told of a failure.
-                    let _ = swarm.want(digest, layout, credential.clone()).await;
+                    let _ = swarm.want(digest, layout, &Wish::Whole, credential.clone()).await;
                 }
             }
         });

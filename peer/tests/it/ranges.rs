@@ -3,8 +3,11 @@
 use http::Method;
 
 use crate::client::Answer;
-use crate::region::{Region, blob_path, noise};
-use crate::registry::HOST;
+use crate::region::{Node, Region, blob_path, noise};
+use crate::registry::{Fault, HOST, Registry};
+
+/// How long every piece of a blob of up to 128 MiB is, in bytes.
+const PIECE: u64 = 128 << 10;
 
 #[tokio::test]
 async fn a_part_of_a_blob_is_exactly_what_was_asked_for() {
@@ -81,7 +84,111 @@ async fn several_parts_come_in_one_answer_and_each_says_where_it_belongs() {
     // Two that touch are one, and one part needs no frame.
     let one = client.ask(Method::GET, &path, &[("range", "bytes=5-9,0-4")]).await;
     assert_eq!((one.header("content-range"), &one.body[..]), ("bytes 0-9/20971520", &blob[..10]));
-    assert_eq!(region.registry.reads_of(&blob).1, 20 << 20, "each byte once");
+    // Eight of the table, the first, two that touch at 4 MiB, and one of a file.
+    assert_eq!(region.registry.reads_of(&blob).1, 12 * PIECE, "the pieces asked for, each once");
+}
+
+#[tokio::test]
+async fn only_the_pieces_of_a_part_are_fetched_and_each_once_for_the_region() {
+    let region = Region::start().await;
+    let blob = noise(1, 20 << 20);
+    region.registry.push("app", "v1", &[&blob]);
+    let path = format!("{}?ns={HOST}", blob_path("app", &blob));
+    let ask = async |node: &Node, range: std::ops::Range<usize>| {
+        node.client.get(&format!("/v2/app/manifests/v1?ns={HOST}")).await;
+        let asked = format!("bytes={}-{}", range.start, range.end - 1);
+        let answer = node.client.ask(Method::GET, &path, &[("range", &asked)]).await;
+        assert_eq!((answer.status.as_u16(), answer.is_complete), (206, true), "{asked}: {answer:?}");
+        assert_eq!(answer.body, blob[range], "{asked}");
+    };
+    let footer = blob.len() - 51..blob.len();
+    ask(&region.one, footer.clone()).await;
+    ask(&region.one, 0..10).await;
+    assert_eq!(region.registry.reads_of(&blob).1, 2 * PIECE);
+    // Another node's are half of the same, and a seed's own client's too.
+    tokio::join!(
+        ask(&region.two, footer.clone()),
+        ask(&region.two, 300_000..300_001),
+        ask(&region.seed, 0..1)
+    );
+    ask(&region.two, 0..5).await;
+    assert_eq!(region.registry.reads_of(&blob).1, 3 * PIECE);
+    for (node, pieces) in [(&region.one, 2), (&region.two, 3)] {
+        let got = node.piece_bytes("seed").await + node.piece_bytes("peer").await;
+        assert_eq!(got, pieces * PIECE, "{}", node.name);
+    }
+    // Whoever reads it all has the rest read, and finds it right.
+    let whole = region.two.client.get(&path).await;
+    assert_eq!((whole.status.as_u16(), whole.is_complete, whole.body == blob), (200, true, true));
+    assert_eq!(region.registry.reads_of(&blob).1, blob.len() as u64);
+}
+
+/// Lazy readers of many nodes at once, and one that pulls: nobody waits for what nobody wants.
+#[tokio::test]
+async fn parts_and_wholes_are_read_beside_each_other_and_the_source_sees_each_byte_once() {
+    let region = Region::start().await;
+    let blob = noise(1, 8 << 20);
+    region.registry.push("app", "v1", &[&blob]);
+    let path = format!("{}?ns={HOST}", blob_path("app", &blob));
+    let mut rng = fastrand::Rng::with_seed(7);
+    let asked = (0..60).map(|index| {
+        let node = [&region.one, &region.two, &region.seed][index % 3];
+        let start = rng.usize(..blob.len() - 1);
+        let range = start..(start + 1 + rng.usize(..400_000)).min(blob.len());
+        let (path, blob) = (path.clone(), blob.clone());
+        async move {
+            node.client.get(&format!("/v2/app/manifests/v1?ns={HOST}")).await;
+            if index == 40 {
+                let whole = node.client.get(&path).await;
+                assert!(whole.is_complete && whole.body == blob);
+                return;
+            }
+            let asked = format!("bytes={}-{}", range.start, range.end - 1);
+            let answer = node.client.ask(Method::GET, &path, &[("range", &asked)]).await;
+            assert_eq!((answer.status.as_u16(), answer.is_complete), (206, true), "{asked}: {answer:?}");
+            assert!(answer.body == blob[range], "{asked}");
+        }
+    });
+    futures_util::future::join_all(asked).await;
+    assert_eq!(region.registry.reads_of(&blob).1, blob.len() as u64);
+}
+
+#[tokio::test]
+async fn a_part_that_another_registry_gave_is_not_shown_before_the_whole_is_right() {
+    let region = Region::start().await;
+    let hub = Registry::start().await;
+    region.add_registry("hub.test", &hub).await;
+    let blob = noise(1, 3_000_000);
+    for registry in [&hub, &region.registry] {
+        registry.push("app", "v1", &[&blob]);
+    }
+    hub.break_blob(&blob, Fault::WrongBytes);
+    let ask = async |node: &Node, host: &str| {
+        node.client.get(&format!("/v2/app/manifests/v1?ns={host}")).await;
+        let path = format!("{}?ns={host}", blob_path("app", &blob));
+        node.client.ask(Method::GET, &path, &[("range", "bytes=0-9")]).await
+    };
+    // As it would have directly.
+    let wrong = ask(&region.one, "hub.test").await;
+    assert_eq!(wrong.status, 206);
+    assert_ne!(wrong.body, blob[..10]);
+    for node in [&region.one, &region.two] {
+        let right = ask(node, HOST).await;
+        assert_eq!((right.status.as_u16(), &right.body[..]), (206, &blob[..10]));
+    }
+}
+
+#[tokio::test]
+async fn who_resumes_does_not_get_to_the_end_of_what_is_wrong() {
+    let region = Region::start().await;
+    let blob = noise(1, 3_000_000);
+    region.registry.push("app", "v1", &[&blob]);
+    region.registry.break_blob(&blob, Fault::WrongBytes);
+    let client = &region.one.client;
+    client.mirror("/v2/app/manifests/v1").await;
+    let path = format!("{}?ns={HOST}", blob_path("app", &blob));
+    let answer = client.ask(Method::GET, &path, &[("range", "bytes=2000000-")]).await;
+    assert!(!answer.status.is_success() || !answer.is_complete, "{:?}", answer.status);
 }
 
 #[tokio::test]

@@ -95,7 +95,13 @@ impl Swarm {
             swarm.input(Input::Announced { peer, digest, size: SIZE, pieces, hashes: Vec::new() });
         }
         for key in 1..=peers {
-            swarm.input(Input::Wanted { peer: PeerKey(key), digest: digest(), size: SIZE, reader: true });
+            swarm.input(Input::Wanted {
+                peer: PeerKey(key),
+                digest: digest(),
+                size: SIZE,
+                part: None,
+                reader: true,
+            });
         }
         swarm.deliver(u64::from(peers) * WARM_UP);
         swarm

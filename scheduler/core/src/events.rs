@@ -46,7 +46,14 @@ impl Scheduler {
         }
     }
 
-    pub(crate) fn wanted(&mut self, now: Instant, peer: PeerKey, digest: Digest, size: u64, reader: bool) {
+    pub(crate) fn wanted(
+        &mut self,
+        now: Instant,
+        peer: PeerKey,
+        (digest, size): (Digest, u64),
+        part: Option<PieceSet>,
+        reader: bool,
+    ) {
         if self.peers.get(peer).is_none() {
             return;
         }
@@ -56,8 +63,13 @@ impl Scheduler {
                 return self.outputs.push_back(Output::FailTask { peer, digest, failure, root: None });
             }
         };
+        if part.as_ref().is_some_and(|part| part.len() != self.tasks[slot].piece_count()) {
+            self.close_if_empty(slot);
+            return;
+        }
+        let part = part.filter(|part| !part.is_full());
         let (seat, _) = self.enter(now, peer, slot);
-        self.set_wish(slot, seat, Some(Wish { reads: reader }));
+        self.set_wish(slot, seat, Some(Wish { reads: reader, is_part: part.is_some() }), part);
         if reader {
             self.tasks[slot].set_reader(seat, 0);
         }
@@ -84,7 +96,7 @@ impl Scheduler {
             return;
         }
         let pieces: Vec<u32> = member.ties.in_flight.iter().map(|flight| flight.piece).collect();
-        self.set_wish(slot, seat, None);
+        self.drop_wish(slot, seat);
         for piece in pieces {
             self.outputs.push_back(Output::Cancel { child: peer, digest, piece });
             if let Some(parent) = self.land(now, slot, seat, piece, Landing::Lost) {
@@ -127,7 +139,7 @@ impl Scheduler {
         self.source_delivered(peer, slot, pieces);
         self.pace_source(slot);
         if self.tasks[slot].member(seat).held_count == self.tasks[slot].piece_count() {
-            self.set_wish(slot, seat, None);
+            self.drop_wish(slot, seat);
         }
         if newcomer && self.tasks[slot].is_wanted() {
             self.draw_partners(slot, seat);
@@ -328,7 +340,7 @@ impl Scheduler {
             for piece in pieces {
                 self.land(now, slot, seat, piece, Landing::Lost);
             }
-            self.set_wish(slot, seat, None);
+            self.drop_wish(slot, seat);
         }
         if failure.voids_pieces() {
             for &(seat, _) in &everyone {

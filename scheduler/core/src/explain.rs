@@ -74,6 +74,8 @@ pub enum Obstacle {
     PicksItself,
     /// The child wants nothing, or everything is on its way.
     NothingWanted,
+    /// The child wants other pieces of the blob.
+    OthersWanted,
     /// It does not hold the piece, or nobody told what it must hash to.
     NotHeld,
 }
@@ -119,6 +121,7 @@ impl fmt::Display for Obstacle {
             Self::GateClosed => "the link between the zones is full",
             Self::PicksItself => "the child picks by itself",
             Self::NothingWanted => "the child wants nothing more",
+            Self::OthersWanted => "the child wants other pieces",
             Self::NotHeld => "it does not hold the piece",
         })
     }
@@ -154,6 +157,8 @@ impl Scheduler {
             Some(Obstacle::CrossedAlready)
         } else if task.keeps_back(parent, piece) {
             Some(Obstacle::GivenAlready)
+        } else if !task.wants(child, piece) {
+            Some(Obstacle::OthersWanted)
         } else {
             self.obstacle(now, task, parent, child)
         };

@@ -53,10 +53,10 @@ pub enum Input {
         /// Whose.
         peer: PeerKey,
     },
-    /// A peer wants a blob, all of it.
+    /// A peer wants a blob, or some pieces of it. What it said before of what it wants of it is void.
     ///
     /// Costs a draw of partners, some looks for each, and feeding it. The first one orders the
-    /// read: a pass over the members, as while any hash is unknown. Where the pace of reports
+    /// read: a pass over the members, as while any hash is unknown, or while nobody wants the whole. Where the pace of reports
     /// changes by half, every peer is told; where the blob is plainly too much to plan, everyone
     /// who wants it.
     Wanted {
@@ -66,6 +66,8 @@ pub enum Input {
         digest: Digest,
         /// Its size in bytes.
         size: u64,
+        /// What it wants of it, no more; `None`: all of it.
+        part: Option<PieceSet>,
         /// Whether a client waits for it, in order.
         reader: bool,
     },

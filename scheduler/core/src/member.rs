@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use flotilla_proto::Reader;
+use flotilla_proto::{PieceSet, Reader};
 
 use crate::PeerKey;
 use crate::rows::Row;
@@ -56,6 +56,8 @@ pub(crate) struct Ties {
     resting: Vec<(Seat, Instant)>,
     /// Partners that sent it a corrupt piece of this blob.
     banned: Vec<Seat>,
+    /// What it wants of the blob, where that is not all.
+    pub(crate) part: Option<PieceSet>,
 }
 
 /// A piece on its way.
@@ -71,6 +73,8 @@ pub(crate) struct Flight {
 pub(crate) struct Wish {
     /// Whether a client reads.
     pub(crate) reads: bool,
+    /// Whether it is for [`Ties::part`] only.
+    pub(crate) is_part: bool,
 }
 
 impl Member {
@@ -106,6 +110,12 @@ impl Member {
     /// Whether a client reads what it wants.
     pub(crate) fn reads(&self) -> bool {
         self.wish.is_some_and(|wish| wish.reads)
+    }
+
+    /// The pieces that it wants, where it does not want all.
+    pub(crate) fn part(&self) -> Option<&PieceSet> {
+        // The ties lie in another cache line.
+        self.wish.filter(|wish| wish.is_part).and(self.ties.part.as_ref())
     }
 
     /// Whether it takes pieces from that partner at this moment.

@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 use std::time::Instant;
 
-use flotilla_proto::{Digest, Failure, Layout};
+use flotilla_proto::{Digest, Failure, Layout, PieceSet};
 
 use crate::failure::{only_corrupt, size_differs, too_large, too_many_pieces, too_many_tasks};
 use crate::member::{Member, Wish};
@@ -133,7 +133,7 @@ impl Scheduler {
 
     /// Removes a member, and tells its partners. Who they were.
     fn take_seat(&mut self, key: PeerKey, slot: TaskSlot, seat: Seat) -> Vec<PeerKey> {
-        self.set_wish(slot, seat, None);
+        self.drop_wish(slot, seat);
         let task = &mut self.tasks[slot];
         let digest = task.digest;
         let member = task.leave(seat);
@@ -168,12 +168,23 @@ impl Scheduler {
         }
     }
 
-    /// States whether a member wants the blob.
-    pub(crate) fn set_wish(&mut self, slot: TaskSlot, seat: Seat, wish: Option<Wish>) {
+    /// A member wants the blob no more.
+    pub(crate) fn drop_wish(&mut self, slot: TaskSlot, seat: Seat) {
+        self.set_wish(slot, seat, None, None);
+    }
+
+    /// States whether a member wants the blob, and which part where that is not all.
+    pub(crate) fn set_wish(
+        &mut self,
+        slot: TaskSlot,
+        seat: Seat,
+        wish: Option<Wish>,
+        part: Option<PieceSet>,
+    ) {
         let task = &mut self.tasks[slot];
         let before = task.member(seat).wish.is_some();
         let key = task.member(seat).peer;
-        task.set_wish(seat, wish);
+        task.set_wish(seat, wish, part);
         if before == wish.is_some() {
             return;
         }
@@ -246,7 +257,7 @@ impl Scheduler {
         }
         let failure = only_corrupt(digest);
         self.outputs.push_back(Output::FailTask { peer: child, digest, failure, root: None });
-        self.set_wish(slot, seat, None);
+        self.drop_wish(slot, seat);
         self.ensure_source(now, digest);
         self.forget_if_unused(now, child, digest);
     }

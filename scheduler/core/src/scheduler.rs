@@ -108,7 +108,9 @@ impl Scheduler {
             }
             Input::PeerJoined { peer, facts } => self.peer_joined(now, peer, facts),
             Input::PeerLeft { peer } => self.peer_left(now, peer),
-            Input::Wanted { peer, digest, size, reader } => self.wanted(now, peer, digest, size, reader),
+            Input::Wanted { peer, digest, size, part, reader } => {
+                self.wanted(now, peer, (digest, size), part, reader);
+            }
             Input::Unwanted { peer, digest } => self.unwanted(now, peer, digest),
             Input::Announced { peer, digest, size, pieces, hashes } => {
                 self.announced(now, peer, digest, size, &pieces, &hashes);

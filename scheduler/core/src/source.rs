@@ -207,6 +207,11 @@ impl Scheduler {
     /// Costs a pass over the members, who are told.
     fn order_source(&mut self, now: Instant, slot: TaskSlot, failed: BTreeSet<PeerKey>) {
         let digest = self.tasks[slot].digest;
+        if self.tasks[slot].to_be_read().is_empty() {
+            // Whoever wanted what is missing has gone.
+            self.tasks[slot].source = Source::Idle;
+            return;
+        }
         let Some(seed) = self.next_seed(digest, &failed) else {
             let until = now + self.limits.seed_wait;
             self.tasks[slot].source = Source::Awaiting(until);

@@ -39,9 +39,10 @@ pub(crate) struct Task {
     shared: Vec<u64>,
     pub(crate) hashes: Hashes,
     pub(crate) found_lately: FoundLately,
-    /// Members that want the blob, and those of them that are no seeds.
+    /// Members that want the blob, those of them that are no seeds, and those that want all of it.
     pub(crate) wanting_count: usize,
     pub(crate) peers_wanting: usize,
+    whole_wanting: usize,
     pub(crate) source: Source,
     /// Whether the members choose their pieces by themselves.
     pub(crate) picking: bool,
@@ -86,6 +87,7 @@ impl Task {
             found_lately: FoundLately::default(),
             wanting_count: 0,
             peers_wanting: 0,
+            whole_wanting: 0,
             source: Source::Idle,
             picking: false,
             moved_lately: 0,
@@ -165,7 +167,7 @@ impl Task {
     /// Takes a member out with everything it held; what was in flight to it or from it has
     /// been lost before. Costs a pass over the pieces, and over the zone's members.
     pub(crate) fn leave(&mut self, seat: Seat) -> Member {
-        self.set_wish(seat, None);
+        self.set_wish(seat, None, None);
         self.drop_all(seat);
         let member = self.members[seat.0 as usize].take().expect("a known seat is taken");
         assert!(member.ties.in_flight.is_empty(), "what was in flight is lost before");
@@ -179,15 +181,19 @@ impl Task {
         member
     }
 
-    /// States whether a member wants the blob.
-    pub(crate) fn set_wish(&mut self, seat: Seat, wish: Option<Wish>) {
+    /// States whether a member wants the blob, and which part where that is not all.
+    pub(crate) fn set_wish(&mut self, seat: Seat, wish: Option<Wish>, part: Option<PieceSet>) {
         let member = self.member_mut(seat);
-        let (before, seed) = (usize::from(member.wish.is_some()), member.seed);
-        member.wish = wish;
-        let after = usize::from(wish.is_some());
-        self.wanting_count = self.wanting_count - before + after;
+        let (former, seed) = (member.wish, member.seed);
+        (member.wish, member.ties.part) = (wish, part);
+        let change = |count: &mut usize, counts: fn(&Wish) -> bool| {
+            *count = *count - usize::from(former.is_some_and(|wish| counts(&wish)))
+                + usize::from(wish.is_some_and(|wish| counts(&wish)));
+        };
+        change(&mut self.wanting_count, |_| true);
+        change(&mut self.whole_wanting, |wish| !wish.is_part);
         if !seed {
-            self.peers_wanting = self.peers_wanting - before + after;
+            change(&mut self.peers_wanting, |_| true);
         }
     }
 
@@ -348,10 +354,22 @@ impl Task {
         }
     }
 
-    /// What a seed is to read: what nobody holds. In doubt it reads whatever it does not hold
-    /// itself: everything is ordered whose hash it has not told, and what it holds it says.
+    /// What a seed is to read: what somebody wants and nobody holds. In doubt it reads whatever it does
+    /// not hold itself: everything is ordered whose hash it has not told, and what it holds it says. Costs a
+    /// pass over the members where nobody wants the whole.
     pub(crate) fn to_be_read(&self) -> PieceSet {
-        self.hashes.in_doubt().cloned().unwrap_or_else(|| self.held_by_nobody())
+        if let Some(open) = self.hashes.in_doubt() {
+            return open.clone();
+        }
+        let missing = self.held_by_nobody();
+        if self.whole_wanting > 0 {
+            return missing;
+        }
+        let mut wanted = PieceSet::new(self.piece_count());
+        for part in self.members().filter_map(|(_, member)| member.part()) {
+            wanted.union_with(part);
+        }
+        wanted.intersection(&missing)
     }
 
     fn held_by_nobody(&self) -> PieceSet {
@@ -415,9 +433,14 @@ impl Task {
         self.gives_once(parent) && bits::contains(&self.shared, piece)
     }
 
+    /// Whether a member that wants the blob wants this piece of it.
+    pub(crate) fn wants(&self, seat: Seat, piece: u32) -> bool {
+        self.member(seat).part().is_none_or(|part| part.contains(piece))
+    }
+
     /// Word by word the pieces that `parent` can give `child`: those it holds whose hash is
-    /// known and that the child lacks; across zones only what nobody in the child's zone holds
-    /// or awaits.
+    /// known and that the child lacks and wants; across zones only what nobody in the child's
+    /// zone holds or awaits.
     ///
     /// A seed gives nothing twice while it reads. Where the registry is a little slower than the
     /// seed's uplink, there is always a free slot for a second copy, each makes the first copies
@@ -430,9 +453,11 @@ impl Task {
         let rarity = (from.zone != to.zone).then(|| &self.zones[to.zone as usize].rarity);
         let gives_once = self.gives_once(parent);
         let known = self.hashes.usable_words();
+        let part = to.part().map(PieceSet::words);
         move |index| {
             let shared = if gives_once { self.shared[index] } else { 0 };
-            let word = held[index] & known[index] & !taken[index] & !shared;
+            let wanted = part.map_or(u64::MAX, |part| part[index]);
+            let word = held[index] & known[index] & wanted & !taken[index] & !shared;
             rarity.map_or(word, |rarity| word & rarity.absent_word(index))
         }
     }

@@ -97,8 +97,8 @@ fn input() -> impl Strategy<Value = Input> {
     prop_oneof![
         4 => joined(),
         1 => peer().prop_map(|peer| Input::PeerLeft { peer }),
-        6 => (peer(), digest(), size(), any::<bool>())
-            .prop_map(|(peer, digest, size, reader)| Input::Wanted { peer, digest, size, reader }),
+        6 => (peer(), digest(), size(), proptest::option::of(pieces()), any::<bool>())
+            .prop_map(|(peer, digest, size, part, reader)| Input::Wanted { peer, digest, size, part, reader }),
         1 => (peer(), digest()).prop_map(|(peer, digest)| Input::Unwanted { peer, digest }),
         9 => (peer(), digest(), size(), pieces(), hashes()).prop_map(|(peer, digest, size, pieces, hashes)| {
             Input::Announced { peer, digest, size, pieces, hashes }
@@ -170,7 +170,7 @@ fn whoever_claims_everything_and_serves_nothing_is_left_aside() {
         scheduler.handle(now, Input::Announced { peer, digest, size: SIZES[0], pieces, hashes });
     }
     for peer in [2, 3, 4].map(PeerKey) {
-        scheduler.handle(now, Input::Wanted { peer, digest, size: SIZES[0], reader: true });
+        scheduler.handle(now, Input::Wanted { peer, digest, size: SIZES[0], part: None, reader: true });
     }
     let claimed = |scheduler: &Scheduler| {
         let owner = |child| scheduler.explain(now, PeerKey(child), digest, 0);
@@ -201,13 +201,13 @@ fn whoever_turns_out_to_hold_nothing_of_what_it_owes_is_forgotten_with_it() {
         let facts = PeerFacts { id: format!("p{}", peer.0).parse().unwrap(), seed, zone: Zone(0) };
         scheduler.handle(now, Input::PeerJoined { peer, facts });
     }
-    scheduler.handle(now, Input::Wanted { peer: child, digest, size: SIZES[0], reader: true });
+    scheduler.handle(now, Input::Wanted { peer: child, digest, size: SIZES[0], part: None, reader: true });
     let (pieces, hashes) = (PieceSet::full(12), |byte| vec![PieceHash::from_bytes([byte; 32]); 12]);
     let announced =
         Input::Announced { peer: holder, digest, size: SIZES[0], pieces: pieces.clone(), hashes: hashes(0) };
     scheduler.handle(now, announced);
     scheduler.handle(now, Input::HashesTold { peer: holder, digest, pieces, hashes: hashes(1) });
-    scheduler.handle(now, Input::Wanted { peer: holder, digest, size: SIZES[0], reader: true });
+    scheduler.handle(now, Input::Wanted { peer: holder, digest, size: SIZES[0], part: None, reader: true });
     scheduler.handle(now, Input::Unwanted { peer: holder, digest });
     assert_eq!(scheduler.find_idle(now), None);
     scheduler.handle(now, Input::PeerLeft { peer: child });

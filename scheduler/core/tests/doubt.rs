@@ -249,7 +249,7 @@ impl Region {
     }
 
     fn want(&mut self, peer: PeerKey) -> Vec<Output> {
-        self.input(Input::Wanted { peer, digest: digest(), size: SIZE, reader: true })
+        self.input(Input::Wanted { peer, digest: digest(), size: SIZE, part: None, reader: true })
     }
 
     fn wrong_bytes(&mut self, peer: PeerKey, root: Root) -> Vec<Output> {

@@ -36,7 +36,13 @@ impl Swarm {
         let hashes = (0..64_u32).map(|piece| PieceHash::of(&piece.to_le_bytes())).collect();
         swarm.announce(PeerKey(0), PieceSet::full(64), hashes);
         for key in 1..=peers {
-            swarm.input(Input::Wanted { peer: PeerKey(key), digest: digest(), size: SIZE, reader: true });
+            swarm.input(Input::Wanted {
+                peer: PeerKey(key),
+                digest: digest(),
+                size: SIZE,
+                part: None,
+                reader: true,
+            });
         }
         swarm
     }
@@ -117,7 +123,7 @@ fn a_thread_that_was_busy_with_other_things_plans_new_blobs_as_before() {
     }
     assert!(!swarm.all_pick(), "taken back");
     let other = Digest::of(b"other");
-    swarm.input(Input::Wanted { peer: PeerKey(1), digest: other, size: SIZE, reader: true });
+    swarm.input(Input::Wanted { peer: PeerKey(1), digest: other, size: SIZE, part: None, reader: true });
     assert!(!swarm.all_pick(), "and the next is planned");
 }
 

@@ -42,7 +42,7 @@ impl Region {
             region.announce(peer, PieceSet::full(layout().piece_count()));
         }
         for peer in (HOLDERS..HOLDERS + CHILDREN).map(PeerKey) {
-            region.input(Input::Wanted { peer, digest: digest(), size: SIZE, reader: false });
+            region.input(Input::Wanted { peer, digest: digest(), size: SIZE, part: None, reader: false });
         }
         region
     }

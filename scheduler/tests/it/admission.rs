@@ -87,7 +87,7 @@ async fn a_peer_that_talks_nonsense_loses_its_stream_and_may_come_back() {
     let region = Region::start().await;
     let identity = region.cluster.enrol("node-1", REGION, "peer").await;
     let mut peer = attach(region.scheduler, &identity, hello()).await.unwrap();
-    let want = Want { digest: Bytes::from_static(&[7; 31]), size: 1, reader: true };
+    let want = Want { digest: Bytes::from_static(&[7; 31]), size: 1, reader: true, runs: vec![] };
     peer.say(FromPeer { wants: vec![want], ..Default::default() }).await;
     let ended = peer.end().await.unwrap_err();
     assert_eq!(ended.code(), Code::InvalidArgument);

@@ -120,7 +120,7 @@ async fn a_peer_that_withdraws_and_wants_in_one_breath_is_planned_for() {
     want(&peer, digest).await;
     seed.hear(|batch| batch.source_orders.into_iter().next()).await;
     // As it says that a piece on its disk is damaged.
-    let wanted = Want { digest: digest.into(), size: SIZE, reader: true };
+    let wanted = Want { digest: digest.into(), size: SIZE, reader: true, runs: vec![] };
     let damaged = FromPeer {
         withdrawals: vec![digest.into()],
         wants: vec![wanted.clone(), Want { digest: Digest::of(b"heard").into(), ..wanted }],
@@ -169,7 +169,7 @@ async fn a_blob_that_is_larger_than_any_may_be_ends_no_stream_but_its_own() {
 }
 
 async fn want(peer: &Attached, digest: Digest) {
-    let want = Want { digest: digest.into(), size: SIZE, reader: true };
+    let want = Want { digest: digest.into(), size: SIZE, reader: true, runs: vec![] };
     peer.say(FromPeer { wants: vec![want], ..Default::default() }).await;
 }
 

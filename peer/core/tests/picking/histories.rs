@@ -36,6 +36,7 @@ fn steps() -> impl Strategy<Value = Step> {
         1 => Just(Input::SchedulerUp),
         1 => Just(Input::SchedulerDown),
         2 => Just(wanted()),
+        2 => any::<u32>().prop_map(|mask| part_wanted(set((0..PIECES).filter(|piece| mask >> piece & 1 == 1)))),
         3 => any::<bool>().prop_map(move |picks| Input::PickingOrdered { digest, picks }),
         4 => (partner.clone(), any::<bool>()).prop_map(move |(partner, same_zone)| {
             let seed = partner.as_str() > "e";
@@ -89,9 +90,9 @@ impl Peer {
                 self.barred.clear();
                 self.input(Input::Evicted { digest });
             }
-            Step::Input(Input::Wanted { digest, layout }) => {
+            Step::Input(wanted @ Input::Wanted { .. }) => {
                 self.failed &= !self.up;
-                self.input(Input::Wanted { digest, layout });
+                self.input(wanted);
             }
             Step::Input(input) => drop(self.input(input)),
             Step::Wait(ms) => drop(self.wait(Duration::from_millis(ms))),

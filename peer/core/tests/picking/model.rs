@@ -18,6 +18,7 @@ pub(crate) struct Peer {
     pub(crate) now: Instant,
     pub(crate) up: bool,
     pub(crate) on_disk: BTreeSet<u32>,
+    pub(crate) wish: BTreeSet<u32>,
     /// By partner: seed, same zone.
     pub(crate) partners: BTreeMap<PeerId, (bool, bool)>,
     pub(crate) followed: BTreeMap<PeerId, BTreeSet<u32>>,
@@ -40,6 +41,7 @@ impl Peer {
             now: Instant::now(),
             up: false,
             on_disk: BTreeSet::new(),
+            wish: BTreeSet::new(),
             partners: BTreeMap::new(),
             followed: BTreeMap::new(),
             fetching: BTreeMap::new(),
@@ -105,6 +107,7 @@ impl Peer {
         match input {
             Input::SchedulerUp => (self.up, self.picks) = (true, false),
             Input::SchedulerDown => self.up = false,
+            Input::Wanted { pieces, .. } => self.wish.extend(pieces.iter()),
             Input::PickingOrdered { picks, .. } => self.picks = *picks,
             Input::PartnerNamed { partner, seed, same_zone, .. } => {
                 self.partners.insert(partner.clone(), (*seed, *same_zone));
@@ -178,6 +181,7 @@ impl Peer {
             Output::Fetch { piece, parent, picked, hash: told, .. } => {
                 assert!(!self.is_asked_for(*piece), "invariant 1: piece {piece}");
                 if *picked {
+                    assert!(self.wish.contains(piece), "invariant 7: piece {piece}");
                     self.check_partner(parent);
                     assert!(self.followed[parent].contains(piece), "invariant 3: it never told of it");
                     assert_eq!(*told, hash(*piece));
@@ -188,6 +192,7 @@ impl Peer {
             Output::Take { parent, lacking, .. } => {
                 self.check_partner(parent);
                 assert!(lacking.iter().all(|piece| !self.is_asked_for(piece)), "invariant 1");
+                assert!(lacking.iter().all(|piece| self.wish.contains(&piece)), "invariant 7");
                 assert!(self.partners[parent].0, "only a seed chooses");
                 self.taking.insert(parent.clone(), (lacking.clone(), None));
                 self.check_window();
@@ -205,8 +210,10 @@ impl Peer {
                 assert!(self.uploads.len() <= 8, "invariant 5");
             }
             Output::RefuseUpload { upload, .. } => assert!(self.unanswered.remove(upload), "invariant 5"),
+            Output::Satisfied { .. } | Output::Complete { .. } => self.wish.clear(),
             Output::Fail { .. } => {
                 self.failed = true;
+                self.wish.clear();
                 if self.on_disk.is_empty() {
                     // Nothing of the blob is left, nor whom it was barred from.
                     self.barred.clear();
@@ -248,7 +255,7 @@ impl Peer {
                 || self.fetching.values().any(|(parent, _)| parent == partner);
             let rests = self.rested.get(partner).is_some_and(|until| *until > self.now);
             let could = same_zone && !is_asked && !rests && !self.barred.contains(partner);
-            let helps = held.iter().any(|piece| !self.is_asked_for(*piece));
+            let helps = held.iter().any(|piece| self.wish.contains(piece) && !self.is_asked_for(*piece));
             assert!(!(could && helps), "invariant 4: {partner} (seed: {seed}) stands idle");
         }
     }
@@ -263,7 +270,11 @@ pub(crate) fn layout() -> Layout {
 }
 
 pub(crate) fn wanted() -> Input {
-    Input::Wanted { digest: digest(), layout: layout() }
+    Input::Wanted { digest: digest(), layout: layout(), pieces: PieceSet::full(layout().piece_count()) }
+}
+
+pub(crate) fn part_wanted(pieces: PieceSet) -> Input {
+    Input::Wanted { digest: digest(), layout: layout(), pieces }
 }
 
 pub(crate) fn id(name: &str) -> PeerId {

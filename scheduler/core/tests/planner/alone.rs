@@ -13,7 +13,10 @@ fn without_a_seed_a_download_fails_in_time_and_says_so() {
     let now = Instant::now();
     let facts = PeerFacts { id: "p".parse().unwrap(), seed: false, zone: Zone(0) };
     scheduler.handle(now, Input::PeerJoined { peer: PeerKey(0), facts });
-    scheduler.handle(now, Input::Wanted { peer: PeerKey(0), digest: digest(0), size: SIZE, reader: true });
+    scheduler.handle(
+        now,
+        Input::Wanted { peer: PeerKey(0), digest: digest(0), size: SIZE, part: None, reader: true },
+    );
     assert_eq!(next_told(&mut scheduler), None);
     scheduler.handle_timeout(scheduler.poll_timeout().unwrap());
     let Some(Output::FailTask { failure, .. }) = next_told(&mut scheduler) else { panic!("no failure") };
@@ -29,7 +32,7 @@ fn of_two_claims_the_first_is_tried_and_what_a_seed_has_seen_is_told_to_all() {
         let facts = PeerFacts { id: name.parse().unwrap(), seed: peer == seed, zone: Zone(0) };
         scheduler.handle(now, Input::PeerJoined { peer, facts });
     }
-    let want = |peer, size| Input::Wanted { peer, digest, size, reader: true };
+    let want = |peer, size| Input::Wanted { peer, digest, size, part: None, reader: true };
     let failures = |scheduler: &mut Scheduler| {
         let told = std::iter::from_fn(|| next_told(scheduler));
         let failed = told.filter_map(|output| match output {
@@ -70,7 +73,10 @@ fn a_fresh_scheduler_orders_nothing_that_a_seed_to_come_may_hold_or_read() {
     scheduler.handle(now, join(0, "p", false));
     scheduler.handle(now, join(1, "s1", true));
     scheduler.handle(now, Input::InventoryTold { peer: PeerKey(1) });
-    scheduler.handle(now, Input::Wanted { peer: PeerKey(0), digest: digest(0), size: SIZE, reader: true });
+    scheduler.handle(
+        now,
+        Input::Wanted { peer: PeerKey(0), digest: digest(0), size: SIZE, part: None, reader: true },
+    );
     assert_eq!(next_told(&mut scheduler), None, "s2 may read it");
     scheduler.handle(now, join(2, "s2", true));
     assert_eq!(next_told(&mut scheduler), None, "s2 has not spoken yet");
@@ -92,7 +98,10 @@ fn a_fresh_scheduler_waits_for_absent_seeds_only_so_long() {
         let facts = PeerFacts { id: name.parse().unwrap(), seed, zone: Zone(0) };
         scheduler.handle(now, Input::PeerJoined { peer: PeerKey(key), facts });
     }
-    scheduler.handle(now, Input::Wanted { peer: PeerKey(0), digest: digest(0), size: SIZE, reader: true });
+    scheduler.handle(
+        now,
+        Input::Wanted { peer: PeerKey(0), digest: digest(0), size: SIZE, part: None, reader: true },
+    );
     assert_eq!(next_told(&mut scheduler), None);
     scheduler.handle_timeout(scheduler.poll_timeout().unwrap());
     assert!(matches!(next_told(&mut scheduler), Some(Output::ReadSource { seed: PeerKey(1), .. })));
@@ -153,7 +162,7 @@ impl Planner {
     }
 
     fn want(&mut self, peer: PeerKey) -> Vec<(PeerKey, PeerKey, u32)> {
-        self.input(Input::Wanted { peer, digest: digest(0), size: SIZE, reader: true })
+        self.input(Input::Wanted { peer, digest: digest(0), size: SIZE, part: None, reader: true })
     }
 
     fn announce(&mut self, peer: PeerKey, indices: std::ops::Range<u32>) -> Vec<(PeerKey, PeerKey, u32)> {

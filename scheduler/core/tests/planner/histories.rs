@@ -49,10 +49,11 @@ fn a_blob_is_read_once_for_any_number_of_peers() {
     }
     let mut orders = 0;
     for peer in (1..=50).map(PeerKey) {
-        swarm.wants.insert((peer, digest(0)));
-        swarm
-            .scheduler
-            .handle(swarm.now, Input::Wanted { peer, digest: digest(0), size: SIZE, reader: true });
+        swarm.wants.insert((peer, digest(0)), PieceSet::full(12));
+        swarm.scheduler.handle(
+            swarm.now,
+            Input::Wanted { peer, digest: digest(0), size: SIZE, part: None, reader: true },
+        );
         while let Some(output) = swarm.scheduler.poll_output() {
             orders += usize::from(matches!(output, Output::ReadSource { .. }));
             swarm.obey(output);
@@ -60,6 +61,29 @@ fn a_blob_is_read_once_for_any_number_of_peers() {
     }
     swarm.settle();
     assert_eq!(orders, 1);
+}
+
+/// As lazy readers want them.
+#[test]
+fn what_nobody_wants_of_a_blob_is_read_neither_at_once_nor_after_its_seed_died() {
+    let mut swarm = Swarm::new(1);
+    swarm.join(true);
+    swarm.join(false);
+    swarm.step(&Step::WantPart(1, 0, 0b1000_0000_0001));
+    assert_eq!(swarm.reads[&digest(0)].1, BTreeSet::from([0, 11]));
+    swarm.step(&Step::WantPart(3, 0, 0b1000_0000_0110));
+    assert_eq!(swarm.reads[&digest(0)].1, BTreeSet::from([0, 1, 2, 11]), "what another wants besides");
+    let (dead, _) = swarm.reads.remove(&digest(0)).unwrap();
+    swarm.held.remove(&dead);
+    swarm.input(Input::PeerLeft { peer: dead });
+    swarm.wait(Duration::from_millis(3100));
+    assert_eq!(swarm.reads[&digest(0)].1, BTreeSet::from([0, 1, 2, 11]));
+    swarm.settle();
+    let whole = swarm.peer(0);
+    swarm.wants.insert((whole, digest(0)), PieceSet::full(12));
+    swarm.input(Input::Wanted { peer: whole, digest: digest(0), size: SIZE, part: None, reader: true });
+    assert_eq!(swarm.reads[&digest(0)].1, (3..11).collect(), "the rest is read once");
+    swarm.settle();
 }
 
 #[test]
@@ -132,13 +156,14 @@ fn a_fresh_scheduler_asks_for_hashes_before_it_plans() {
         pieces: full.clone(),
         hashes: vec![],
     });
-    swarm
-        .scheduler
-        .handle(swarm.now, Input::Wanted { peer: child, digest: digest(0), size: SIZE, reader: true });
+    swarm.scheduler.handle(
+        swarm.now,
+        Input::Wanted { peer: child, digest: digest(0), size: SIZE, part: None, reader: true },
+    );
     assert_eq!(next_told(&mut swarm.scheduler), Some(Output::AskHashes { peer: holder, digest: digest(0) }));
     assert_eq!(next_told(&mut swarm.scheduler), None, "nothing is read that the region holds");
     let hashes = (0..count).map(|piece| piece_hash(digest(0), piece)).collect();
-    swarm.wants.insert((child, digest(0)));
+    swarm.wants.insert((child, digest(0)), PieceSet::full(12));
     swarm.input(Input::HashesTold { peer: holder, digest: digest(0), pieces: full, hashes });
     assert!(!swarm.transfers.is_empty());
     swarm.settle();
@@ -149,7 +174,13 @@ fn two_manifests_that_disagree_on_a_size_do_not_share_a_task() {
     let mut swarm = Swarm::new(1);
     swarm.join(false);
     swarm.step(&Step::Want(1, 0));
-    swarm.input(Input::Wanted { peer: PeerKey(2), digest: digest(0), size: SIZE + 1, reader: true });
+    swarm.input(Input::Wanted {
+        peer: PeerKey(2),
+        digest: digest(0),
+        size: SIZE + 1,
+        part: None,
+        reader: true,
+    });
     let (peer, _, failure) = &swarm.failures[0];
     assert_eq!((*peer, failure.code.as_str()), (PeerKey(2), "SIZE_INVALID"));
 }

@@ -11,7 +11,8 @@
 //! 4. work conserving: no parent has a free slot while a partner lacks what it may give (§2.9; a
 //!    seed that reads gives nothing twice);
 //!    seen from outside: a lone download beside a full holder is never left without a plan;
-//! 5. when the noise ends, every download completes.
+//! 5. when the noise ends, every download completes;
+//! 6. of a blob that is wanted in part, nothing else is sent or read.
 
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)] // a test may read the clock, once, and unwrap
 

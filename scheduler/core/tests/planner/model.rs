@@ -16,6 +16,7 @@ pub(crate) enum Step {
     Join,
     Leave(usize),
     Want(usize, u8),
+    WantPart(usize, u8, u32),
     Unwant(usize, u8),
     Deliver(usize),
     Fail(usize, FailureReason),
@@ -35,6 +36,7 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
         2 => Just(Step::Join),
         1 => any::<usize>().prop_map(Step::Leave),
         4 => (any::<usize>(), 0..BLOBS).prop_map(|(peer, blob)| Step::Want(peer, blob)),
+        2 => (any::<usize>(), 0..BLOBS, 1_u32..4096).prop_map(|(peer, blob, mask)| Step::WantPart(peer, blob, mask)),
         1 => (any::<usize>(), 0..BLOBS).prop_map(|(peer, blob)| Step::Unwant(peer, blob)),
         12 => any::<usize>().prop_map(Step::Deliver),
         3 => (any::<usize>(), reason).prop_map(|(pick, reason)| Step::Fail(pick, reason)),
@@ -59,7 +61,8 @@ pub(crate) struct Swarm {
     pub(crate) now: Instant,
     next_key: u32,
     pub(crate) held: BTreeMap<PeerKey, BTreeMap<Digest, PieceSet>>,
-    pub(crate) wants: BTreeSet<(PeerKey, Digest)>,
+    /// Which pieces.
+    pub(crate) wants: BTreeMap<(PeerKey, Digest), PieceSet>,
     pub(crate) transfers: BTreeSet<Transfer>,
     pub(crate) reads: BTreeMap<Digest, (PeerKey, BTreeSet<u32>)>,
     pub(crate) failures: Vec<(PeerKey, Digest, Failure)>,
@@ -77,7 +80,7 @@ impl Swarm {
             now: Instant::now(),
             next_key: 0,
             held: BTreeMap::new(),
-            wants: BTreeSet::new(),
+            wants: BTreeMap::new(),
             transfers: BTreeSet::new(),
             reads: BTreeMap::new(),
             failures: Vec::new(),
@@ -111,6 +114,10 @@ impl Swarm {
             Output::Assign { child, parent, digest, piece, hash } => {
                 assert_eq!(hash, piece_hash(digest, piece));
                 assert!(self.holds(parent, digest, piece), "invariant 1: the parent holds the piece");
+                assert!(
+                    self.wants[&(child, digest)].contains(piece),
+                    "invariant 6: the child wants the piece"
+                );
                 assert!(!self.holds(child, digest, piece), "invariant 1: the child lacks the piece");
                 let awaited = |t: &&Transfer| t.child == child && t.digest == digest;
                 assert!(self.transfers.iter().filter(awaited).all(|t| t.piece != piece), "invariant 1");
@@ -129,6 +136,10 @@ impl Swarm {
                 let may_read =
                     |piece: &u32| self.lies.contains(&digest) || !self.anyone_holds(digest, *piece);
                 assert!(lacking.iter().all(may_read), "invariant 3: {lacking:?}");
+                let is_wanted = |piece: &u32| {
+                    self.wants.iter().any(|((_, of), wanted)| *of == digest && wanted.contains(*piece))
+                };
+                assert!(self.lies.contains(&digest) || lacking.iter().all(is_wanted), "invariant 6");
                 if !held.is_empty() {
                     let pieces = set_of(held);
                     self.answers.push_back(Input::Announced {
@@ -174,8 +185,16 @@ impl Swarm {
             Step::Want(pick, blob) => {
                 let (peer, digest) = (self.peer(pick), digest(blob));
                 if !self.held[&peer].get(&digest).is_some_and(PieceSet::is_full) {
-                    self.wants.insert((peer, digest));
-                    self.input(Input::Wanted { peer, digest, size: SIZE, reader: true });
+                    self.wants.insert((peer, digest), PieceSet::full(12));
+                    self.input(Input::Wanted { peer, digest, size: SIZE, part: None, reader: true });
+                }
+            }
+            Step::WantPart(pick, blob, mask) => {
+                let (peer, digest) = (self.peer(pick), digest(blob));
+                let part = set_of((0..12).filter(|piece| mask >> piece & 1 == 1).collect());
+                if !self.held[&peer].get(&digest).is_some_and(|held| held.is_superset(&part)) {
+                    self.wants.insert((peer, digest), part.clone());
+                    self.input(Input::Wanted { peer, digest, size: SIZE, part: Some(part), reader: true });
                 }
             }
             Step::Unwant(pick, blob) => {
@@ -221,7 +240,7 @@ impl Swarm {
             return;
         }
         self.held.remove(&peer);
-        self.wants.retain(|(key, _)| *key != peer);
+        self.wants.retain(|(key, _), _| *key != peer);
         self.transfers.retain(|t| t.child != peer && t.parent != peer);
         self.input(Input::PeerLeft { peer });
     }
@@ -248,12 +267,20 @@ impl Swarm {
         let count = Layout::of(SIZE).unwrap().piece_count();
         let held = self.held.get_mut(&peer).unwrap().entry(digest).or_insert_with(|| PieceSet::new(count));
         held.insert(piece);
-        if held.is_full() {
+        let (is_met, is_full) = match self.wants.get(&(peer, digest)) {
+            Some(wanted) => (held.is_superset(wanted), held.is_full()),
+            None => (false, false),
+        };
+        if is_full {
             self.wants.remove(&(peer, digest));
         }
         let mut pieces = PieceSet::new(count);
         pieces.insert(piece);
         self.input(Input::Announced { peer, digest, size: SIZE, pieces, hashes });
+        if is_met && !is_full {
+            self.wants.remove(&(peer, digest));
+            self.input(Input::Unwanted { peer, digest });
+        }
     }
 
     pub(crate) fn wait(&mut self, time: Duration) {
