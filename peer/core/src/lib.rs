@@ -7,6 +7,8 @@
 //! * a scheduler that comes back hears of everything held, and of everything wanted;
 //! * a blob is complete only when its SHA-256 was found right, and until then its last piece
 //!   is nobody's to read as the end of a blob (docs/design.md §1.2);
+//! * of a blob that clients want in part, no more than those pieces is asked for, and each is
+//!   theirs as it comes;
 //! * wrong bytes go, with whatever was never found right of that blob, and are told of;
 //! * a seed reads from the registry only what it was ordered to, and only while its
 //!   scheduler can renew that order (docs/design.md §3);
