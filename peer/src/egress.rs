@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::body;
-use crate::seed::Seed;
+use crate::seed::{Moment, Seed};
 use crate::seed_watch::Silence;
 use crate::source::{BodyStream, ForwardError, Purpose, ReadCredential};
 use crate::transport::{CallError, Given, Offered, Transport};
@@ -93,14 +93,14 @@ impl Egress {
         &self,
         digest: Digest,
         credential: &ReadCredential,
-        after_failure: bool,
+        moment: Moment,
     ) -> Result<Offered, EgressError> {
         let mut failure = EgressError::NoSeed;
         let began = Instant::now();
         let seeds = self.seeds(digest.as_bytes()).await?;
         let patience = share(PATIENCE.saturating_sub(began.elapsed()), seeds.len());
         for seed in seeds {
-            let offer = Offer { digest, credential, after_failure };
+            let offer = Offer { digest, credential, moment };
             match self.offer_within(&seed, offer, patience).await {
                 Err(EgressError::Seed { seed, error }) if error.is_seeds_own() => {
                     self.rest(&seed);
@@ -123,7 +123,7 @@ impl Egress {
         digest: Digest,
         credential: &ReadCredential,
     ) -> Result<Offered, EgressError> {
-        self.offer_within(seed, Offer { digest, credential, after_failure: false }, PATIENCE).await
+        self.offer_within(seed, Offer { digest, credential, moment: Moment::First }, PATIENCE).await
     }
 
     /// Asks the digest's home seed, or the next if that rests, for a small blob. `None` on a node
@@ -142,7 +142,7 @@ impl Egress {
             return Ok(None);
         }
         let seed = self.seeds(digest.as_bytes()).await?.into_iter().next().ok_or(EgressError::NoSeed)?;
-        let offer = Offer { digest, credential, after_failure: false };
+        let offer = Offer { digest, credential, moment: Moment::First };
         let given = self.transport.small(&seed, offer.message(), size, SMALL_PATIENCE).await;
         given.map(Some).map_err(|error| {
             // A slow answer may be the registry's fault.
@@ -160,8 +160,8 @@ impl Egress {
         patience: Duration,
     ) -> Result<Offered, EgressError> {
         if let Some(local) = self.seed.as_ref().filter(|_| *seed == self.me) {
-            let Offer { digest, credential, after_failure } = offer;
-            return Ok(local.confirm(digest, credential.clone(), after_failure).await?);
+            let Offer { digest, credential, moment } = offer;
+            return Ok(local.confirm(digest, credential.clone(), moment).await?);
         }
         let said = self.transport.offer(seed, offer.message(), patience).await;
         said.map_err(|error| EgressError::Seed { seed: seed.clone(), error })
@@ -203,7 +203,7 @@ impl Egress {
 struct Offer<'a> {
     digest: Digest,
     credential: &'a ReadCredential,
-    after_failure: bool,
+    moment: Moment,
 }
 
 impl Offer<'_> {
@@ -213,7 +213,8 @@ impl Offer<'_> {
             upstream: self.credential.upstream.to_string(),
             repository: self.credential.repository.to_string(),
             authorization: self.credential.authorization.expose().clone(),
-            after_failure: self.after_failure,
+            after_failure: self.moment == Moment::AfterFailure,
+            with_pieces: self.moment == Moment::WithPieces,
         }
     }
 }

@@ -12,6 +12,7 @@ mod egress;
 mod grant;
 mod http_wire;
 mod metrics;
+mod origins;
 mod report;
 mod resource;
 mod seed;
@@ -21,7 +22,6 @@ mod status;
 pub mod store;
 mod swarm;
 mod transport;
-mod unproven;
 pub mod via;
 
 use std::net::{SocketAddr, UdpSocket};
@@ -172,8 +172,8 @@ impl Peer {
         let (settings, watch) = settings::watch(identity.clone(), &config.data_dir, address.clone())?;
         let pseudonym = Pseudonym::of_cluster(identity.ca());
         let source = Source::new(config.source.clone(), pseudonym.clone(), &mut metrics)?;
-        let in_part = store.inventory().into_iter().filter(|held| !held.complete).map(|held| held.digest);
-        let seed = (role == Role::Seed).then(|| Arc::new(Seed::new(source.clone(), in_part)));
+        let found = store.inventory().into_iter().map(|held| (held.digest, held.complete));
+        let seed = (role == Role::Seed).then(|| Arc::new(Seed::new(source.clone(), found)));
         let watched = seed.is_some().then(|| report::watch_endpoints(identity.clone(), source.clone()));
         let (seeds, silence) =
             SeedWatch::new(name.clone(), transport.clone(), settings.clone(), readiness.clone());

@@ -17,19 +17,30 @@ use tokio_util::sync::CancellationToken;
 
 use crate::body;
 use crate::grant::Confirmed;
+use crate::origins::{Foreign, Origins};
 use crate::resource::Resource;
 use crate::source::{
     BodyStream, Credentials, ForwardError, Purpose, ReadCredential, ReadError, ReadOrder, ReadSummary,
     Source, SourcePiece, Verdict,
 };
 use crate::transport::Offered;
-use crate::unproven::Unproven;
+
+/// When a client's peer asks for a confirmation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moment {
+    /// Before anything.
+    First,
+    /// After a read that failed: how this credential's very place let it down comes first, if it did.
+    AfterFailure,
+    /// When it holds the pieces that its client asked for.
+    WithPieces,
+}
 
 /// The seed's part of a peer daemon.
 pub(crate) struct Seed {
     source: Source,
     confirmed: Confirmed,
-    unproven: Unproven,
+    origins: Origins,
     reading_by_digest: Arc<DashMap<Digest, Arc<Reading>>>,
 }
 
@@ -44,11 +55,11 @@ struct Reading {
 }
 
 impl Seed {
-    /// `in_part` are the blobs of which parts were on the disk at the start.
-    pub(crate) fn new(source: Source, in_part: impl IntoIterator<Item = Digest>) -> Self {
+    /// `found` are the blobs that were on the disk; `true`: whole and right.
+    pub(crate) fn new(source: Source, found: impl IntoIterator<Item = (Digest, bool)>) -> Self {
         source.warn_without_roots();
-        let (confirmed, unproven) = (Confirmed::new(), Unproven::new(in_part));
-        Self { source, confirmed, unproven, reading_by_digest: Arc::default() }
+        let (confirmed, origins) = (Confirmed::new(), Origins::new(found));
+        Self { source, confirmed, origins, reading_by_digest: Arc::default() }
     }
 
     /// Sends a request to a registry as the client made it.
@@ -82,22 +93,23 @@ impl Seed {
     }
 
     /// Whether the registry holds the blob in the credential's repository. The credential
-    /// serves a read of the blob meanwhile. After a read that failed, how this very place let it down
-    /// comes first, if it did.
+    /// serves a read of the blob meanwhile.
     pub(crate) async fn confirm(
         self: &Arc<Self>,
         digest: Digest,
         credential: ReadCredential,
-        after_failure: bool,
+        moment: Moment,
     ) -> Result<Offered, ForwardError> {
         let (upstream, repository) = (&credential.upstream, &credential.repository);
         let reading = self.reading(digest);
-        if after_failure && let Some(Verdict::Failed(failure)) = reading.credentials.said(&credential) {
+        if moment == Moment::AfterFailure
+            && let Some(Verdict::Failed(failure)) = reading.credentials.said(&credential)
+        {
             return Err(failure.of(upstream));
         }
         reading.offer(&credential);
         self.forget_later(digest);
-        let confirmed = || self.offered(digest, &reading, upstream);
+        let confirmed = || self.offered(digest, &reading, upstream, moment);
         if self.confirmed.contains(upstream, repository, digest) {
             return Ok(confirmed());
         }
@@ -122,7 +134,7 @@ impl Seed {
             Some(Verdict::Failed(failure)) => Err(failure.of(upstream)),
             // A read that ended may have confirmed the place in the same moment.
             None if self.confirmed.contains(upstream, repository, digest) => Ok(confirmed()),
-            None => self.probe(digest, &credential, &reading).await,
+            None => self.probe(digest, &credential, &reading, moment).await,
         }
     }
 
@@ -138,6 +150,7 @@ impl Seed {
         cancel: CancellationToken,
     ) -> Result<ReadSummary, ReadError> {
         let reading = self.reading(digest);
+        self.origins.note(digest, []);
         reading.active.send_replace(true);
         let mut place = reading.first_place.subscribe();
         // Without a credential in time the source says so itself.
@@ -148,21 +161,37 @@ impl Seed {
         if let Ok(ReadSummary { read_by: Some(by), .. }) = &result {
             self.confirmed.insert(by.upstream.clone(), by.repository.clone(), digest);
         }
-        match &result {
-            Ok(ReadSummary { is_verified: true, .. }) | Err(ReadError::DigestMismatch { .. }) => {
-                self.unproven.forget(digest);
-            }
-            Ok(_) | Err(_) => self.unproven.note(digest, reading.credentials.readers()),
-        }
+        self.origins.note(digest, reading.credentials.readers());
         reading.active.send_replace(false);
         self.forget_later(digest);
         result
     }
 
+    /// The whole blob is here and right, wherever it came from.
+    pub(crate) fn proven(&self, digest: Digest) {
+        self.origins.proven(digest);
+    }
+
+    /// What was read of the blob was wrong, and is gone.
+    pub(crate) fn purged(&self, digest: Digest) {
+        self.origins.forget(digest);
+    }
+
     /// The registry holds the blob for this client: does all that was read of it come from there, too? A client is
-    /// shown no byte of another registry's before it was found right.
-    fn offered(&self, digest: Digest, reading: &Reading, upstream: &RegistryHost) -> Offered {
-        let elsewhere = self.unproven.is_of_another(digest, upstream) || reading.is_elsewhere(upstream);
+    /// shown no end of another registry's bytes before they were found right.
+    fn offered(&self, digest: Digest, reading: &Reading, upstream: &RegistryHost, moment: Moment) -> Offered {
+        let readers = reading.credentials.readers();
+        let is_read_elsewhere = readers.iter().any(|reader| reader != upstream);
+        let elsewhere = match (self.origins.foreign(digest, upstream), moment) {
+            (Foreign::Proven, _) => false,
+            (Foreign::Yes, _) | (Foreign::Lost, Moment::WithPieces) => true,
+            (Foreign::No, _) => is_read_elsewhere,
+            // Whoever holds pieces has them of somebody, be it a seed that is no more.
+            (Foreign::Unread, Moment::WithPieces) => readers.is_empty() || is_read_elsewhere,
+            (Foreign::Unread | Foreign::Lost, Moment::First | Moment::AfterFailure) => {
+                is_read_elsewhere || readers.is_empty() && reading.is_begun_elsewhere(upstream)
+            }
+        };
         Offered::Confirmed { elsewhere }
     }
 
@@ -171,6 +200,7 @@ impl Seed {
         digest: Digest,
         credential: &ReadCredential,
         reading: &Reading,
+        moment: Moment,
     ) -> Result<Offered, ForwardError> {
         let ReadCredential { upstream, repository, .. } = credential;
         let mut request = Request::new(body::empty());
@@ -187,7 +217,7 @@ impl Seed {
         let is_empty = answer.status() == StatusCode::RANGE_NOT_SATISFIABLE;
         if answer.status().is_success() || is_empty {
             self.confirmed.insert(upstream.clone(), repository.clone(), digest);
-            return Ok(self.offered(digest, reading, upstream));
+            return Ok(self.offered(digest, reading, upstream, moment));
         }
         let (head, body) = answer.into_parts();
         let body = body::read_whole(body, MAX_REFUSAL).await;
@@ -220,14 +250,9 @@ impl Reading {
         }
     }
 
-    /// Whether what is being read comes of another registry, or may.
-    fn is_elsewhere(&self, upstream: &RegistryHost) -> bool {
-        match self.credentials.readers() {
-            readers if readers.is_empty() => {
-                self.first_place.borrow().as_ref().is_some_and(|(host, _)| host != upstream)
-            }
-            readers => readers.iter().any(|reader| reader != upstream),
-        }
+    /// Whether a read begins with another registry.
+    fn is_begun_elsewhere(&self, upstream: &RegistryHost) -> bool {
+        self.first_place.borrow().as_ref().is_some_and(|(host, _)| host != upstream)
     }
 
     /// Whether nobody offered a credential for so long that no read will ask for it.

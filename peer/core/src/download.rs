@@ -15,8 +15,7 @@ pub(crate) struct Blob {
     pub(crate) held: PieceSet,
     /// Whether its SHA-256 was found right. Only a full blob is.
     pub(crate) verified: bool,
-    /// The pieces that clients wait for or have had since somebody began to wait; full if anyone waits for
-    /// the whole, `None` while nobody waits.
+    /// The pieces that clients wait for or have had since somebody began to wait; `None` while nobody waits.
     pub(crate) wish: Option<PieceSet>,
     /// Whether its bytes are being hashed from end to end.
     pub(crate) hashing: bool,

@@ -30,7 +30,7 @@ pub enum Input {
         digest: Digest,
         /// How it is cut.
         layout: Layout,
-        /// What is wanted: the blob is verified as a whole only where that is everything.
+        /// What is wanted.
         pieces: PieceSet,
     },
     /// A client's position in a blob moved: the next piece it needs, the slowest client's if

@@ -55,7 +55,9 @@ impl Swarm {
             Ok(_) if blob.held.is_full() => self.hash(digest),
             Ok(_) => {}
             Err(failure) => {
+                // Another order's read may still run: what it has not read is ordered anew.
                 blob.reading = PieceSet::new(blob.layout.piece_count());
+                self.outputs.push_back(Output::StopSource { digest });
                 let is_void = failure.voids_pieces();
                 self.tell(Report::SourceFailed { digest, failure: failure.clone() });
                 if is_void {

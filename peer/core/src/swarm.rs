@@ -143,6 +143,11 @@ impl Swarm {
         self.for_each_wanted(Self::pick_again);
     }
 
+    /// Whether clients wait for the blob, or pieces of it.
+    pub fn wants(&self, digest: Digest) -> bool {
+        self.wanted.contains(&digest)
+    }
+
     /// What to do next, until `None`.
     pub fn poll_output(&mut self) -> Option<Output> {
         let flush = |outbox: &mut Outbox, now| outbox.flush(now).map(Output::Flush);
@@ -199,7 +204,7 @@ impl Swarm {
         let now = self.now();
         let is_settled = !self.makes_way(digest, layout) || {
             let blob = self.blobs.entry(digest).or_insert_with(|| Blob::new(layout, now));
-            let has_all = blob.held.is_superset(pieces) && !blob.held.is_full();
+            let has_all = blob.held.is_superset(pieces) && (!blob.held.is_full() || pieces.is_empty());
             blob.verified || has_all && blob.wish.is_none()
         };
         if is_settled {
@@ -308,12 +313,24 @@ impl Swarm {
             return;
         }
         blob.verified = false;
-        let wanted = blob.wish.is_some();
+        if blob.hashing {
+            // Whoever hashes it waits for the piece.
+            blob.wish = Some(PieceSet::full(blob.held.len()));
+            self.wanted.insert(digest);
+        }
         self.tell(Report::Withdraw { digest });
         self.announce_all(digest);
-        if wanted {
-            self.tell_wish(digest);
-            self.feed(digest);
+        self.tell_wish(digest);
+        self.end_if_met(digest);
+        self.start_or_stop_picking(digest);
+    }
+
+    /// Ends a wish for a part that is met.
+    fn end_if_met(&mut self, digest: Digest) {
+        if self.blobs.get(&digest).is_some_and(Blob::is_wish_met) {
+            self.tell(Report::Unwant { digest });
+            self.unwanted(digest);
+            self.outputs.push_back(Output::Satisfied { digest });
         }
     }
 
@@ -329,17 +346,13 @@ impl Swarm {
         if blob.releases(piece) {
             self.outputs.push_back(Output::Release { digest, piece });
         }
-        let (is_met, is_whole) = (blob.is_wish_met(), blob.held.is_full());
         // A read tells at its end what it found.
-        let is_unchecked = is_whole && (blob.wish.is_some() || hashes.is_empty());
+        let is_unchecked = blob.held.is_full() && (blob.wish.is_some() || hashes.is_empty());
         self.announce(digest, &[piece], hashes);
         if is_unchecked {
             self.hash(digest);
-        } else if is_met {
-            self.tell(Report::Unwant { digest });
-            self.unwanted(digest);
-            self.outputs.push_back(Output::Satisfied { digest });
         }
+        self.end_if_met(digest);
     }
 
     /// The whole blob is right.
@@ -354,7 +367,7 @@ impl Swarm {
     pub(crate) fn unwanted(&mut self, digest: Digest) {
         self.wanted.remove(&digest);
         if let Some(blob) = self.blobs.get_mut(&digest) {
-            blob.wish = None;
+            (blob.wish, blob.picks_ordered) = (None, false);
             self.start_or_stop_picking(digest);
         }
     }

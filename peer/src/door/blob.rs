@@ -26,6 +26,7 @@ use crate::egress::PATIENCE;
 use crate::grant::{Holder, life};
 use crate::http_wire::authorization;
 use crate::metrics::PieceSource;
+use crate::seed::Moment;
 use crate::source::{BodyStream, Purpose, ReadCredential};
 use crate::swarm::{Live, Wish};
 use crate::transport::{Given, Offered, SMALL};
@@ -166,7 +167,7 @@ impl BlobRequest<'_> {
         let in_parts = match judge(&request.headers, &etag) {
             Judgement::Answered { in_parts } => in_parts,
             judged => {
-                self.confirm().await?;
+                self.confirm(&Wish::Whole).await?;
                 let is_held = judged == Judgement::NotModified;
                 *response.status_mut() =
                     if is_held { StatusCode::NOT_MODIFIED } else { StatusCode::PRECONDITION_FAILED };
@@ -178,14 +179,14 @@ impl BlobRequest<'_> {
         let range = range.filter(|_| in_parts && request.method == Method::GET);
         let selected = Selected::of(range::parse(range, size), size, response.headers_mut());
         let Some((status, selected)) = selected else {
-            self.confirm().await?;
+            self.confirm(&Wish::Whole).await?;
             return Err(unsatisfiable(self.digest, size).into());
         };
         *response.status_mut() = status;
         if request.method == Method::GET && size > 0 {
             *response.body_mut() = self.body(size, selected).await?;
         } else {
-            self.confirm().await?;
+            self.confirm(&Wish::Whole).await?;
         }
         Ok(response)
     }
@@ -258,13 +259,18 @@ impl BlobRequest<'_> {
     /// Makes sure that the registry holds the blob in this repository: a manifest may list
     /// any digest. Whether what is being read of it is another registry's: only where nothing is, what was
     /// confirmed before need not be asked.
-    async fn confirm(&self) -> Result<bool, Response<BodyStream>> {
+    async fn confirm(&self, wish: &Wish) -> Result<bool, Response<BodyStream>> {
         let (upstream, repository) = (&self.credential.upstream, &self.credential.repository);
-        let is_whole = self.door.swarm.live(self.digest).is_some_and(|live| live.is_complete());
-        if is_whole && self.door.confirmed.contains(upstream, repository, self.digest) {
+        let is_known = |live: &Arc<Live>| match wish {
+            Wish::Whole => live.is_complete(),
+            Wish::Part(pieces) => live.is_vouched(upstream, pieces),
+        };
+        if self.door.swarm.live(self.digest).as_ref().is_some_and(is_known)
+            && self.door.confirmed.contains(upstream, repository, self.digest)
+        {
             return Ok(false);
         }
-        let asked = self.door.egress.confirm(self.digest, &self.credential, false);
+        let asked = self.door.egress.confirm(self.digest, &self.credential, Moment::First);
         match self.in_time(asked).await?.map_err(|error| not_forwarded(&error))? {
             Offered::Confirmed { elsewhere } => {
                 self.confirmed();
@@ -292,10 +298,11 @@ impl BlobRequest<'_> {
         let waits_for_all = self.waits_for_all();
         let mut wish = if waits_for_all { Wish::Whole } else { selected.wish(layout) };
         let (mut live, is_foreign) = if size <= SMALL.into() {
-            let live = self.small(layout, &wish).await?;
-            (live, self.confirm().await?)
+            wish = Wish::Whole;
+            let live = self.small(layout).await?;
+            (live, self.confirm(&wish).await?)
         } else {
-            let (live, confirmed) = tokio::join!(self.want(layout, &wish), self.confirm());
+            let (live, confirmed) = tokio::join!(self.want(layout, &wish), self.confirm(&wish));
             let is_foreign = confirmed?;
             (live?, is_foreign)
         };
@@ -314,7 +321,7 @@ impl BlobRequest<'_> {
         let first = first.expect("an empty blob has no body");
         let (swarm, egress) = (self.door.swarm.clone(), Arc::clone(&self.door.egress));
         let mut pursuit = Pursuit::new(swarm, egress, self.credential.clone(), wish, reading);
-        let is_late = match pursuit.released(first, self.deadline, false).await {
+        let is_late = match pursuit.released_and_vouched(first, self.deadline).await {
             Ok(()) => false,
             // Its bytes may come later.
             Err(Lost::Late) => true,
@@ -326,8 +333,16 @@ impl BlobRequest<'_> {
             .map_err(|error| refusal(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", &error.to_string()))?;
         let swarm = self.door.swarm.clone();
         let late = is_late.then_some(first);
-        let body =
-            BlobBody { store: self.door.store.clone(), swarm, file, pursuit, selected, late, last: None };
+        let body = BlobBody {
+            store: self.door.store.clone(),
+            swarm,
+            file,
+            pursuit,
+            selected,
+            late,
+            last: None,
+            end: None,
+        };
         Ok(body::from_task(|sender| body.send(sender)))
     }
 
@@ -353,7 +368,7 @@ impl BlobRequest<'_> {
     }
 
     /// A small blob in one request to its home seed; by a plan, where that does not give it.
-    pub(super) async fn small(&self, layout: Layout, wish: &Wish) -> Result<Arc<Live>, Ended> {
+    pub(super) async fn small(&self, layout: Layout) -> Result<Arc<Live>, Ended> {
         // Of several clients one asks, and the others find what it got.
         let _turn = self.door.asking.turn(self.digest).await;
         if self.door.swarm.live(self.digest).is_none() {
@@ -377,7 +392,7 @@ impl BlobRequest<'_> {
                 }
             }
         }
-        self.want(layout, wish).await
+        self.want(layout, &Wish::Whole).await
     }
 
     async fn keep(&self, layout: Layout, bytes: Bytes) {

@@ -28,6 +28,8 @@ pub(super) struct BlobBody {
     pub(super) late: Option<u32>,
     /// The piece that was read last: several parts may lie in it.
     pub(super) last: Option<(u32, Bytes)>,
+    /// Where the last part ends, once the first is begun.
+    pub(super) end: Option<u64>,
 }
 
 impl BlobBody {
@@ -42,6 +44,7 @@ impl BlobBody {
             return;
         }
         let selected = std::mem::take(&mut self.selected);
+        self.end = selected.parts.last().map(|part| part.bytes.end);
         for (index, part) in selected.parts.into_iter().enumerate() {
             if index > 0 {
                 let first = self.pursuit.layout().piece_at(part.bytes.start);
@@ -63,7 +66,9 @@ impl BlobBody {
             let from = bytes.start.max(whole.start) - whole.start;
             let to = bytes.end.min(whole.end) - whole.start;
             let within = |offset: u64| usize::try_from(offset).expect("within a piece");
-            let chunk = self.piece(piece, has_sent).await.map(|bytes| bytes.slice(within(from)..within(to)));
+            let is_last = self.end == Some(whole.start + to);
+            let chunk = self.chunk(piece, has_sent, is_last).await;
+            let chunk = chunk.map(|bytes| bytes.slice(within(from)..within(to)));
             has_sent = true;
             let ended = chunk.is_err();
             if sender.send(chunk).await.is_err() || ended {
@@ -84,6 +89,20 @@ impl BlobBody {
         self.wait_for(piece, false).await?;
         self.file = self.store.begin(self.file.digest(), self.pursuit.layout()).await?;
         Ok(())
+    }
+
+    /// The piece for the next chunk of the body; before the last one goes, all that went is vouched for.
+    async fn chunk(&mut self, piece: u32, has_sent: bool, is_last: bool) -> Result<Bytes, BoxError> {
+        if is_last {
+            self.wait_for(piece, has_sent).await?;
+            let vouched = self.pursuit.vouch(Instant::now() + BODY_PATIENCE, has_sent).await;
+            vouched.map_err(|lost| lost.reason(self.file.digest()))?;
+            if !has_sent {
+                // What was here before may have been wrong, and another came.
+                self.file = self.store.begin(self.file.digest(), self.pursuit.layout()).await?;
+            }
+        }
+        self.piece(piece, has_sent).await
     }
 
     async fn piece(&mut self, piece: u32, has_sent: bool) -> Result<Bytes, BoxError> {

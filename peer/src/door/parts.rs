@@ -7,7 +7,7 @@ use flotilla_proto::{Layout, PieceSet};
 use http::header::{self, HeaderMap};
 use http::{HeaderValue, StatusCode};
 
-use super::range::Asked;
+use super::range::{Asked, Parts};
 use crate::swarm::Wish;
 
 /// What is sent of a blob, in order.
@@ -36,14 +36,10 @@ impl Selected {
         let (status, selected, media_type) = match asked {
             Asked::Whole => (StatusCode::OK, Self::one(0..size, true), text(CONTENT_TYPE)),
             Asked::Unsatisfiable => return None,
-            Asked::Rest(first) => {
-                headers.insert(header::CONTENT_RANGE, text(&content_range(&(first..size), size)));
-                (StatusCode::PARTIAL_CONTENT, Self::one(first..size, true), text(CONTENT_TYPE))
-            }
-            Asked::Parts(parts) if parts.len() == 1 => {
-                let bytes = parts.into_iter().next().expect("there is one");
+            Asked::Parts(Parts { runs, to_the_end }) if runs.len() == 1 => {
+                let bytes = runs.into_iter().next().expect("there is one");
                 headers.insert(header::CONTENT_RANGE, text(&content_range(&bytes, size)));
-                (StatusCode::PARTIAL_CONTENT, Self::one(bytes, false), text(CONTENT_TYPE))
+                (StatusCode::PARTIAL_CONTENT, Self::one(bytes, to_the_end), text(CONTENT_TYPE))
             }
             Asked::Parts(parts) => {
                 // A blob that holds as much would have to know it beforehand.
@@ -61,7 +57,8 @@ impl Selected {
         Self { parts: vec![Part { head: Bytes::new(), bytes }], tail: Bytes::new(), to_the_end }
     }
 
-    fn several(parts: Vec<Range<u64>>, size: u64, boundary: &str) -> Self {
+    fn several(asked: Parts, size: u64, boundary: &str) -> Self {
+        let Parts { runs, to_the_end } = asked;
         let part = |(index, bytes): (usize, Range<u64>)| {
             let line_end = if index == 0 { "" } else { "\r\n" };
             let range = content_range(&bytes, size);
@@ -70,8 +67,8 @@ impl Selected {
             );
             Part { head: head.into(), bytes }
         };
-        let parts = parts.into_iter().enumerate().map(part).collect();
-        Self { parts, tail: format!("\r\n--{boundary}--\r\n").into(), to_the_end: false }
+        let parts = runs.into_iter().enumerate().map(part).collect();
+        Self { parts, tail: format!("\r\n--{boundary}--\r\n").into(), to_the_end }
     }
 
     /// What of the blob is to be had for it.
@@ -111,7 +108,8 @@ mod tests {
     #[test]
     fn several_parts_are_as_long_as_their_answer_says() {
         let mut headers = HeaderMap::new();
-        let (status, selected) = Selected::of(Asked::Parts(vec![0..2, 5..9]), 10, &mut headers).unwrap();
+        let asked = Asked::Parts(Parts { runs: vec![0..2, 5..9], to_the_end: false });
+        let (status, selected) = Selected::of(asked, 10, &mut headers).unwrap();
         let blob = b"0123456789";
         let mut sent = Vec::new();
         for part in &selected.parts {

@@ -14,7 +14,6 @@ use super::blob::BlobRequest;
 use super::route::Target;
 use crate::grant::Manifest;
 use crate::source::ReadCredential;
-use crate::swarm::Wish;
 
 /// Begins to fetch what of the manifest is small, and not here.
 pub(super) fn begin(door: &Arc<Answerer>, target: &Target, credential: &ReadCredential, manifest: &Manifest) {
@@ -24,8 +23,7 @@ pub(super) fn begin(door: &Arc<Answerer>, target: &Target, credential: &ReadCred
         let Some(layout) = Layout::of(*size).filter(|_| door.swarm.live(digest).is_none()) else { continue };
         let (door, credential, registry) = (door.clone(), credential.clone(), target.upstream.clone());
         tokio::spawn(async move {
-            if let Err(ended) = BlobRequest::new(&door, digest, credential).small(layout, &Wish::Whole).await
-            {
+            if let Err(ended) = BlobRequest::new(&door, digest, credential).small(layout).await {
                 // Who asks for it is told why.
                 tracing::debug!(task = %digest.short(), %registry, ?ended, "a small blob is not fetched ahead");
             }

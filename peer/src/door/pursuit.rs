@@ -11,6 +11,7 @@ use tokio::time::{sleep, timeout_at};
 use super::error::not_forwarded;
 use crate::body;
 use crate::egress::Egress;
+use crate::seed::Moment;
 use crate::source::{BodyStream, ReadCredential};
 use crate::swarm::{Reading, Swarm, Wish};
 use crate::transport::Offered;
@@ -77,6 +78,16 @@ impl Pursuit {
         }
     }
 
+    /// As [`Self::released`] for the first piece; of a part that lies in this one piece no byte goes out before it is
+    /// vouched for.
+    pub(super) async fn released_and_vouched(&mut self, piece: u32, deadline: Instant) -> Result<(), Lost> {
+        self.released(piece, deadline, false).await?;
+        match &self.wish {
+            Wish::Part(pieces) if pieces.count() == 1 => self.vouch(deadline, false).await,
+            Wish::Part(_) | Wish::Whole => Ok(()),
+        }
+    }
+
     /// Wants the blob again, if it may be had.
     async fn after(&mut self, failure: &Failure, piece: u32, has_sent: bool) -> Result<(), Lost> {
         self.wrong += u32::from(failure.is_poisoned());
@@ -89,7 +100,7 @@ impl Pursuit {
             FailureCause::Contested => return self.want_later(piece).await,
             FailureCause::Source | FailureCause::WrongBytes => {}
         }
-        match self.egress.confirm(self.digest(), &self.credential, true).await {
+        match self.egress.confirm(self.digest(), &self.credential, Moment::AfterFailure).await {
             Ok(Offered::Confirmed { .. }) => {}
             Ok(Offered::Refused(refused)) => return Err(Lost::answer(refused.map(body::full))),
             Err(error) if error.is_of_registry() => return Err(Lost::answer(not_forwarded(&error))),
@@ -103,6 +114,31 @@ impl Pursuit {
         sleep(self.pause).await;
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         self.want_again(piece).await
+    }
+
+    /// Makes sure, once its pieces are here, that no byte of a part is another registry's before the part ends:
+    /// where one may be, the whole is waited for.
+    pub(super) async fn vouch(&mut self, deadline: Instant, has_sent: bool) -> Result<(), Lost> {
+        let Wish::Part(pieces) = &self.wish else { return Ok(()) };
+        let (upstream, live) = (&self.credential.upstream, self.reading.live());
+        if live.is_vouched(upstream, pieces) {
+            return Ok(());
+        }
+        let asked = self.egress.confirm(self.digest(), &self.credential, Moment::WithPieces);
+        match timeout_at(deadline.into(), asked).await.map_err(|_| Lost::Late)? {
+            Ok(Offered::Confirmed { elsewhere: false }) => {
+                live.vouch(upstream, pieces);
+                Ok(())
+            }
+            Ok(Offered::Confirmed { elsewhere: true }) => {
+                self.wish = Wish::Whole;
+                let last = self.layout().last_piece().expect("a part of nothing is no part");
+                self.want_again(last).await?;
+                self.released(last, deadline, has_sent).await
+            }
+            Ok(Offered::Refused(refused)) => Err(Lost::answer(refused.map(body::full))),
+            Err(error) => Err(Lost::answer(not_forwarded(&error))),
+        }
     }
 
     /// What the client needs next lies elsewhere in the blob.

@@ -7,13 +7,20 @@ use std::ops::Range;
 pub(super) enum Asked {
     /// No range, or one in units that are not understood: the answer is 200 with everything.
     Whole,
-    /// Everything from a byte on, which the blob has: so asks who resumes, and takes the end for the blob's.
-    Rest(u64),
-    /// Runs of bytes, none of them empty, in the order they were asked for; in ascending order where some
-    /// touched and became one, or where they are many. There is at least one, and [`MOST_PARTS`] at most.
-    Parts(Vec<Range<u64>>),
+    /// Runs of bytes.
+    Parts(Parts),
     /// Bytes that the blob does not have, or what is no range at all: 416, as registries say.
     Unsatisfiable,
+}
+
+/// The runs of bytes that are asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Parts {
+    /// None of them empty, in the order they were asked for; in ascending order where some touched and became
+    /// one, or where they are many. There is at least one, and [`MOST_PARTS`] at most.
+    pub(super) runs: Vec<Range<u64>>,
+    /// Whether one is asked for to the end, wherever that is: so asks who resumes, and takes it for the blob's.
+    pub(super) to_the_end: bool,
 }
 
 /// Reads a `Range` header's value for a blob of `size` bytes.
@@ -24,31 +31,20 @@ pub(super) fn parse(header: Option<&str>, size: u64) -> Asked {
     if !unit.trim_end().eq_ignore_ascii_case("bytes") {
         return Asked::Whole;
     }
-    if let Some(first) = rest(ranges, size) {
-        return Asked::Rest(first);
-    }
-    let mut parts = Vec::new();
+    let (mut runs, mut to_the_end) = (Vec::new(), false);
     // Recipients take empty elements of a list (RFC 9110 §5.6.1.2).
     for spec in ranges.split(',').map(str::trim).filter(|spec| !spec.is_empty()) {
-        let Some(part) = part(spec, size) else { return Asked::Unsatisfiable };
-        if part.start < part.end {
-            parts.push(part);
+        let Some(run) = part(spec, size) else { return Asked::Unsatisfiable };
+        if run.start < run.end {
+            to_the_end |= spec.ends_with('-');
+            runs.push(run);
         }
     }
-    let parts = apart(parts);
-    if parts.len() > MOST_PARTS {
+    let runs = apart(runs);
+    if runs.len() > MOST_PARTS {
         return Asked::Whole;
     }
-    if parts.is_empty() { Asked::Unsatisfiable } else { Asked::Parts(parts) }
-}
-
-/// Where the one range begins that has no end, if it begins in the blob.
-fn rest(ranges: &str, size: u64) -> Option<u64> {
-    let first = ranges.trim().strip_suffix('-')?;
-    match number(first)? {
-        Bound::At(first) if first < size => Some(first),
-        Bound::At(_) | Bound::Open => None,
-    }
+    if runs.is_empty() { Asked::Unsatisfiable } else { Asked::Parts(Parts { runs, to_the_end }) }
 }
 
 /// One range within the blob, empty if the blob has none of it; `None` if it is malformed.
@@ -106,8 +102,21 @@ mod tests {
         parse(Some(header), 1000)
     }
 
+    fn parts(runs: impl IntoIterator<Item = Range<u64>>) -> Asked {
+        Asked::Parts(Parts { runs: runs.into_iter().collect(), to_the_end: false })
+    }
+
     fn one(bytes: Range<u64>) -> Asked {
-        Asked::Parts(vec![bytes])
+        parts(std::iter::once(bytes))
+    }
+
+    /// One of them to the end.
+    fn rest(runs: Vec<Range<u64>>) -> Asked {
+        Asked::Parts(Parts { runs, to_the_end: true })
+    }
+
+    fn rest_from(first: u64) -> Asked {
+        rest(std::iter::once(first..1000).collect())
     }
 
     #[test]
@@ -115,7 +124,7 @@ mod tests {
         assert_eq!(asked("bytes=0-0"), one(0..1));
         assert_eq!(asked("bytes=10-19"), one(10..20));
         assert_eq!(asked("Bytes=990-2000"), one(990..1000));
-        assert_eq!(asked("bytes= 400 -"), Asked::Rest(400));
+        assert_eq!(asked("bytes= 400 -"), rest_from(400));
         assert_eq!(asked("bytes=-100"), one(900..1000));
         assert_eq!(asked("bytes=-2000"), one(0..1000));
         assert_eq!(asked("bytes=0-99999999999999999999999"), one(0..1000));
@@ -123,11 +132,21 @@ mod tests {
 
     #[test]
     fn several_ranges_keep_their_order_and_send_no_byte_twice() {
-        assert_eq!(asked("bytes=500-509, 0-1"), Asked::Parts(vec![500..510, 0..2]));
-        assert_eq!(asked("bytes=0-1,,5-6,"), Asked::Parts(vec![0..2, 5..7]));
-        assert_eq!(asked("bytes=0-1,2000-,-1"), Asked::Parts(vec![0..2, 999..1000]));
+        assert_eq!(asked("bytes=500-509, 0-1"), parts([500..510, 0..2]));
+        assert_eq!(asked("bytes=0-1,,5-6,"), parts([0..2, 5..7]));
+        assert_eq!(asked("bytes=0-1,2000-,-1"), parts([0..2, 999..1000]));
         assert_eq!(asked("bytes=5-6,0-1,1-4"), one(0..7));
-        assert_eq!(asked("bytes=900-,0-1,0-9"), Asked::Parts(vec![0..10, 900..1000]));
+        assert_eq!(asked("bytes=900-,0-1,0-9"), rest(vec![0..10, 900..1000]));
+    }
+
+    #[test]
+    fn who_asks_for_a_rest_in_any_way_asks_for_the_end() {
+        for header in ["bytes=900-,", "bytes=,900-", "bytes=900-950,951-", "bytes=950-999,900-"] {
+            assert_eq!(asked(header), rest_from(900), "{header}");
+        }
+        for header in ["bytes=900-999", "bytes=-100", "bytes=900-999,1000-"] {
+            assert_eq!(asked(header), one(900..1000), "{header}");
+        }
     }
 
     #[test]
@@ -135,9 +154,9 @@ mod tests {
         let every_other =
             |count: u64| (0..count).rev().map(|at| format!("{0}-{0}", 2 * at)).collect::<Vec<_>>();
         let asked = |count| parse(Some(&format!("bytes={}", every_other(count).join(","))), 1 << 20);
-        let Asked::Parts(parts) = asked(17) else { panic!("parts") };
-        assert!(parts.is_sorted_by_key(|part| part.start));
-        assert!(matches!(asked(1024), Asked::Parts(parts) if parts.len() == 1024));
+        let Asked::Parts(Parts { runs, .. }) = asked(17) else { panic!("parts") };
+        assert!(runs.is_sorted_by_key(|part| part.start));
+        assert!(matches!(asked(1024), Asked::Parts(parts) if parts.runs.len() == 1024));
         assert_eq!(asked(1025), Asked::Whole);
     }
 
@@ -163,8 +182,8 @@ mod tests {
         #[test]
         fn no_header_leads_outside_the_blob_or_sends_a_byte_twice(header in "bytes=[-,0-9 x]{0,24}", size: u64) {
             if let Asked::Parts(parts) = parse(Some(&header), size) {
-                prop_assert!(!parts.is_empty());
-                let mut sorted = parts;
+                prop_assert!(!parts.runs.is_empty());
+                let mut sorted = parts.runs;
                 sorted.sort_by_key(|part| part.start);
                 prop_assert!(sorted.iter().all(|part| part.start < part.end && part.end <= size));
                 prop_assert!(sorted.windows(2).all(|two| two[0].end < two[1].start));

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -113,14 +113,17 @@ impl fmt::Debug for RegistryAnswer {
 
 /// The credentials one blob may be read with: a handle on a list shared with the reading.
 #[derive(Clone)]
-pub struct Credentials(watch::Sender<Vec<Entry>>);
+pub struct Credentials {
+    entries: watch::Sender<Vec<Entry>>,
+    /// The registries that ever served a part of the blob to one of them, or to the seed's own account. Held for
+    /// one operation.
+    readers: Arc<Mutex<HashSet<RegistryHost>>>,
+}
 
 struct Entry {
     credential: ReadCredential,
     key: Key,
     verdict: Option<Verdict>,
-    /// Whether it was ever accepted: what came of that may be about, though the verdict is another since.
-    has_served: bool,
 }
 
 impl Credentials {
@@ -131,7 +134,7 @@ impl Credentials {
 
     /// An empty list.
     pub fn new() -> Self {
-        Self(watch::Sender::new(Vec::new()))
+        Self { entries: watch::Sender::new(Vec::new()), readers: Arc::default() }
     }
 
     /// Adds a credential, unless it is there or the list is full. One whose place failed waits for the next
@@ -139,10 +142,10 @@ impl Credentials {
     pub fn offer(&self, credential: ReadCredential) -> Offer {
         let key = credential.key();
         let mut offer = Offer::Full;
-        self.0.send_if_modified(|entries| {
+        self.entries.send_if_modified(|entries| {
             offer = room_for(entries, &key);
             match offer {
-                Offer::Added => entries.push(Entry { credential, key, verdict: None, has_served: false }),
+                Offer::Added => entries.push(Entry { credential, key, verdict: None }),
                 Offer::Known => {
                     let known = entries.iter_mut().find(|entry| entry.key == key);
                     known
@@ -160,7 +163,7 @@ impl Credentials {
     /// The registry's verdict on this credential, if there is one already.
     pub fn said(&self, credential: &ReadCredential) -> Option<Verdict> {
         let key = credential.key();
-        self.0.borrow().iter().find(|entry| entry.key == key)?.verdict.clone()
+        self.entries.borrow().iter().find(|entry| entry.key == key)?.verdict.clone()
     }
 
     /// Waits for the registry's verdict on this credential. A credential that another spares the
@@ -169,7 +172,7 @@ impl Credentials {
     /// `None` if it is not in the list.
     pub async fn verdict(&self, credential: &ReadCredential) -> Option<Verdict> {
         let key = credential.key();
-        let mut entries = self.0.subscribe();
+        let mut entries = self.entries.subscribe();
         let find = |entries: &[Entry]| entries.iter().position(|entry| entry.key == key);
         let index = find(&entries.borrow())?;
         let judged = entries.wait_for(|entries| entries[index].verdict.is_some()).await.ok()?;
@@ -178,37 +181,40 @@ impl Credentials {
 
     /// The credentials from the `known`th on that were not refused, and how many there are in all.
     pub(super) fn live_from(&self, known: usize) -> (Vec<ReadCredential>, usize) {
-        let entries = self.0.borrow();
+        let entries = self.entries.borrow();
         let live = entries.iter().skip(known).filter(|entry| !entry.is_refused());
         (live.map(|entry| entry.credential.clone()).collect(), entries.len())
     }
 
-    /// The registries that ever served a part of the blob to one of these credentials, whatever became of it.
+    /// The registries that ever served a part of the blob, whatever became of it.
     pub fn readers(&self) -> HashSet<RegistryHost> {
-        let entries = self.0.borrow();
-        entries.iter().filter(|entry| entry.has_served).map(|entry| entry.key.upstream.clone()).collect()
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// That registry serves the blob, to whomever.
+    pub(super) fn served_by(&self, upstream: &RegistryHost) {
+        self.readers.lock().unwrap_or_else(PoisonError::into_inner).insert(upstream.clone());
     }
 
     /// Returns once there are more than `known` credentials.
     pub(super) async fn more_than(&self, known: usize) {
-        let mut entries = self.0.subscribe();
+        let mut entries = self.entries.subscribe();
         entries.wait_for(|entries| entries.len() > known).await.expect("the sender lives in self");
     }
 
     /// The registries and repositories of the list, each once, in order.
     pub(super) fn repositories(&self) -> Vec<(RegistryHost, RepositoryName)> {
         let mut seen = HashSet::new();
-        let entries = self.0.borrow();
+        let entries = self.entries.borrow();
         let pairs = entries.iter().map(|entry| (entry.key.upstream.clone(), entry.key.repository.clone()));
         pairs.filter(|pair| seen.insert(pair.clone())).collect()
     }
 
     pub(super) fn judge(&self, credential: &ReadCredential, verdict: &Verdict) {
         let key = credential.key();
-        self.0.send_if_modified(|entries| {
+        self.entries.send_if_modified(|entries| {
             let Some(entry) = entries.iter_mut().find(|entry| entry.key == key) else { return false };
             let is_news = !matches!((&entry.verdict, verdict), (Some(Verdict::Accepted), Verdict::Accepted));
-            entry.has_served |= matches!(verdict, Verdict::Accepted);
             if is_news {
                 entry.verdict = Some(verdict.clone());
             }
@@ -242,7 +248,7 @@ impl Default for Credentials {
 
 impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Credentials({})", self.0.borrow().len())
+        write!(f, "Credentials({})", self.entries.borrow().len())
     }
 }
 
@@ -305,6 +311,7 @@ mod tests {
         list.offer(liar.clone());
         list.offer(other);
         list.judge(&liar, &Verdict::Accepted);
+        list.served_by(&liar.upstream);
         let cause = EndpointFailure::WrongBytes;
         list.judge(&liar, &Verdict::Failed(Arc::new(PlaceFailure { endpoint: "e".into(), cause })));
         assert_eq!(list.offer(liar.clone()), Offer::Known);

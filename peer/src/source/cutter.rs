@@ -117,7 +117,7 @@ impl Hasher {
             if let Some(blob_hash) = &mut blob_hash {
                 blob_hash.update(&bytes);
             }
-            let piece = SourcePiece { piece: index, hash: PieceHash::of(&bytes), bytes };
+            let piece = SourcePiece { piece: index, hash: PieceHash::of(&bytes), bytes, whole: None };
             Hashed { piece, blob_hash }
         }));
     }

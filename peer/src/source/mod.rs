@@ -35,6 +35,7 @@ mod token_service;
 mod trail;
 mod upstream;
 mod watch;
+mod wholes;
 
 #[cfg(test)]
 mod tests;
@@ -70,6 +71,7 @@ use metrics::Metrics;
 use read::Reading;
 use token::TokenCache;
 use upstream::{Dialling, Routes};
+use wholes::Wholes;
 
 use crate::via::Pseudonym;
 
@@ -84,6 +86,7 @@ struct Shared {
     dialling: Dialling,
     routes: ArcSwap<Routes>,
     ahead: AheadBook,
+    wholes: Wholes,
     /// Of the settings that were last taken in. Receivers are told of changed registries alone.
     settings_revision: Sender<u64>,
     health: Sender<Arc<EndpointsHealth>>,
@@ -111,6 +114,7 @@ impl Source {
             dialling,
             routes: ArcSwap::default(),
             ahead: AheadBook::default(),
+            wholes: Wholes::default(),
             settings_revision: Sender::default(),
             health: Sender::default(),
             config,

@@ -10,6 +10,7 @@ use super::ReadBy;
 use super::credential::{Credentials, RegistryAnswer};
 use super::failure::EndpointFailure;
 use super::upstream::UpstreamError;
+use super::wholes::Whole;
 
 /// What to read, and with whose credentials.
 #[derive(Debug, Clone)]
@@ -35,6 +36,8 @@ pub struct SourcePiece {
     pub hash: PieceHash,
     /// Its bytes.
     pub bytes: Bytes,
+    /// Kept until the piece is on the disk: until then nobody else reads the blob for the sake of a part.
+    pub(super) whole: Option<Arc<Whole>>,
 }
 
 /// What a reading came to.

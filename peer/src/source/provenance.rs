@@ -21,6 +21,11 @@ impl Provenance {
         }
     }
 
+    /// Whether nothing came yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// The endpoint that gave everything, if one did.
     pub(super) fn only(&self) -> Option<&EndpointClient> {
         let (_, first) = self.0.first()?;

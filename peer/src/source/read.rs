@@ -2,8 +2,9 @@
 //!
 //! The loop asks for what is still needed of the run at hand and feeds whatever comes to the cutter, which
 //! knows how far it is. A failure changes who is asked next, never what was cut. A whole blob is one plain GET, as
-//! proxy-cache projects want it; a resumption or a partial reading asks for a range and takes the whole body if it
-//! gets that. Where several endpoints can give a large blob, each part comes from another than the one before.
+//! proxy-cache projects want it; a resumption or a partial reading asks for a range. A resumption takes the whole
+//! body if it gets that; a partial reading becomes one of the whole, or the next part would be the whole again.
+//! Where several endpoints can give a large blob, each part comes from another than the one before.
 
 use std::ops::Range;
 use std::pin::pin;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use flotilla_proto::{Digest, Layout};
+use flotilla_proto::{Digest, Layout, PieceSet};
 use http::StatusCode;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -26,6 +27,7 @@ use super::metrics::{FailureReason, Received};
 use super::order::{ReadError, ReadOrder, ReadSummary, SourcePiece};
 use super::provenance::Provenance;
 use super::roster::{Candidate, Roster};
+use super::wholes::Whole;
 use super::{ReadBy, Shared};
 
 /// One reading under way.
@@ -38,6 +40,8 @@ pub(super) struct Reading<'a> {
     cutter: Cutter,
     hasher: Hasher,
     is_whole: bool,
+    /// Held while a part is read whole.
+    widened: Option<Arc<Whole>>,
     roster: Roster<'a>,
     aheads: Aheads,
     provenance: Provenance,
@@ -58,6 +62,7 @@ impl<'a> Reading<'a> {
             cutter: Cutter::new(layout, &wanted),
             hasher: Hasher::new(digest, &layout, &wanted),
             is_whole: wanted.is_full(),
+            widened: None,
             roster: Roster::new(shared, credentials, layout.piece_len().bytes().into()),
             aheads: Aheads::new(),
             provenance: Provenance::default(),
@@ -68,6 +73,9 @@ impl<'a> Reading<'a> {
 
     pub(super) async fn run(mut self) -> Result<ReadSummary, ReadError> {
         while let Some(needed) = self.cutter.needed() {
+            if self.is_superseded() {
+                return Ok(self.summary(false));
+            }
             self.until_allowed().await?;
             let candidate = self.roster.current().await?;
             if let Some(part) = self.aheads.take(needed.start) {
@@ -81,6 +89,9 @@ impl<'a> Reading<'a> {
                 Ok(Answer::Content(response)) => {
                     self.roster.accepted();
                     self.readers.note(candidate.read_by());
+                    if response.status() == StatusCode::OK && !self.widen() {
+                        continue;
+                    }
                     if response.status() == StatusCode::PARTIAL_CONTENT && asked.end < needed.end {
                         self.read_ahead(other, &candidate, asked.end);
                     }
@@ -96,6 +107,27 @@ impl<'a> Reading<'a> {
             }
         }
         self.finish().await
+    }
+
+    /// Whether somebody else reads the whole blob, and with it these parts.
+    fn is_superseded(&self) -> bool {
+        !self.is_whole && self.provenance.is_empty() && self.shared.wholes.contains(self.digest)
+    }
+
+    /// The registry gives the whole blob only: a reading of parts that has nothing yet keeps all of it. `false` if
+    /// somebody else does already.
+    fn widen(&mut self) -> bool {
+        if self.is_whole || !self.provenance.is_empty() {
+            return true;
+        }
+        self.widened = self.shared.wholes.begin(self.digest).map(Arc::new);
+        if self.widened.is_some() {
+            let all = PieceSet::full(self.layout.piece_count());
+            self.cutter = Cutter::new(self.layout, &all);
+            self.hasher = Hasher::new(self.digest, &self.layout, &all);
+            self.is_whole = true;
+        }
+        self.is_whole
     }
 
     /// Takes in a part that was read ahead, while another endpoint begins on the next. How it fails is of
@@ -305,7 +337,8 @@ impl<'a> Reading<'a> {
 
     async fn release(&mut self, finished: Finished) -> Result<(), ReadError> {
         match finished {
-            Finished::Piece(piece) => {
+            Finished::Piece(mut piece) => {
+                piece.whole.clone_from(&self.widened);
                 self.sink.send(piece).await.map_err(|_| ReadError::Cancelled)?;
                 // Waiting for the sink was no fault of the registry.
                 self.roster.resumed();
@@ -327,7 +360,11 @@ impl<'a> Reading<'a> {
         if let Some(endpoint) = self.provenance.only().filter(|_| is_verified) {
             endpoint.sent_right_bytes(self.digest);
         }
-        Ok(ReadSummary { source_bytes: self.received.bytes(), is_verified, read_by: self.readers.last() })
+        Ok(self.summary(is_verified))
+    }
+
+    fn summary(self, is_verified: bool) -> ReadSummary {
+        ReadSummary { source_bytes: self.received.bytes(), is_verified, read_by: self.readers.last() }
     }
 
     /// Blames the endpoints that gave a part, and the place, if it was one alone.

@@ -163,6 +163,7 @@ impl Driver {
                 self.follows.remove(&(*digest, partner.clone()));
             }
             Input::UploadEnded { upload, .. } => drop(self.uploads.remove(upload)),
+            Input::SourceEnded { digest, .. } => self.forget_ended_reads(*digest),
             Input::Damaged { digest, piece } => {
                 tracing::warn!(task = %digest.short(), piece, "a piece on disk is damaged; it is dropped");
             }
@@ -172,6 +173,15 @@ impl Driver {
         self.core.handle(Instant::now(), input);
     }
 
+    fn forget_ended_reads(&mut self, digest: Digest) {
+        if let Some(reads) = self.reads.get_mut(&digest) {
+            reads.retain(|read| !read.until.is_closed());
+            if reads.is_empty() {
+                self.reads.remove(&digest);
+            }
+        }
+    }
+
     fn hold(&self, digest: Digest, piece: u32) {
         if let Some(live) = self.lives.get(&digest) {
             live.hold(piece);
@@ -179,8 +189,6 @@ impl Driver {
     }
 
     fn wanted(&mut self, want: Want) {
-        // What the core has decided for those who wanted the blob before is not for this one.
-        self.drain();
         let Want { digest, layout, pieces: wish, file, credential, live } = want;
         if let Some(failed) = self.lives.get(&digest).filter(|live| live.has_failed()) {
             // What was opened for it may be purged yet: its client begins again.
@@ -323,9 +331,7 @@ impl Driver {
             Output::ReadSource { digest, layout, pieces } => {
                 let (cancel, until) = (CancellationToken::new(), watch::Sender::new(u32::MAX));
                 let order = ReadTask { digest, layout, pieces, until: until.subscribe() };
-                let reads = self.reads.entry(digest).or_default();
-                reads.retain(|read| !read.until.is_closed());
-                reads.push(SourceRead { cancel: cancel.clone(), until });
+                self.reads.entry(digest).or_default().push(SourceRead { cancel: cancel.clone(), until });
                 let (work, lives) = (self.work.clone(), self.lives.clone());
                 self.running.spawn(async move { work.read(order, lives, cancel).await });
             }
@@ -349,11 +355,14 @@ impl Driver {
                 self.reads.remove(&digest);
                 self.file_by_digest.remove(&digest);
                 self.credentials.remove(&digest);
+                self.work.proven(digest);
                 if let Some(live) = self.lives.get(&digest).map(|live| live.clone()) {
                     let work = self.work.clone();
                     self.running.spawn(async move { work.complete(&live).await });
                 }
             }
+            // Somebody may have begun to want it since.
+            Output::Satisfied { digest } if self.core.wants(digest) => {}
             Output::Satisfied { digest } => {
                 self.file_by_digest.remove(&digest);
                 self.credentials.remove(&digest);
@@ -368,6 +377,7 @@ impl Driver {
             Output::Forget { digest } => self.fail(digest, evicted()),
             Output::Purge { digest, root } => {
                 *self.purges.entry(digest).or_default() += 1;
+                self.work.purged(digest);
                 let (store, swarm) = (self.work.store.clone(), self.work.swarm.clone());
                 self.running.spawn(async move {
                     store.purge(digest, root).await;

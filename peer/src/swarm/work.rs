@@ -58,6 +58,20 @@ impl Work {
         Self { swarm, store, transport, egress, seed, piece_bytes, receiving }
     }
 
+    /// The blob is whole and right: it does not matter to clients where it came from.
+    pub(super) fn proven(&self, digest: Digest) {
+        if let Some(seed) = &self.seed {
+            seed.proven(digest);
+        }
+    }
+
+    /// What was held of the blob is wrong.
+    pub(super) fn purged(&self, digest: Digest) {
+        if let Some(seed) = &self.seed {
+            seed.purged(digest);
+        }
+    }
+
     /// Fetches a piece from another peer, verifies it, writes it.
     pub(super) async fn fetch(&self, order: PieceOrder, piece: u32, hash: PieceHash, picked: bool) {
         let _budget = self.room(order.layout).await;
@@ -192,8 +206,15 @@ impl Work {
         if !open_for_read(&lives, digest, layout, &file, &cancel) {
             return;
         }
+        let lacking = pieces.difference(&file.pieces());
+        // What came by another read since this one was ordered.
+        for piece in pieces.difference(&lacking).iter() {
+            if let Some(hash) = file.hash_of(piece) {
+                self.swarm.tell(Input::SourceRead { digest, piece, hash }).await;
+            }
+        }
         let (sink, read) = mpsc::channel(PIECES_AHEAD);
-        let reading = seed.read(digest, layout, pieces, until, sink, cancel.clone());
+        let reading = seed.read(digest, layout, lacking, until, sink, cancel.clone());
         let (result, ()) = tokio::join!(reading, self.keep_source_pieces(file, read, cancel.clone()));
         match result {
             Ok(ReadSummary { is_verified, source_bytes, .. }) => {
@@ -226,7 +247,7 @@ impl Work {
     }
 
     async fn keep_source_piece(self, file: Arc<BlobFile>, read: SourcePiece, cancel: CancellationToken) {
-        let SourcePiece { piece, hash, bytes } = read;
+        let SourcePiece { piece, hash, bytes, .. } = read;
         let (digest, len) = (file.digest(), bytes.len() as u64);
         match self.store.write(&file, piece, hash, bytes).await {
             Ok(()) => {

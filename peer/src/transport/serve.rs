@@ -24,7 +24,7 @@ use super::{Offered, Transport};
 use crate::body;
 use crate::http_wire::{head_to_wire, request_from_wire};
 use crate::resource::Resource;
-use crate::seed::Seed;
+use crate::seed::{Moment, Seed};
 use crate::source::{ForwardError, Purpose, ReadCredential};
 use crate::store::Store;
 use crate::swarm::Swarm;
@@ -198,11 +198,15 @@ impl Services {
         let Some(seed) = &self.seed else {
             return say(send, Status::Refused, "only a seed speaks to registries").await;
         };
-        let after_failure = offered.after_failure;
+        let moment = match (offered.after_failure, offered.with_pieces) {
+            (true, _) => Moment::AfterFailure,
+            (false, true) => Moment::WithPieces,
+            (false, false) => Moment::First,
+        };
         let Some((digest, credential)) = read_credential(offered) else {
             return say(send, Status::Refused, "a malformed credential").await;
         };
-        match seed.confirm(digest, credential, after_failure).await {
+        match seed.confirm(digest, credential, moment).await {
             Ok(Offered::Confirmed { elsewhere }) => {
                 let header = Response { status: Status::Ok.into(), elsewhere, ..Default::default() };
                 Ok(send.write_chunk(frame::encode(&header)).await?)

@@ -14,6 +14,7 @@ use super::Offered;
 use super::serve::{AnswerError, Services, read_credential, say, say_forward_error, say_refusal};
 use crate::body;
 use crate::grant::{self, MAX_MANIFEST};
+use crate::seed::Moment;
 use crate::source::{BodyStream, ReadCredential};
 use crate::swarm::Wish;
 
@@ -35,7 +36,7 @@ impl Services {
             return say(send, Status::Busy, "it was sent to many already").await;
         }
         let wanted = self.swarm.want(digest, layout, &Wish::Whole, credential.clone());
-        let (offered, live) = tokio::join!(seed.confirm(digest, credential, false), wanted);
+        let (offered, live) = tokio::join!(seed.confirm(digest, credential, Moment::First), wanted);
         match offered {
             Ok(Offered::Confirmed { .. }) => {}
             Ok(Offered::Refused(refusal)) => return say_refusal(send, refusal).await,

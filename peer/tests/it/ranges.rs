@@ -178,6 +178,49 @@ async fn a_part_that_another_registry_gave_is_not_shown_before_the_whole_is_righ
     }
 }
 
+/// As a proxy-cache project does with what it fetches itself, and whoever encodes on the way.
+#[tokio::test]
+async fn a_registry_that_gives_no_parts_is_read_once_for_all_of_them() {
+    let region = Region::start().await;
+    let blob = noise(1, 6 << 20);
+    region.registry.push("app", "v1", &[&blob]);
+    region.registry.break_blob(&blob, Fault::NoLength);
+    let path = format!("{}?ns={HOST}", blob_path("app", &blob));
+    let asked = (0..12).map(|index| {
+        let node = [&region.one, &region.two][index % 2];
+        let range = index * 400_000 + 1..index * 400_000 + 300_000;
+        let (path, blob) = (path.clone(), blob.clone());
+        async move {
+            node.client.get(&format!("/v2/app/manifests/v1?ns={HOST}")).await;
+            let asked = format!("bytes={}-{}", range.start, range.end - 1);
+            let answer = node.client.ask(Method::GET, &path, &[("range", &asked)]).await;
+            assert_eq!((answer.status.as_u16(), answer.is_complete), (206, true), "{asked}: {answer:?}");
+            assert!(answer.body == blob[range], "{asked}");
+        }
+    });
+    futures_util::future::join_all(asked).await;
+    let whole = region.two.client.get(&path).await;
+    assert!(whole.is_complete && whole.body == blob);
+    let kept = region.seed.piece_bytes("registry").await;
+    assert_eq!(kept, blob.len() as u64, "each byte is kept as it passes, once");
+}
+
+#[tokio::test]
+async fn a_part_that_is_here_is_served_without_a_seed() {
+    let region = Region::start().await;
+    let blob = noise(1, 3_000_000);
+    region.registry.push("app", "v1", &[&blob]);
+    let path = format!("{}?ns={HOST}", blob_path("app", &blob));
+    let client = &region.one.client;
+    client.mirror("/v2/app/manifests/v1").await;
+    let ask = async || client.ask(Method::GET, &path, &[("range", "bytes=100-400000")]).await;
+    assert_eq!(ask().await.status, 206);
+    region.seed.stop();
+    let again = ask().await;
+    assert_eq!((again.status.as_u16(), again.is_complete), (206, true), "{again:?}");
+    assert!(again.body == blob[100..400_001]);
+}
+
 #[tokio::test]
 async fn who_resumes_does_not_get_to_the_end_of_what_is_wrong() {
     let region = Region::start().await;

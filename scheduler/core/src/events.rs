@@ -74,9 +74,11 @@ impl Scheduler {
             self.tasks[slot].set_reader(seat, 0);
         }
         self.watch_hope(now, slot, seat);
+        self.watch_hunger(now, slot, seat);
         self.draw_first_partners(slot, seat);
         self.ensure_source(now, digest);
-        let Some(slot) = self.tasks.slot(digest) else { return };
+        let Some((slot, seat)) = self.find(peer, digest) else { return };
+        self.reach(now, slot, seat);
         self.tell_seed(peer, slot);
         self.ask_hashes(slot);
         if self.tasks[slot].picking {
@@ -96,12 +98,16 @@ impl Scheduler {
             return;
         }
         let pieces: Vec<u32> = member.ties.in_flight.iter().map(|flight| flight.piece).collect();
+        let wanted_part = member.part().is_some();
         self.drop_wish(slot, seat);
         for piece in pieces {
             self.outputs.push_back(Output::Cancel { child: peer, digest, piece });
             if let Some(parent) = self.land(now, slot, seat, piece, Landing::Lost) {
                 self.feed_parent(now, parent);
             }
+        }
+        if wanted_part {
+            self.leave_idle(slot, seat);
         }
         self.ensure_source(now, digest);
         self.feed_downloads(now, peer);
@@ -148,6 +154,7 @@ impl Scheduler {
         if is_first {
             self.befriend_if_lonely(slot, seat);
         }
+        self.reach_all(now, slot);
         if parents.is_empty() && self.tasks[slot].is_left_to_peers() {
             return;
         }
@@ -259,11 +266,15 @@ impl Scheduler {
                 task.set_counted(owner, false);
                 self.seeds_are_due = true;
                 self.watch_hope(now, slot, seat);
+                self.reach(now, slot, seat);
             }
             FailureReason::NotHeld => {
                 self.tasks[slot].drop_piece(owner, piece);
                 self.seeds_are_due = true;
                 self.ensure_source(now, digest);
+                if let Some(slot) = self.tasks.slot(digest) {
+                    self.reach_all(now, slot);
+                }
             }
         }
         self.feed_downloads(now, child);

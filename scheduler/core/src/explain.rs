@@ -155,7 +155,7 @@ impl Scheduler {
             Some(Obstacle::NotHeld)
         } else if task.crosses(parent, child) && !zone.rarity.is_absent(piece) {
             Some(Obstacle::CrossedAlready)
-        } else if task.keeps_back(parent, piece) {
+        } else if task.keeps_back(parent, child, piece) {
             Some(Obstacle::GivenAlready)
         } else if !task.wants(child, piece) {
             Some(Obstacle::OthersWanted)

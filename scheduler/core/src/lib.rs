@@ -14,6 +14,7 @@
 //! * what peers say that the bytes are is believed until SHA-256 says otherwise ([`doubt`]).
 
 mod books;
+mod demand;
 mod doubt;
 mod events;
 mod explain;
@@ -31,6 +32,7 @@ mod peer;
 mod plan;
 mod rank;
 mod rate;
+mod reach;
 mod rows;
 mod scheduler;
 mod shed;

@@ -58,6 +58,8 @@ pub(crate) struct Ties {
     banned: Vec<Seat>,
     /// What it wants of the blob, where that is not all.
     pub(crate) part: Option<PieceSet>,
+    /// When it is looked at, should it get nothing.
+    pub(crate) watched_at: Option<Instant>,
 }
 
 /// A piece on its way.

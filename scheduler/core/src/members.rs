@@ -157,9 +157,15 @@ impl Scheduler {
             {
                 self.draw_partners(slot, seat);
                 self.feed_downloads(now, partner);
+                self.feed_parent(now, partner);
             }
         }
         self.ensure_source(now, gap.digest);
+        for &partner in &gap.partners {
+            if let Some((slot, seat)) = self.find(partner, gap.digest) {
+                self.reach(now, slot, seat);
+            }
+        }
         for &parent in &gap.parents {
             self.feed_parent(now, parent);
         }
@@ -170,6 +176,7 @@ impl Scheduler {
 
     /// A member wants the blob no more.
     pub(crate) fn drop_wish(&mut self, slot: TaskSlot, seat: Seat) {
+        self.end_watch(slot, seat);
         self.set_wish(slot, seat, None, None);
     }
 
@@ -186,7 +193,7 @@ impl Scheduler {
         let key = task.member(seat).peer;
         task.set_wish(seat, wish, part);
         if before == wish.is_some() {
-            return;
+            return self.pace_source(slot);
         }
         let peer = self.peers.known_mut(key);
         if before {

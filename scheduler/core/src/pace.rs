@@ -4,6 +4,7 @@
 use flotilla_proto::PieceSet;
 
 use crate::Output;
+use crate::demand::Demand;
 use crate::scheduler::Scheduler;
 use crate::source::Source;
 use crate::task::TaskSlot;
@@ -47,10 +48,15 @@ impl Pace {
     }
 
     /// The first piece not to be read, so that what was read in order is `lead` pieces ahead
-    /// of what others hold at most. Costs a look at each word of the bitset.
-    fn limit(&self, lead: u32) -> u32 {
-        let mut left = self.spread.count() + lead;
-        for (word, base) in self.ordered.words().iter().zip((0..).step_by(64)) {
+    /// of what others hold at most. What peers do not want they will not hold: it is not waited for.
+    /// Costs a look at each word of the bitset.
+    fn limit(&self, lead: u32, demand: &Demand) -> u32 {
+        let wanted = |words: &[u64], index: usize| words[index] & demand.word(index);
+        let spread =
+            (0..self.spread.words().len()).map(|index| wanted(self.spread.words(), index).count_ones());
+        let mut left = spread.sum::<u32>() + lead;
+        for (index, base) in (0..self.ordered.words().len()).zip((0..).step_by(64)) {
+            let word = wanted(self.ordered.words(), index);
             if word.count_ones() > left {
                 let bits = (0..64).filter(|bit| word >> bit & 1 == 1);
                 let bit: u32 = bits.take(left as usize + 1).last().expect("the word has more bits");
@@ -77,9 +83,9 @@ impl Scheduler {
         let task = &mut self.tasks[slot];
         let (piece_count, digest) = (task.piece_count(), task.digest);
         let lead = slots.max(piece_count * self.limits.lead_percent / 100);
-        let paced = task.peers_wanting > 0;
+        let demand = &task.peers_demand;
         let Source::Reading { seed, pace, .. } = &mut task.source else { return };
-        let limit = if paced { pace.limit(lead) } else { piece_count };
+        let limit = if demand.count() > 0 { pace.limit(lead, demand) } else { piece_count };
         let is_news = match pace.until {
             None => limit < piece_count,
             Some(until) => limit >= until + (lead / STEPS).max(1) || limit == piece_count && until < limit,
@@ -104,12 +110,13 @@ mod tests {
             set.insert(piece);
             set
         }));
-        assert_eq!(pace.limit(10), 10);
+        let all = whole();
+        assert_eq!(pace.limit(10, &all), 10);
         for piece in [0, 5, 70] {
             pace.spread(piece);
         }
-        assert_eq!(pace.limit(10), 13);
-        assert_eq!(pace.limit(197), 200);
+        assert_eq!(pace.limit(10, &all), 13);
+        assert_eq!(pace.limit(197, &all), 200);
     }
 
     #[test]
@@ -119,10 +126,32 @@ mod tests {
             ordered.insert(piece);
         }
         let mut pace = Pace::new(ordered);
-        assert_eq!(pace.limit(2), 65);
+        let all = whole();
+        assert_eq!(pace.limit(2, &all), 65);
         pace.spread(100);
-        assert_eq!(pace.limit(2), 65, "that one was not ordered");
+        assert_eq!(pace.limit(2, &all), 65, "that one was not ordered");
         pace.spread(3);
-        assert_eq!(pace.limit(2), 190);
+        assert_eq!(pace.limit(2, &all), 190);
+    }
+
+    #[test]
+    fn what_no_peer_wants_holds_nothing_up() {
+        let mut pace = Pace::new(PieceSet::full(200));
+        let (mut demand, mut part) = (Demand::new(200), PieceSet::new(200));
+        for piece in [150, 151, 199] {
+            part.insert(piece);
+        }
+        demand.add(Some(&part));
+        assert_eq!(pace.limit(2, &demand), 199);
+        pace.spread(0);
+        assert_eq!(pace.limit(2, &demand), 199, "that one nobody wants");
+        pace.spread(150);
+        assert_eq!(pace.limit(2, &demand), 200);
+    }
+
+    fn whole() -> Demand {
+        let mut demand = Demand::new(200);
+        demand.add(None);
+        demand
     }
 }

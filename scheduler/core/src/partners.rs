@@ -1,5 +1,5 @@
 //! Which peers one download may exchange pieces with: a bounded random graph per task
-//! (`docs/design.md` §4f), always with a path to a holder.
+//! (`docs/design.md` §4f), with a path to a holder: for parts see [`crate::reach`].
 //!
 //! Inside a small zone everyone is everyone's partner, so that a piece that crossed into it
 //! reaches all. Across zones each member has a few: through them pieces enter. A draw costs
@@ -65,6 +65,13 @@ impl Scheduler {
         let fits = |other: &Seat| self.fits(task, seat, *other);
         let mut chosen: Vec<Seat> = self.warm_seats(slot, seat, zone).filter(fits).take(wanted).collect();
         let wanted = wanted.min(strangers_max.max(chosen.len()));
+        let ways: Vec<Seat>;
+        let inside = if inside.iter().all(|other| task.is_way(*other)) {
+            inside
+        } else {
+            ways = inside.iter().copied().filter(|other| task.is_way(*other)).collect();
+            &ways
+        };
         let mut drawn = sample(&mut rng, inside, wanted);
         drawn.retain(fits);
         let is_source = |other: &Seat| self.is_source(task, *other);
@@ -124,8 +131,10 @@ impl Scheduler {
         let task = &self.tasks[slot];
         let useful = |(other, _): &(Seat, &Member)| self.is_useful(task, seat, *other);
         let turn = rng.u32(..task.seat_count());
-        let after = task.members().filter(|(other, _)| other.0 >= turn).find(useful);
-        let found = after.or_else(|| task.members().find(useful)).map(|(other, _)| other);
+        let (before, after): (Vec<_>, Vec<_>) =
+            task.members().filter(useful).partition(|(other, _)| other.0 < turn);
+        let around = || after.iter().chain(&before).map(|(other, _)| *other);
+        let found = around().find(|other| task.is_way(*other)).or_else(|| around().next());
         if let Some(other) = found {
             self.link(slot, seat, other);
         }
@@ -156,7 +165,7 @@ impl Scheduler {
         member.seed || member.held_count == task.piece_count()
     }
 
-    fn link(&mut self, slot: TaskSlot, a: Seat, b: Seat) {
+    pub(crate) fn link(&mut self, slot: TaskSlot, a: Seat, b: Seat) {
         let task = &mut self.tasks[slot];
         let (digest, same_zone) = (task.digest, !task.crosses(a, b));
         for (one, other) in [(a, b), (b, a)] {
@@ -192,9 +201,10 @@ impl Scheduler {
     pub(crate) fn is_lonely(&self, slot: TaskSlot, seat: Seat) -> bool {
         let task = &self.tasks[slot];
         let member = task.member(seat);
+        let ways = member.ties.partners.iter().filter(|other| task.is_way(**other));
         member.wish.is_some()
-            && member.ties.partners.len() < self.limits.partners_min
             && member.ties.partners.len() + 1 < task.member_count()
+            && ways.take(self.limits.partners_min).count() < self.limits.partners_min
     }
 }
 

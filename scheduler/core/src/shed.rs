@@ -53,7 +53,7 @@ impl Scheduler {
         let task = &self.tasks[slot];
         let rate = self.usual_down.value().unwrap_or(LIKELY_RATE);
         #[expect(clippy::cast_precision_loss, reason = "far below 2^53 members")]
-        let to_come = task.peers_wanting as f64 * rate / f64::from(task.piece_len());
+        let to_come = task.peers_demand.count() as f64 * rate / f64::from(task.piece_len());
         if to_come >= PLAINLY_TOO_MUCH * f64::from(self.limits.planned_per_s) {
             self.hand_over(now, slot);
         }

@@ -1,4 +1,4 @@
-//! Who reads a blob from the registry: one seed at a time, and only the pieces that nobody
+//! Who reads a blob from the registry: one seed at a time, and only the pieces that somebody wants and nobody
 //! in the region holds (docs/design.md §1.1, §5.4), or none of which it is certain what they are.
 
 use std::collections::BTreeSet;
@@ -99,12 +99,12 @@ impl Scheduler {
                 self.pace_anew(slot);
             }
             Source::Leased(until) if now < *until => {}
-            Source::Awaiting(until) if now >= *until => self.fail_task(now, slot, &no_seed(), None),
             Source::Idle | Source::Leased(_) | Source::Awaiting(_) | Source::Settling
                 if missing.is_empty() =>
             {
                 task.source = Source::Idle;
             }
+            Source::Awaiting(until) if now >= *until => self.fail_task(now, slot, &no_seed(), None),
             Source::Idle | Source::Leased(_) | Source::Awaiting(_) | Source::Settling => {
                 self.order_source(now, slot, BTreeSet::new());
             }
@@ -138,6 +138,7 @@ impl Scheduler {
             self.draw_partners(slot, seat);
             self.tell_seed_to_all(slot);
             self.pace_anew(slot);
+            self.reach_all(now, slot);
         }
     }
 
@@ -220,6 +221,8 @@ impl Scheduler {
         };
         let (seat, _) = self.enter(now, seed, slot);
         self.draw_partners(slot, seat);
+        // Left partners are drawn again.
+        self.seeds_are_due |= self.tasks[slot].is_wanted_in_part();
         self.appoint(slot, seed);
         let task = &mut self.tasks[slot];
         let (size, missing) = (task.layout.size(), task.to_be_read());
@@ -229,6 +232,7 @@ impl Scheduler {
         self.outputs.push_back(Output::ReadSource { seed, digest, size, pieces: missing });
         self.pace_anew(slot);
         self.tell_seed_to_all(slot);
+        self.reach_all(now, slot);
     }
 
     fn tell_seed_to_all(&mut self, slot: TaskSlot) {

@@ -5,6 +5,7 @@ use std::time::Instant;
 use flotilla_proto::{Digest, Layout, PieceHash, PieceSet, Rarity, bits};
 
 use crate::PeerKey;
+use crate::demand::Demand;
 use crate::doubt::FoundLately;
 use crate::hashes::Hashes;
 pub(crate) use crate::member::Seat;
@@ -39,10 +40,13 @@ pub(crate) struct Task {
     shared: Vec<u64>,
     pub(crate) hashes: Hashes,
     pub(crate) found_lately: FoundLately,
-    /// Members that want the blob, those of them that are no seeds, and those that want all of it.
-    pub(crate) wanting_count: usize,
-    pub(crate) peers_wanting: usize,
-    whole_wanting: usize,
+    /// What members want, and those of them that are no seeds.
+    demand: Demand,
+    pub(crate) peers_demand: Demand,
+    /// Members that want a part.
+    part_seats: Vec<Seat>,
+    /// Whether any member ever wanted a part: some may want nothing and hold little.
+    is_wanted_in_part: bool,
     pub(crate) source: Source,
     /// Whether the members choose their pieces by themselves.
     pub(crate) picking: bool,
@@ -85,9 +89,10 @@ impl Task {
             unheld,
             hashes: Hashes::new(piece_count),
             found_lately: FoundLately::default(),
-            wanting_count: 0,
-            peers_wanting: 0,
-            whole_wanting: 0,
+            demand: Demand::new(piece_count),
+            peers_demand: Demand::new(piece_count),
+            part_seats: Vec::new(),
+            is_wanted_in_part: false,
             source: Source::Idle,
             picking: false,
             moved_lately: 0,
@@ -103,7 +108,7 @@ impl Task {
     }
 
     pub(crate) fn is_wanted(&self) -> bool {
-        self.wanting_count > 0
+        self.demand.count() > 0
     }
 
     /// Whether anybody holds a piece of it: its size is then what a seed has seen. Costs a pass over the pieces.
@@ -183,18 +188,72 @@ impl Task {
 
     /// States whether a member wants the blob, and which part where that is not all.
     pub(crate) fn set_wish(&mut self, seat: Seat, wish: Option<Wish>, part: Option<PieceSet>) {
-        let member = self.member_mut(seat);
-        let (former, seed) = (member.wish, member.seed);
-        (member.wish, member.ties.part) = (wish, part);
-        let change = |count: &mut usize, counts: fn(&Wish) -> bool| {
-            *count = *count - usize::from(former.is_some_and(|wish| counts(&wish)))
-                + usize::from(wish.is_some_and(|wish| counts(&wish)));
-        };
-        change(&mut self.wanting_count, |_| true);
-        change(&mut self.whole_wanting, |wish| !wish.is_part);
-        if !seed {
-            change(&mut self.peers_wanting, |_| true);
+        let member = self.members[seat.0 as usize].as_mut().expect("a known seat is taken");
+        let seed = member.seed;
+        let former = std::mem::replace(&mut member.wish, wish);
+        let former_part = std::mem::replace(&mut member.ties.part, part);
+        let part = member.ties.part.as_ref();
+        let peers = (!seed).then_some(&mut self.peers_demand);
+        for demand in [Some(&mut self.demand), peers].into_iter().flatten() {
+            if former.is_some() {
+                demand.remove(former_part.as_ref());
+            }
+            if wish.is_some() {
+                demand.add(part);
+            }
         }
+        self.is_wanted_in_part |= part.is_some();
+        if former_part.is_some() != part.is_some() {
+            match part {
+                Some(_) => self.part_seats.push(seat),
+                None => self.part_seats.retain(|other| *other != seat),
+            }
+        }
+    }
+
+    /// Whether any member ever wanted a part.
+    pub(crate) fn is_wanted_in_part(&self) -> bool {
+        self.is_wanted_in_part
+    }
+
+    /// Whether everything comes to whoever has this partner: it holds all, will, or reads.
+    pub(crate) fn is_way(&self, seat: Seat) -> bool {
+        let member = self.member(seat);
+        let wants_all = member.wish.is_some_and(|wish| !wish.is_part);
+        !self.is_wanted_in_part || member.seed || wants_all || member.held_count == self.piece_count()
+    }
+
+    /// Members that want a part.
+    pub(crate) fn part_seats(&self) -> &[Seat] {
+        &self.part_seats
+    }
+
+    /// Word by word what a member wants and neither holds nor awaits.
+    pub(crate) fn open(&self, seat: Seat) -> Vec<u64> {
+        let member = self.member(seat);
+        let taken = self.rows.taken(member.row);
+        let all = bits::full(self.piece_count());
+        let wanted = member.part().map_or(&all[..], PieceSet::words);
+        wanted.iter().zip(taken).map(|(wanted, taken)| wanted & !taken).collect()
+    }
+
+    /// Takes out of `open` what `parent` holds and `child` may get of it.
+    pub(crate) fn strike_given(&self, open: &mut [u64], parent: Seat, child: Seat) {
+        let given = self.passing(parent, child);
+        for (index, word) in open.iter_mut().enumerate() {
+            *word &= !given(index);
+        }
+    }
+
+    /// Whether `parent` holds any of these pieces and `child` may get it.
+    pub(crate) fn gives_any(&self, parent: Seat, child: Seat, open: &[u64]) -> bool {
+        let given = self.passing(parent, child);
+        open.iter().enumerate().any(|(index, word)| word & given(index) != 0)
+    }
+
+    /// Whether nobody holds some of these pieces.
+    pub(crate) fn is_unheld_in(&self, open: &[u64]) -> bool {
+        open.iter().zip(&self.unheld).any(|(word, unheld)| word & unheld != 0)
     }
 
     /// What the piece must hash to, if that is told and not in doubt.
@@ -355,21 +414,12 @@ impl Task {
     }
 
     /// What a seed is to read: what somebody wants and nobody holds. In doubt it reads whatever it does
-    /// not hold itself: everything is ordered whose hash it has not told, and what it holds it says. Costs a
-    /// pass over the members where nobody wants the whole.
+    /// not hold itself: everything is ordered whose hash it has not told, and what it holds it says.
     pub(crate) fn to_be_read(&self) -> PieceSet {
         if let Some(open) = self.hashes.in_doubt() {
             return open.clone();
         }
-        let missing = self.held_by_nobody();
-        if self.whole_wanting > 0 {
-            return missing;
-        }
-        let mut wanted = PieceSet::new(self.piece_count());
-        for part in self.members().filter_map(|(_, member)| member.part()) {
-            wanted.union_with(part);
-        }
-        wanted.intersection(&missing)
+        self.demand.of(self.held_by_nobody())
     }
 
     fn held_by_nobody(&self) -> PieceSet {
@@ -423,14 +473,20 @@ impl Task {
         PieceScore::new(piece, copies, to.reader(self.piece_count()), second)
     }
 
-    /// Whether a member gives no piece that another peer has or awaits: the seed that reads.
-    fn gives_once(&self, parent: Seat) -> bool {
+    /// Whether a member is the seed that reads.
+    fn is_reader(&self, parent: Seat) -> bool {
         self.source.reader() == Some(self.member(parent).peer)
     }
 
+    /// Whether a member gives `child` no piece that another peer has or awaits. Whoever wants a part gets it
+    /// from the seed, too: those that have it need not be partners.
+    fn gives_once(&self, parent: Seat, child: Seat) -> bool {
+        self.is_reader(parent) && self.member(child).part().is_none()
+    }
+
     /// Whether a parent keeps a piece back because it gives nothing twice.
-    pub(crate) fn keeps_back(&self, parent: Seat, piece: u32) -> bool {
-        self.gives_once(parent) && bits::contains(&self.shared, piece)
+    pub(crate) fn keeps_back(&self, parent: Seat, child: Seat, piece: u32) -> bool {
+        self.gives_once(parent, child) && bits::contains(&self.shared, piece)
     }
 
     /// Whether a member that wants the blob wants this piece of it.
@@ -448,17 +504,24 @@ impl Task {
     /// to give: measured with 12 nodes at 200 Mbit/s, the seed sent every peer three quarters of
     /// the blob and the last was done after 8.6 times the bound.
     fn useful(&self, parent: Seat, child: Seat) -> impl Fn(usize) -> u64 {
-        let (from, to) = (self.member(parent), self.member(child));
-        let (held, taken) = (self.rows.held(from.row), self.rows.taken(to.row));
-        let rarity = (from.zone != to.zone).then(|| &self.zones[to.zone as usize].rarity);
-        let gives_once = self.gives_once(parent);
+        let to = self.member(child);
+        let taken = self.rows.taken(to.row);
+        let gives_once = self.gives_once(parent, child);
         let known = self.hashes.usable_words();
         let part = to.part().map(PieceSet::words);
+        let passing = self.passing(parent, child);
         move |index| {
             let shared = if gives_once { self.shared[index] } else { 0 };
             let wanted = part.map_or(u64::MAX, |part| part[index]);
-            let word = held[index] & known[index] & wanted & !taken[index] & !shared;
-            rarity.map_or(word, |rarity| word & rarity.absent_word(index))
+            passing(index) & known[index] & wanted & !taken[index] & !shared
         }
+    }
+
+    /// Word by word what `parent` holds that may pass to `child` as far as zones go.
+    fn passing(&self, parent: Seat, child: Seat) -> impl Fn(usize) -> u64 {
+        let (from, to) = (self.member(parent), self.member(child));
+        let held = self.rows.held(from.row);
+        let rarity = (from.zone != to.zone).then(|| &self.zones[to.zone as usize].rarity);
+        move |index| rarity.map_or(held[index], |rarity| held[index] & rarity.absent_word(index))
     }
 }

@@ -210,9 +210,12 @@ impl Peer {
                 assert!(self.uploads.len() <= 8, "invariant 5");
             }
             Output::RefuseUpload { upload, .. } => assert!(self.unanswered.remove(upload), "invariant 5"),
-            Output::Satisfied { .. } | Output::Complete { .. } => self.wish.clear(),
+            Output::Satisfied { .. } | Output::Complete { .. } => {
+                self.wish.clear();
+                self.picks = false;
+            }
             Output::Fail { .. } => {
-                self.failed = true;
+                (self.failed, self.picks) = (true, false);
                 self.wish.clear();
                 if self.on_disk.is_empty() {
                     // Nothing of the blob is left, nor whom it was barred from.

@@ -195,7 +195,7 @@ async fn a_body_that_goes_on_after_the_blob_is_refused_and_its_last_piece_kept_b
 }
 
 #[tokio::test]
-async fn a_registry_that_ignores_ranges_serves_all_runs_from_one_body() {
+async fn what_a_registry_that_ignores_ranges_sends_is_kept_and_the_whole_found_right() {
     let content = blob(6 * PIECE);
     let registry = FakeRegistry::start({
         let content = content.clone();
@@ -205,10 +205,32 @@ async fn a_registry_that_ignores_ranges_serves_all_runs_from_one_body() {
     let bench = Bench::new(&[registry.url()]);
     let outcome = bench.read_pieces(&content, &anonymous(), |piece| [1, 3].contains(&piece)).await;
     let summary = outcome.result.as_ref().unwrap();
-    assert_eq!(outcome.indices(), [1, 3]);
+    assert_eq!(outcome.indices(), [0, 1, 2, 3, 4, 5], "or each part would be the whole again");
     outcome.assert_right(&content);
     assert_eq!(registry.seen().len(), 1);
-    assert!(summary.source_bytes as usize >= 4 * PIECE, "the skipped prefix is counted");
+    assert!(summary.is_verified && summary.source_bytes as usize == 6 * PIECE);
+}
+
+#[tokio::test]
+async fn of_parts_that_a_registry_does_not_give_one_reading_brings_all() {
+    let content = blob(6 * PIECE);
+    let registry = FakeRegistry::start({
+        let content = content.clone();
+        move |_| plain(&content)
+    })
+    .await;
+    let bench = Bench::new(&[registry.url()]);
+    let credentials = anonymous();
+    let (first, second) = tokio::join!(
+        bench.read_pieces(&content, &credentials, |piece| piece == 1),
+        bench.read_pieces(&content, &credentials, |piece| piece == 4),
+    );
+    let mut indices = [first.indices(), second.indices()].concat();
+    indices.sort_unstable();
+    assert_eq!(indices, [0, 1, 2, 3, 4, 5], "each once");
+    let received: u64 =
+        [&first, &second].map(|outcome| outcome.result.as_ref().unwrap().source_bytes).iter().sum();
+    assert_eq!(received as usize, 6 * PIECE);
 }
 
 #[tokio::test]

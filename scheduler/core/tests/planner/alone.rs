@@ -146,6 +146,25 @@ fn whoever_loses_its_last_partner_is_served_by_the_next() {
 }
 
 /// With blob 0; what an input makes it assign, as (child, parent, piece).
+/// What crossed into a zone does not cross again, and its holder need not be among the partners that were drawn.
+#[test]
+fn who_wants_a_part_is_sent_it_by_the_one_of_its_zone_that_holds_it() {
+    let limits = Limits { partners_drawn: 1, full_mesh_max: 0, ..Limits::default() };
+    let mut planner = Planner::new(limits, 1);
+    let (seed, other, holder, child) = (PeerKey(0), PeerKey(1), PeerKey(2), PeerKey(3));
+    planner.join(seed, true);
+    for peer in [other, holder, child] {
+        planner.join_in(peer, false, Zone(1));
+    }
+    planner.want_piece(holder, 5);
+    assert_eq!(planner.announce(seed, 5..6), [(holder, seed, 5)]);
+    planner.announce(holder, 5..6);
+    planner.input(Input::Unwanted { peer: holder, digest: digest(0) });
+    // It wants all, and is drawn as a partner.
+    planner.want(other);
+    assert_eq!(planner.want_piece(child, 5), [(child, holder, 5)]);
+}
+
 struct Planner {
     scheduler: Scheduler,
     now: Instant,
@@ -157,8 +176,19 @@ impl Planner {
     }
 
     fn join(&mut self, peer: PeerKey, seed: bool) {
+        self.join_in(peer, seed, Zone(0));
+    }
+
+    fn join_in(&mut self, peer: PeerKey, seed: bool, zone: Zone) {
         let id = format!("p{}", peer.0).parse().unwrap();
-        self.input(Input::PeerJoined { peer, facts: PeerFacts { id, seed, zone: Zone(0) } });
+        self.input(Input::PeerJoined { peer, facts: PeerFacts { id, seed, zone } });
+    }
+
+    /// Wants one piece.
+    fn want_piece(&mut self, peer: PeerKey, piece: u32) -> Vec<(PeerKey, PeerKey, u32)> {
+        let mut part = PieceSet::new(12);
+        part.insert(piece);
+        self.input(Input::Wanted { peer, digest: digest(0), size: SIZE, part: Some(part), reader: true })
     }
 
     fn want(&mut self, peer: PeerKey) -> Vec<(PeerKey, PeerKey, u32)> {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use flotilla_proto::{Failure, FailureCause, Layout, PieceSet};
-use flotilla_scheduler_core::{Input, Output, PeerKey};
+use flotilla_scheduler_core::{Input, Limits, Output, PeerKey};
 use proptest::prelude::*;
 
 use super::model::{Step, Swarm, step};
@@ -21,6 +21,55 @@ proptest! {
         }
         swarm.settle();
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Where nobody has room for partners, and seeds may not read ahead.
+    #[test]
+    fn every_history_of_a_crowd_keeps_the_invariants(
+        seed: u64,
+        steps in proptest::collection::vec(step(), 1..250),
+    ) {
+        let mut swarm = crowd(seed);
+        for step in &steps {
+            swarm.step(step);
+        }
+        swarm.settle();
+    }
+}
+
+fn crowd(seed: u64) -> Swarm {
+    let limits =
+        Limits { partners_max: 1, slots_many: 1, queue_ahead_min: 0, lead_percent: 0, ..few_partners() };
+    eight(limits, seed)
+}
+
+fn few_partners() -> Limits {
+    Limits { partners_drawn: 1, partners_min: 1, seed_partners_max: 1, full_mesh_max: 0, ..Limits::default() }
+}
+
+fn eight(limits: Limits, seed: u64) -> Swarm {
+    let mut swarm = Swarm::with(limits, seed);
+    for _ in 0..8 {
+        swarm.join(false);
+    }
+    swarm
+}
+
+#[test]
+fn a_lazy_reader_in_a_crowd_waits_for_nobody() {
+    let mut swarm = eight(few_partners(), 1);
+    for peer in 1..8 {
+        // One piece is its own, one is everyone's.
+        swarm.step(&Step::WantPart(peer, 0, 1 << peer | 1 << 11));
+    }
+    for turn in 0..200 {
+        swarm.seed_reads(0);
+        swarm.deliver(turn);
+    }
+    assert!(swarm.wants.is_empty(), "{:?}", swarm.wants);
 }
 
 #[test]

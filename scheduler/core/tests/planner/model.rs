@@ -65,6 +65,8 @@ pub(crate) struct Swarm {
     pub(crate) wants: BTreeMap<(PeerKey, Digest), PieceSet>,
     pub(crate) transfers: BTreeSet<Transfer>,
     pub(crate) reads: BTreeMap<Digest, (PeerKey, BTreeSet<u32>)>,
+    /// How far the seed may read.
+    until: BTreeMap<Digest, u32>,
     pub(crate) failures: Vec<(PeerKey, Digest, Failure)>,
     lies: BTreeSet<Digest>,
     /// What peers answer to what they were told.
@@ -73,7 +75,10 @@ pub(crate) struct Swarm {
 
 impl Swarm {
     pub(crate) fn new(seed: u64) -> Self {
-        let limits = Limits::default();
+        Self::with(Limits::default(), seed)
+    }
+
+    pub(crate) fn with(limits: Limits, seed: u64) -> Self {
         let mut swarm = Self {
             scheduler: Scheduler::new(limits, seed),
             limits,
@@ -83,6 +88,7 @@ impl Swarm {
             wants: BTreeMap::new(),
             transfers: BTreeSet::new(),
             reads: BTreeMap::new(),
+            until: BTreeMap::new(),
             failures: Vec::new(),
             lies: BTreeSet::new(),
             answers: VecDeque::new(),
@@ -151,6 +157,9 @@ impl Swarm {
                     });
                 }
                 if !lacking.is_empty() {
+                    if !self.reads.contains_key(&digest) {
+                        self.until.remove(&digest);
+                    }
                     let (reader, ordered) = self.reads.entry(digest).or_insert((seed, BTreeSet::new()));
                     assert_eq!(*reader, seed, "invariant 3: one reader");
                     ordered.extend(lacking);
@@ -169,8 +178,8 @@ impl Swarm {
                 let hashes = pieces.iter().map(|piece| piece_hash(digest, piece)).collect();
                 self.answers.push_back(Input::HashesTold { peer, digest, pieces, hashes });
             }
+            Output::PaceSource { digest, until, .. } => drop(self.until.insert(digest, until)),
             Output::Entomb { .. }
-            | Output::PaceSource { .. }
             | Output::Link { .. }
             | Output::Unlink { .. }
             | Output::Picking { .. }
@@ -252,15 +261,24 @@ impl Swarm {
     }
 
     pub(crate) fn seed_reads(&mut self, pick: usize) {
-        let digests: Vec<Digest> = self.reads.keys().copied().collect();
+        let digests: Vec<Digest> = self.readable().collect();
         let Some(&digest) = digests.get(pick % digests.len().max(1)) else { return };
         let (seed, ordered) = self.reads.get_mut(&digest).unwrap();
         let seed = *seed;
-        let Some(piece) = ordered.pop_first() else { return };
+        let piece = ordered.pop_first().unwrap();
         if ordered.is_empty() {
             self.reads.remove(&digest);
         }
         self.announce(seed, digest, piece, vec![piece_hash(digest, piece)]);
+    }
+
+    /// What a seed may go on reading.
+    fn readable(&self) -> impl Iterator<Item = Digest> {
+        let may = |(digest, (_, ordered)): &(&Digest, &(PeerKey, BTreeSet<u32>))| {
+            let until = self.until.get(digest).copied().unwrap_or(u32::MAX);
+            ordered.first().is_some_and(|piece| *piece < until)
+        };
+        self.reads.iter().filter(may).map(|(digest, _)| *digest)
     }
 
     fn announce(&mut self, peer: PeerKey, digest: Digest, piece: u32, hashes: Vec<PieceHash>) {
@@ -298,7 +316,7 @@ impl Swarm {
         for _ in 0..20_000 {
             if !self.transfers.is_empty() {
                 self.deliver(0);
-            } else if !self.reads.is_empty() {
+            } else if self.readable().next().is_some() {
                 self.seed_reads(0);
             } else if self.wants.is_empty() {
                 return;
