@@ -3,8 +3,9 @@
 
 use std::path::Path;
 
+use anyhow::Context as _;
 use flotilla_daemon::config::{self, LogConfig};
-use flotilla_daemon::{shutdown, systemd, telemetry};
+use flotilla_daemon::{memory, shutdown, systemd, telemetry};
 use flotilla_peer::PeerConfig;
 use flotilla_scheduler::SchedulerConfig;
 use serde::Serialize;
@@ -53,6 +54,7 @@ where
         return output::print(config::effective(&config).trim_end());
     }
     telemetry::init_logs(log(&config))?;
+    memory::keep_private().context("keep keys and credentials out of core files")?;
     let shutdown = shutdown::on_signal()?;
     if args.stop_with_stdin {
         shutdown::watch_stdin(shutdown.clone())?;

@@ -1,8 +1,8 @@
 //! Writing small files so that a crash leaves the old one or the new one, never a part.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 /// Who may read a file.
@@ -54,11 +54,46 @@ pub fn create_private_dir(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
+/// As [`create_private_dir`] for a directory that is the daemon's alone: one that others may enter is closed
+/// to them. If it is somebody else's to close, a warning says so.
+///
+/// # Errors
+///
+/// Whatever the file system says when it is created.
+pub fn create_closed_dir(dir: &Path) -> io::Result<()> {
+    create_private_dir(dir)?;
+    let mode = std::fs::metadata(dir)?.permissions().mode() & 0o7777;
+    if mode & OTHERS != 0
+        && let Err(error) = std::fs::set_permissions(dir, Permissions::from_mode(mode & !OTHERS))
+    {
+        let mode = format!("{mode:04o}");
+        tracing::warn!(dir = %dir.display(), mode, %error, "others may enter this directory: chmod 0700 it");
+    }
+    Ok(())
+}
+
+/// What its group and everyone else may do.
+const OTHERS: u32 = 0o077;
+
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt as _;
-
     use super::*;
+
+    #[test]
+    fn a_directory_that_others_could_enter_is_closed_to_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = dir.path().join("open");
+        std::fs::create_dir(&open).unwrap();
+        std::fs::set_permissions(&open, Permissions::from_mode(0o2755)).unwrap();
+        create_private_dir(&open).unwrap();
+        assert_eq!(
+            std::fs::metadata(&open).unwrap().permissions().mode() & 0o7777,
+            0o2755,
+            "it may be shared"
+        );
+        create_closed_dir(&open).unwrap();
+        assert_eq!(std::fs::metadata(&open).unwrap().permissions().mode() & 0o7777, 0o2700);
+    }
 
     #[test]
     fn a_private_file_is_readable_by_its_owner_only_even_over_a_leftover() {

@@ -4,6 +4,7 @@
 //! driver of the peer's core) → `transport` (other peers) or `source` (a registry, seeds
 //! only) → `store` → `door`. What is decided is decided in [`flotilla_peer_core`].
 
+mod bare;
 mod body;
 mod config;
 mod control;

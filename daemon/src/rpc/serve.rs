@@ -4,6 +4,7 @@
 //! renewed certificate is used at the next one and the caller's identity is read once.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -24,13 +25,15 @@ use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
 use super::{Caller, KEEP_ALIVE};
+use crate::crowd::{Crowd, Seat};
 use crate::identity::peer_identity;
 
 /// Serves `routes` until `shutdown`, then lets calls end for 5 s. A service that streams
 /// should watch the same token.
 ///
-/// A client has 10 s for its handshake; 256 shake hands at once, more wait in the
-/// listener's queue; beyond 16384 connections a further one is closed at once.
+/// A client has 5 s for its handshake. Of those that shake hands, and of those that have no certificate, nobody
+/// waits for another, and nobody keeps another out ([`Crowd`]); beyond 16384 connections with a certificate a
+/// further one is closed at once.
 ///
 /// # Errors
 ///
@@ -75,14 +78,15 @@ struct Accept {
 impl Accept {
     async fn run(self) {
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let (knocking, strangers) = (Crowd::new(KNOCKING_TIME), Crowd::new(STRANGERS_TIME));
         let mut handshakes = JoinSet::new();
         loop {
-            let tcp = tokio::select! {
+            let accepted = tokio::select! {
                 Some(_) = handshakes.join_next() => continue,
-                accepted = self.listener.accept(), if handshakes.len() < MAX_HANDSHAKES => accepted,
+                accepted = self.listener.accept() => accepted,
             };
-            let tcp = match tcp {
-                Ok((tcp, _)) => tcp,
+            let (tcp, address) = match accepted {
+                Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of descriptors, most likely: trying at once would only spin.
                     tracing::warn!(%error, "accept a connection");
@@ -90,23 +94,57 @@ impl Accept {
                     continue;
                 }
             };
-            let Ok(permit) = permits.clone().try_acquire_owned() else {
-                tracing::warn!(limit = MAX_CONNECTIONS, "connection closed: too many are open");
-                continue;
-            };
+            let seat = knocking.enter(address.ip());
+            let room = Room { permits: permits.clone(), strangers: strangers.clone() };
             let (tls, ready) = (self.tls.clone(), self.ready.clone());
             handshakes.spawn(async move {
-                let shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tls, tcp, permit)).await;
+                let shaken = tokio::select! {
+                    shaken = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(tls, tcp, &room)) => shaken,
+                    () = seat.turned_away() => Ok(Err(io::Error::other("others knock, too"))),
+                };
+                drop(seat);
                 match shaken.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                     Ok(connection) => drop(ready.send(connection).await),
-                    Err(error) => tracing::debug!(%error, "handshake failed"),
+                    Err(error) => tracing::debug!(%address, %error, "handshake failed"),
                 }
             });
         }
     }
 }
 
-async fn handshake(tls: TlsAcceptor, tcp: TcpStream, permit: OwnedSemaphorePermit) -> io::Result<Connection> {
+/// Where connections have their place once their handshake is over.
+struct Room {
+    permits: Arc<Semaphore>,
+    strangers: Crowd,
+}
+
+/// A connection's place; dropped, there is room for another.
+enum Place {
+    Known {
+        _permit: OwnedSemaphorePermit,
+    },
+    /// It has no certificate, and may be turned away.
+    Stranger {
+        turned_away: Pin<Box<dyn Future<Output = ()> + Send>>,
+        _seat: Seat,
+    },
+}
+
+impl Room {
+    fn place(&self, address: SocketAddr, is_known: bool) -> io::Result<Place> {
+        if !is_known {
+            let seat = self.strangers.enter(address.ip());
+            return Ok(Place::Stranger { turned_away: Box::pin(seat.turned_away()), _seat: seat });
+        }
+        let permit = self.permits.clone().try_acquire_owned().map_err(|_| {
+            tracing::warn!(limit = MAX_CONNECTIONS, "connection closed: too many are open");
+            io::Error::other("too many connections are open")
+        })?;
+        Ok(Place::Known { _permit: permit })
+    }
+}
+
+async fn handshake(tls: TlsAcceptor, tcp: TcpStream, room: &Room) -> io::Result<Connection> {
     let address = tcp.peer_addr()?;
     tcp.set_nodelay(true)?;
     let stream = tls.accept(tcp).await?;
@@ -114,14 +152,15 @@ async fn handshake(tls: TlsAcceptor, tcp: TcpStream, permit: OwnedSemaphorePermi
         Some(certificates) => Some(peer_identity(certificates).map_err(io::Error::other)?),
         None => None,
     };
-    Ok(Connection { stream, caller: Caller { identity, address }, _permit: permit })
+    let place = room.place(address, identity.is_some())?;
+    Ok(Connection { stream, caller: Caller { identity, address }, place })
 }
 
 /// A connection whose handshake is over.
 struct Connection {
     stream: TlsStream<TcpStream>,
     caller: Caller,
-    _permit: OwnedSemaphorePermit,
+    place: Place,
 }
 
 impl Connected for Connection {
@@ -138,6 +177,11 @@ impl AsyncRead for Connection {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Place::Stranger { turned_away, .. } = &mut self.place
+            && turned_away.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Err(io::Error::other("others wait that have no certificate either")));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -160,12 +204,15 @@ impl AsyncWrite for Connection {
     }
 }
 
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-const MAX_HANDSHAKES: usize = 256;
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// A handshake takes some round trips.
+const KNOCKING_TIME: Duration = Duration::from_secs(1);
+/// Joining takes a few calls; a manager may be busy.
+const STRANGERS_TIME: Duration = Duration::from_secs(10);
 /// A large region's peers, each with one connection, and room to spare.
 const MAX_CONNECTIONS: usize = 16 * 1024;
 const MAX_CALLS_PER_CONNECTION: u32 = 128;
-/// Between the handshake and HTTP/2; a full queue holds up handshakes.
+/// Between the handshake and HTTP/2.
 const READY_CONNECTIONS: usize = 64;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
@@ -178,6 +225,32 @@ mod tests {
     use crate::identity::ClientAuth;
     use crate::identity::testing::TestCa;
     use crate::rpc::ALPN_GRPC;
+
+    /// As an attacker does who has no certificate, and one address.
+    #[tokio::test]
+    async fn silent_strangers_keep_no_enrolled_caller_out() {
+        let (dir, ca) = (tempfile::tempdir().unwrap(), TestCa::new());
+        let identity = ca.identity(&dir.path().join("s"), "flotilla://prod/eu/scheduler/s-0");
+        let caller = ca.identity(&dir.path().join("p"), "flotilla://prod/eu/peer/p-0");
+        let tls = identity.server_config(&[ALPN_GRPC], ClientAuth::Required);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shutdown = CancellationToken::new();
+        let server = tokio::spawn(serve(listener, tls, Routes::default(), shutdown.clone()));
+        let mut silent = Vec::new();
+        for _ in 0..Crowd::MANY + 64 {
+            silent.push(TcpStream::connect(address).await.unwrap());
+        }
+        let connector = tokio_rustls::TlsConnector::from(caller.client_config(&[ALPN_GRPC]));
+        let name = rustls::pki_types::ServerName::try_from("s-0.flotilla").unwrap();
+        let shaken = async {
+            let tcp = TcpStream::connect(address).await.unwrap();
+            connector.connect(name, tcp).await.unwrap()
+        };
+        tokio::time::timeout(Duration::from_secs(2), shaken).await.expect("it is let in at once");
+        shutdown.cancel();
+        server.await.unwrap().unwrap();
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_does_not_shake_hands_is_let_go() {

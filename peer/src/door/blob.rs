@@ -21,6 +21,7 @@ use super::probing::{self, Part};
 use super::pursuit::{Lost, Pursuit};
 use super::range;
 use super::route::Target;
+use crate::bare::is_bare;
 use crate::body;
 use crate::egress::PATIENCE;
 use crate::grant::{Holder, life};
@@ -50,6 +51,9 @@ pub(super) async fn answer(
             return refusal(StatusCode::BAD_REQUEST, "DIGEST_INVALID", &format!("{digest:?}: {error}"));
         }
     };
+    if !is_bare(&head.headers, target.path.query()) {
+        return door.pass(target, Request::from_parts(head, body)).await;
+    }
     let authorization = authorization(&head.headers);
     let credential = ReadCredential { upstream: target.upstream.clone(), repository, authorization };
     let asked = BlobRequest::new(door, digest, credential);

@@ -12,6 +12,7 @@ use super::blob::HEADER_TIME;
 use super::error::{API_VERSION, refusal};
 use super::prefetch;
 use super::route::Target;
+use crate::bare::is_bare;
 use crate::body;
 use crate::grant::{MAX_MANIFEST, Manifest, life};
 use crate::http_wire::authorization;
@@ -26,6 +27,10 @@ impl Answerer {
         reference: &str,
         mut request: Request<BodyStream>,
     ) -> Response<BodyStream> {
+        if !is_bare(request.headers(), target.path.query()) {
+            // The registry may have answered another than the holder of the credential.
+            return self.pass(target, request).await;
+        }
         let authorization = authorization(request.headers());
         let credential = ReadCredential { upstream: target.upstream.clone(), repository, authorization };
         let (asked, began_at) = (request.method().clone(), Instant::now());
@@ -79,7 +84,8 @@ impl Answerer {
         let digest = digest.or_else(|| {
             self.grants.manifest(&holder(credential), reference, Instant::now(), Offline::LONGEST)
         })?;
-        self.manifests.find(digest).filter(|kept| accepts(request.headers(), kept))
+        let is_of_repository = self.grants.served(&credential.upstream, &credential.repository, digest);
+        self.manifests.find(digest).filter(|kept| is_of_repository && accepts(request.headers(), kept))
     }
 
     /// A manifest on its way to the client, and what it grants.
@@ -101,15 +107,18 @@ impl Answerer {
             let message = format!("{} sent another manifest than {reference}", target.upstream);
             return refusal(StatusCode::BAD_GATEWAY, "MANIFEST_INVALID", &message);
         }
+        self.grants.serve(&credential.upstream, &credential.repository, manifest.digest);
         self.grant(credential, reference, &manifest);
         prefetch::begin(self, target, credential, &manifest);
         Response::from_parts(head, body::full(manifest.bytes.clone()))
     }
 
-    /// An answer without a body says which manifest the credential may have.
+    /// An answer without a body says which manifest the credential may have. It opens no blobs but those of a
+    /// manifest that came from this very repository: a word is not a manifest.
     fn grant_known(&self, credential: &ReadCredential, reference: &str, digest: Option<Digest>) {
         let Some(digest) = digest else { return };
-        match self.manifests.find(digest) {
+        let is_of_repository = self.grants.served(&credential.upstream, &credential.repository, digest);
+        match self.manifests.find(digest).filter(|_| is_of_repository) {
             Some(manifest) => self.grant(credential, reference, &manifest),
             // Whoever asks what a tag means goes on to ask for that manifest.
             None => self.grant_manifest(credential, reference, digest),
@@ -165,9 +174,11 @@ fn digest_of(headers: &HeaderMap) -> Option<Digest> {
     headers.get("docker-content-digest")?.to_str().ok()?.parse().ok()
 }
 
-/// The one digest that a client says it has, quoted or bare: of several, a 304 means any.
+/// The one digest that a client says it has, quoted or bare: of several, in one line or more, a 304 means any.
 fn single_tag(headers: &HeaderMap) -> Option<Digest> {
-    let tag = headers.get(header::IF_NONE_MATCH)?.to_str().ok()?.trim();
+    let mut lines = headers.get_all(header::IF_NONE_MATCH).iter();
+    let (Some(line), None) = (lines.next(), lines.next()) else { return None };
+    let tag = line.to_str().ok()?.trim();
     tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).unwrap_or(tag).parse().ok()
 }
 
@@ -187,6 +198,11 @@ mod tests {
             assert_eq!(tag(several.clone()), None, "{several}");
         }
         assert_eq!(single_tag(&HeaderMap::new()), None);
+        let mut lines = HeaderMap::new();
+        for line in [format!("\"{digest}\""), "\"other\"".to_owned()] {
+            lines.append(header::IF_NONE_MATCH, line.parse().unwrap());
+        }
+        assert_eq!(single_tag(&lines), None, "two lines are several");
     }
 
     #[test]

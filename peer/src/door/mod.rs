@@ -50,6 +50,7 @@ use tokio_util::sync::CancellationToken;
 use self::error::{refusal, refused_by_registry};
 use self::proxy::Upgrade;
 use self::route::{FrontDoor, Target, route};
+use crate::bare::is_ambiguous;
 use crate::source::{BodyStream, BoxError};
 use crate::via::Pseudonym;
 
@@ -213,6 +214,11 @@ impl Door {
                 target.upstream
             );
             return refusal(StatusCode::LOOP_DETECTED, "UNAVAILABLE", &message);
+        }
+        if is_ambiguous(request.headers()) {
+            let message =
+                "several Authorization headers, or one that Connection ends here: which credential is meant?";
+            return refusal(StatusCode::BAD_REQUEST, "UNSUPPORTED", message);
         }
         let (method, path) = (request.method().clone(), target.path.path().to_owned());
         let host = self.host_of(&request);

@@ -20,6 +20,7 @@ use tokio::time::timeout_at;
 use super::answer::{Answerer, holder};
 use super::manifest::kept_answer;
 use super::route::Target;
+use crate::bare::is_bare;
 use crate::body;
 use crate::grant::Holder;
 use crate::http_wire::authorization;
@@ -46,6 +47,9 @@ impl Answerer {
         let (longer, now) = (self.offline(&credential.upstream)?, Instant::now());
         let mut holders = self.offline_holders(credential).into_iter();
         let digest = holders.find_map(|holder| self.grants.manifest(&holder, reference, now, longer))?;
+        if !self.grants.served(&credential.upstream, &credential.repository, digest) {
+            return None;
+        }
         let manifest = self.manifests.find(digest)?;
         tracing::warn!(
             registry = %credential.upstream, repository = %credential.repository, reference,
@@ -103,7 +107,8 @@ impl Answerer {
         mut request: Request<BodyStream>,
         purpose: Purpose,
     ) -> Response<BodyStream> {
-        let Some(longer) = self.offline(&target.upstream) else {
+        let is_bare = is_bare(request.headers(), target.path.query());
+        let Some(longer) = self.offline(&target.upstream).filter(|_| is_bare) else {
             return self.forward(target, request, purpose).await.unwrap_or_else(|refused| refused);
         };
         let wish = Wish {

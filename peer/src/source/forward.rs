@@ -22,6 +22,7 @@ use super::metrics::{FailureReason, Reader, RequestKind};
 use super::token_service;
 use super::trail::{Arrived, MAX_TOKEN_ANSWER, Trail};
 use super::upstream::UpstreamError;
+use crate::bare::is_bare;
 use crate::resource::{Resource, is_prompt};
 
 /// Why a request is forwarded.
@@ -119,7 +120,8 @@ impl<'a> Forwarding<'a> {
 
     /// What anybody is told who asks for `/v2/` without a credential.
     async fn base(&self, endpoints: &[Arc<EndpointClient>]) -> Option<Response<BodyStream>> {
-        let is_anonymous = !self.headers.contains_key(header::AUTHORIZATION);
+        let is_anonymous =
+            !self.headers.contains_key(header::AUTHORIZATION) && is_bare(&self.headers, self.path.query());
         let is_base = self.path.as_str() == token_service::BASE && self.method == Method::GET;
         if !is_base || !is_anonymous || self.purpose != Purpose::Pass {
             return None;
@@ -242,6 +244,7 @@ impl<'a> Forwarding<'a> {
             headers.remove(header::SET_COOKIE);
             headers.remove(header::WWW_AUTHENTICATE);
         } else if status == StatusCode::UNAUTHORIZED
+            && is_bare(&self.headers, self.path.query())
             && let Resource::Manifest(repository, _) | Resource::Blob(repository, _) = &self.resource
         {
             endpoint.learned.note(repository, headers);

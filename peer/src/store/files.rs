@@ -5,8 +5,10 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use flotilla_daemon::files::create_closed_dir;
 use flotilla_proto::Digest;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
@@ -41,8 +43,9 @@ impl Files {
     /// Makes the folders below `dir` where they are missing.
     pub(super) fn create_folders(dir: &Path) -> io::Result<Self> {
         let files = Self { partial: dir.join("partial"), complete: dir.join("blobs").join("sha256") };
-        fs::create_dir_all(&files.partial)?;
-        fs::create_dir_all(&files.complete)?;
+        for folder in [&files.partial, &files.complete] {
+            create_closed_dir(folder)?;
+        }
         Ok(files)
     }
 
@@ -53,7 +56,7 @@ impl Files {
     pub(super) fn create(&self, digest: Digest, size: u64) -> io::Result<File> {
         self.remove(digest, Place::Partial)?;
         let path = self.path(digest, Place::Partial);
-        let file = File::options().read(true).write(true).create_new(true).open(&path)?;
+        let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
         if let Err(error) = preallocate(&file, size) {
             // The first error is the one to report, and the next open removes an orphan.
             let _ = fs::remove_file(&path);

@@ -16,7 +16,7 @@
 //! and what is announced to whom, is for others to decide.
 
 use std::fmt::Display;
-use std::fs::{self, File, TryLockError};
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -24,6 +24,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use bytesize::ByteSize;
+use flotilla_daemon::files::create_closed_dir;
 use flotilla_proto::{Digest, Layout, PieceHash, PieceSet, Root, Variant};
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
@@ -113,7 +114,7 @@ impl Store {
     ) -> Result<(Self, mpsc::Receiver<Digest>), OpenStoreError> {
         let io = |cause| OpenStoreError::Io { dir: dir.to_owned(), cause };
         let index_failed = |cause| OpenStoreError::Index { dir: dir.to_owned(), cause };
-        fs::create_dir_all(dir).map_err(io)?;
+        create_closed_dir(dir).map_err(io)?;
         let lock = FolderLock::take(dir)?;
         let files = Files::create_folders(dir).map_err(io)?;
         let mut index = Index::open(&dir.join("index.redb")).map_err(index_failed)?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use flotilla_daemon::crowd::Crowd;
 use flotilla_peer_core::UploadRefusal;
 use flotilla_proto::wire::peer::response::Status;
 use flotilla_proto::wire::peer::{Credential, Forward, Request, Response, forward, request};
@@ -14,6 +15,7 @@ use prometheus_client::registry::Registry;
 use quinn::{Connection, SendStream, WriteError};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::follow::FOLLOWS;
@@ -21,6 +23,7 @@ use super::pacer::Pacer;
 use super::small::GivenCounts;
 use super::stream::{Incoming, cut};
 use super::{Offered, Transport};
+use crate::bare::is_bare;
 use crate::body;
 use crate::http_wire::{head_to_wire, request_from_wire};
 use crate::resource::Resource;
@@ -72,7 +75,7 @@ impl Transport {
     pub(crate) async fn serve(self, services: Arc<Services>, shutdown: CancellationToken) {
         let dialled = self.pool.to_serve.lock().await.take();
         let mut dialled = dialled.expect("a transport is served once");
-        let mut connections = JoinSet::new();
+        let (crowd, mut connections) = (Crowd::new(HANDSHAKE_PATIENCE), JoinSet::new());
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -81,9 +84,23 @@ impl Transport {
                     connections.spawn(self.clone().answer(identity, connection, services.clone()));
                 }
                 Some(incoming) = self.pool.endpoint.accept() => {
+                    if crowd.len() >= RETRY_FROM && !incoming.remote_address_validated() {
+                        // Whoever comes from where it says comes again, which costs a round trip (RFC 9000 §8.1.2).
+                        let _ = incoming.retry();
+                        continue;
+                    }
+                    let seat = crowd.enter(incoming.remote_address().ip());
                     let (transport, services) = (self.clone(), services.clone());
                     connections.spawn(async move {
-                        let Ok(connection) = incoming.await else { return };
+                        // Only what is awaited costs a handshake.
+                        let shaken = timeout(HANDSHAKE_TIMEOUT, async { incoming.await });
+                        let shaken = tokio::select! {
+                            biased;
+                            () = seat.turned_away() => return,
+                            shaken = shaken => shaken,
+                        };
+                        drop(seat);
+                        let Ok(Ok(connection)) = shaken else { return };
                         match transport.pool.admit(&connection) {
                             Ok(identity) => {
                                 transport.pool.keep(&identity.id, &connection).await;
@@ -220,7 +237,7 @@ impl Services {
 /// With whose credential a request reads a manifest, if it does.
 fn manifest_read(upstream: &RegistryHost, request: &http::Request<()>) -> Option<ReadCredential> {
     let Resource::Manifest(repository, _) = Resource::of(request.uri().path()) else { return None };
-    let is_read = request.method() == http::Method::GET;
+    let is_read = request.method() == http::Method::GET && is_bare(request.headers(), request.uri().query());
     is_read.then(|| ReadCredential {
         upstream: upstream.clone(),
         repository,
@@ -276,6 +293,14 @@ pub(super) async fn say(send: &mut SendStream, status: Status, detail: &str) -> 
     let header = Response { status: status.into(), detail: detail.to_owned(), ..Default::default() };
     Ok(send.write_chunk(frame::encode(&header)).await?)
 }
+
+/// From so many handshakes on, whoever comes must show that it is where it says.
+const RETRY_FROM: usize = Crowd::MANY / 2;
+
+/// For a handshake, some round trips within a region.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// After so long it may be turned away, where there are many.
+const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(1);
 
 const HEADER_PATIENCE: Duration = Duration::from_secs(10);
 

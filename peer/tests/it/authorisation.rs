@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use flotilla_proto::Digest;
+use http::Method;
 
 use crate::region::{Region, blob_path, noise};
 use crate::registry::{Fault, HOST, Registry};
@@ -37,6 +38,50 @@ async fn a_cached_private_blob_is_refused_in_the_registry_s_own_words() {
         }
     }
     assert_eq!(region.registry.reads_of(&blob), (1, 300_000));
+}
+
+/// A browser's session, an API key, a token in the query: registries take them as well as `Authorization`.
+#[tokio::test]
+async fn what_another_kind_of_credential_opened_is_opened_to_nobody_without_it() {
+    let ways = [("cookie", "sid=alice"), ("x-api-key", "key-of-alice"), ("", "token-of-alice")];
+    for (header, secret) in ways {
+        let region = Region::start().await;
+        let blob = noise(1, 300_000);
+        region.registry.push("priv/app", "v1", &[&blob]);
+        region.registry.protect(BASIC);
+        region.registry.allow(secret, "priv/app");
+        let (manifest, blob_path) = ("/v2/priv/app/manifests/v1".to_owned(), blob_path("priv/app", &blob));
+        let ask = async |path: &str, method: Method, knows: bool| {
+            let path = match (header, knows) {
+                ("", true) => format!("{path}?ns={HOST}&access_token={secret}"),
+                _ => format!("{path}?ns={HOST}"),
+            };
+            let lines = [(header, secret)];
+            let lines = if header.is_empty() || !knows { &[][..] } else { &lines[..] };
+            region.one.client.ask(method, &path, lines).await
+        };
+        // As directly.
+        assert_eq!(ask(&manifest, Method::GET, true).await.status, 200, "{secret}");
+        assert_eq!(ask(&blob_path, Method::HEAD, true).await.status, 200, "{secret}");
+        assert_eq!(ask(&blob_path, Method::GET, true).await.body, blob, "{secret}");
+        for path in [&manifest, &blob_path] {
+            for method in [Method::HEAD, Method::GET] {
+                assert_eq!(ask(path, method, false).await.status, 401, "{secret} {path}");
+            }
+        }
+        let log = region.registry.log();
+        let mut reads = log.iter().filter(|asked| asked.path == blob_path && asked.status.is_success());
+        assert!(reads.all(|asked| asked.authorization == secret), "nothing is read ahead without it");
+    }
+}
+
+#[tokio::test]
+async fn a_request_with_two_credentials_is_refused() {
+    let region = Region::start().await;
+    let lines = [("authorization", "Basic one"), ("authorization", "Basic two")];
+    let answer = region.one.client.ask(Method::GET, &format!("/v2/app/tags/list?ns={HOST}"), &lines).await;
+    assert_eq!(answer.status, 400);
+    assert!(region.registry.log().is_empty());
 }
 
 /// Somebody's account is disabled midway: what a grant still gives for 30 s, a strict registry does not.

@@ -77,6 +77,26 @@ async fn without_leave_nothing_is_served_without_the_registrys_word() {
     assert_eq!(region.one.client.mirror("/v2/app/manifests/v1").await.status, 502);
 }
 
+/// A token that a session was given is no other client's, though both ask at the same place.
+#[tokio::test]
+async fn a_sessions_token_is_kept_for_nobody() {
+    let region = Region::start().await;
+    let mut registry = Registry::start().await;
+    registry.protect(BEARER);
+    registry.issue("sid=alice", "good");
+    let granted = Some(OfflineGranted { longer_seconds: 3600 });
+    region.add("off.test", &registry, |upstream| upstream.offline_granted = granted).await;
+    let token = "/flotilla/token/off.test?scope=repository:priv/app:pull";
+    let client = &region.one.client;
+    let given = client.ask(Method::GET, token, &[("cookie", "sid=alice")]).await;
+    assert_eq!(given.status, 200, "{given:?}");
+    registry.stop().await;
+    for lines in [&[][..], &[("cookie", "sid=alice")][..]] {
+        let answer = client.ask(Method::GET, token, lines).await;
+        assert!(!answer.status.is_success(), "{answer:?}");
+    }
+}
+
 /// As containerd does it: a token to resolve the tag, another one to fetch.
 #[tokio::test]
 async fn a_pull_of_two_tokens_is_had_again_with_the_last_one() {

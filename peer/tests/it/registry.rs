@@ -47,6 +47,15 @@ struct Content {
     bytes: Bytes,
 }
 
+/// What a client shows of itself: its `Authorization`, else its session, an API key, or a token in the query.
+fn shown(request: &Request<Incoming>) -> String {
+    let header = |name: &str| request.headers().get(name).map(|value| value.to_str().unwrap().to_owned());
+    let query = request.uri().query().unwrap_or_default();
+    let token = || query.split('&').find_map(|pair| pair.strip_prefix("access_token=")).map(str::to_owned);
+    let named = ["authorization", "cookie", "x-api-key"].into_iter().find_map(header);
+    named.or_else(token).unwrap_or_default()
+}
+
 /// Who may read what; without one, anyone anything.
 #[derive(Default)]
 struct Access {
@@ -217,7 +226,7 @@ impl State {
         let header =
             |name| request.headers().get(name).map(|value: &http::HeaderValue| value.to_str().unwrap());
         let range = header(header::RANGE).map(str::to_owned);
-        let credential = header(header::AUTHORIZATION).unwrap_or_default();
+        let credential = &shown(request);
         let digest = path.rsplit('/').next().unwrap_or_default();
         let fault = self.fault_by_digest.lock().unwrap().get(digest).cloned();
         let sent = Arc::new(AtomicU64::new(0));
@@ -227,7 +236,8 @@ impl State {
             None => self.content(&path, range.as_deref(), fault.clone(), &sent),
         };
         let digest = response.headers().get("docker-content-digest").map(|value| format!("{value:?}"));
-        if digest.is_some() && digest.as_deref() == header(header::IF_NONE_MATCH) {
+        let tags = request.headers().get_all(header::IF_NONE_MATCH);
+        if tags.iter().any(|tag| tag.to_str().ok() == digest.as_deref()) {
             response = Response::builder().status(304).body(text("")).unwrap();
         }
         if request.method() == Method::HEAD {

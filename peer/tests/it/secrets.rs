@@ -1,12 +1,15 @@
 //! What a client shows its peer stays there and at the seed.
 
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use crate::cluster::Cluster;
 use crate::region::{Region, blob_path, noise};
 
 /// On the one thread of this test, so that what other tests log is not among it.
@@ -47,6 +50,32 @@ async fn no_credential_is_in_a_log_or_on_a_disk() {
         assert_eq!(line, None);
         let file = find(region.cluster.dir.path(), secret.as_bytes());
         assert_eq!(file, None);
+    }
+}
+
+/// As whoever made the directory by hand, or restored it from a copy, may have left it.
+#[tokio::test]
+async fn a_store_that_others_could_read_is_closed_to_them() {
+    let open = async |cluster: &Cluster| {
+        let store = cluster.daemon_dir("node-1").join("store/blobs/sha256");
+        std::fs::create_dir_all(&store).unwrap();
+        for dir in store.ancestors().take(3) {
+            std::fs::set_permissions(dir, Permissions::from_mode(0o755)).unwrap();
+        }
+    };
+    let region = Region::start_after(open).await;
+    let blob = noise(1, 300_000);
+    region.registry.push("app", "v1", &[&blob]);
+    let client = &region.one.client;
+    client.mirror("/v2/app/manifests/v1").await;
+    assert_eq!(client.mirror(&blob_path("app", &blob)).await.body, blob);
+    let store = region.one.data_dir.join("store");
+    for path in [store.clone(), store.join("partial"), store.join("blobs/sha256")] {
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o700, "{path:?}");
+    }
+    for entry in std::fs::read_dir(store.join("blobs/sha256")).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{path:?}");
     }
 }
 

@@ -161,7 +161,7 @@ async fn a_repository_with_a_token_service_of_its_own_has_its_tokens_from_there(
         String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
     };
     // Learned from what a client was told, and asked where no client was.
-    let manifest = request(Method::GET, "/v2/one/manifests/v1");
+    let manifest = Request::get("/v2/one/manifests/v1").body(body::empty()).unwrap();
     let refused = bench.source.forward(&host(), manifest, Purpose::Pass).await.unwrap();
     assert_eq!(refused.status(), StatusCode::UNAUTHORIZED);
     let asked = registry.seen().len();
