@@ -1,8 +1,8 @@
 //! Strangers at a door: those that have not shown yet who they are.
 //!
-//! A door that lets in so many at a time and makes the others wait is shut by whoever knocks and says
-//! nothing. Here nobody waits: where there are many, one that has stood there for a while goes, the oldest of the
-//! address that has most. A rush of honest callers, one of each address, is let in as it comes.
+//! A server that admits a fixed number of them and lets the others wait is blocked by clients that connect and
+//! send nothing. Here nobody waits. Once there are many, the address with the most of them loses its oldest, if that
+//! one has been here for a while. A rush of honest callers, one from each address, is admitted as it comes.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap};
@@ -32,7 +32,7 @@ pub struct Seat {
 
 #[derive(Debug, Default)]
 struct Seats {
-    /// By number: whoever has a lower one came earlier.
+    /// By number. A lower number came earlier.
     strangers: HashMap<u64, Stranger>,
     numbers_by_source: HashMap<IpAddr, BTreeSet<u64>>,
     /// How many each source has, and which of them is its oldest; of equals the one with the oldest is the last.
@@ -141,7 +141,7 @@ impl Drop for Seat {
     }
 }
 
-/// Whoever has one IPv6 address has its whole /64.
+/// The owner of one IPv6 address usually has its whole /64, so that counts as one.
 fn source(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
@@ -171,7 +171,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_stands_here_most_makes_room_for_the_others() {
+    async fn the_address_with_the_most_strangers_makes_room_for_the_others() {
         let crowd = Crowd::new(PATIENCE);
         let flood: Vec<Seat> = (0..Crowd::MANY).map(|_| crowd.enter(address("192.0.2.1"))).collect();
         tokio::time::advance(PATIENCE).await;
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_is_done_leaves_room() {
+    async fn a_stranger_that_is_done_leaves_room() {
         let crowd = Crowd::new(PATIENCE);
         let first = crowd.enter(address("192.0.2.1"));
         for _ in 0..2 * Crowd::MOST {

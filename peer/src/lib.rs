@@ -202,6 +202,7 @@ impl Peer {
                 settings: settings.clone(),
                 grants: Arc::default(),
                 confirmed: Confirmed::new(),
+                served: Confirmed::new(),
                 manifests: Manifests::default(),
                 kept_tokens: KeptTokens::default(),
                 piece_bytes,

@@ -186,7 +186,7 @@ impl Seed {
             (Foreign::Proven, _) => false,
             (Foreign::Yes, _) | (Foreign::Lost, Moment::WithPieces) => true,
             (Foreign::No, _) => is_read_elsewhere,
-            // Whoever holds pieces has them of somebody, be it a seed that is no more.
+            // Pieces are held, so some registry gave them, perhaps to a seed that is gone.
             (Foreign::Unread, Moment::WithPieces) => readers.is_empty() || is_read_elsewhere,
             (Foreign::Unread | Foreign::Lost, Moment::First | Moment::AfterFailure) => {
                 is_read_elsewhere || readers.is_empty() && reading.is_begun_elsewhere(upstream)

@@ -130,7 +130,7 @@ pub enum Output {
         /// Which blob.
         digest: Digest,
     },
-    /// Every piece that clients wanted is held; nobody wanted the whole blob.
+    /// Nobody waits for the blob any more: what was wanted of it is held.
     Satisfied {
         /// Which blob.
         digest: Digest,

@@ -55,7 +55,7 @@ impl Swarm {
             Ok(_) if blob.held.is_full() => self.hash(digest),
             Ok(_) => {}
             Err(failure) => {
-                // Another order's read may still run: what it has not read is ordered anew.
+                // Other reads of the blob may still run. They stop: the scheduler orders all that is missing again.
                 blob.reading = PieceSet::new(blob.layout.piece_count());
                 self.outputs.push_back(Output::StopSource { digest });
                 let is_void = failure.voids_pieces();

@@ -201,17 +201,16 @@ impl Swarm {
         if pieces.len() != layout.piece_count() {
             return;
         }
-        let now = self.now();
-        let is_settled = !self.makes_way(digest, layout) || {
-            let blob = self.blobs.entry(digest).or_insert_with(|| Blob::new(layout, now));
-            let has_all = blob.held.is_superset(pieces) && (!blob.held.is_full() || pieces.is_empty());
-            blob.verified || has_all && blob.wish.is_none()
-        };
-        if is_settled {
-            self.outputs.push_back(Output::Satisfied { digest });
-            return self.forget_if_idle(digest);
+        if pieces.is_empty() || !self.makes_way(digest, layout) {
+            return self.settle_if_unwanted(digest);
         }
-        let blob = self.blobs.get_mut(&digest).expect("opened above");
+        let now = self.now();
+        let blob = self.blobs.entry(digest).or_insert_with(|| Blob::new(layout, now));
+        // A blob that is full and not verified waits for its hash.
+        let is_held = blob.verified || !blob.held.is_full() && blob.held.is_superset(pieces);
+        if is_held {
+            return self.settle_if_unwanted(digest);
+        }
         if blob.wish.as_ref().is_some_and(|wish| wish.is_superset(pieces)) {
             return;
         }
@@ -225,6 +224,13 @@ impl Swarm {
         }
         self.tell_wish(digest);
         self.start_or_stop_picking(digest);
+    }
+
+    /// Nothing need be done for the client that asked; for others it may be.
+    fn settle_if_unwanted(&mut self, digest: Digest) {
+        if !self.wants(digest) {
+            self.outputs.push_back(Output::Satisfied { digest });
+        }
     }
 
     /// Says what is wanted of a blob, and where it is read.
@@ -314,7 +320,7 @@ impl Swarm {
         }
         blob.verified = false;
         if blob.hashing {
-            // Whoever hashes it waits for the piece.
+            // The hash that is under way needs the piece.
             blob.wish = Some(PieceSet::full(blob.held.len()));
             self.wanted.insert(digest);
         }

@@ -34,6 +34,8 @@ pub(crate) struct Answerer {
     pub(crate) grants: Arc<Grants>,
     /// Blobs that a registry is known to hold in a repository.
     pub(crate) confirmed: Confirmed,
+    /// Manifests that a registry has sent from a repository, and not only named.
+    pub(crate) served: Confirmed,
     pub(crate) manifests: Manifests,
     /// What clients were given by token services, for while these are unreachable.
     pub(crate) kept_tokens: KeptTokens,
@@ -99,6 +101,7 @@ impl Answerer {
             (Method::DELETE, Resource::Manifest(repository, _)) => {
                 self.grants.forget_repository(upstream, &repository);
                 self.confirmed.remove(upstream, &repository, None);
+                self.served.remove(upstream, &repository, None);
             }
             (_, Resource::Manifest(repository, reference)) => {
                 self.grants.forget_reference(upstream, &repository, &reference);

@@ -299,10 +299,9 @@ impl BlobRequest<'_> {
             let message = format!("{} with {size} bytes is larger than any blob may be", self.digest);
             refusal(StatusCode::BAD_GATEWAY, "SIZE_INVALID", &message)
         })?;
-        let waits_for_all = self.waits_for_all();
-        let mut wish = if waits_for_all { Wish::Whole } else { selected.wish(layout) };
-        let (mut live, is_foreign) = if size <= SMALL.into() {
-            wish = Wish::Whole;
+        let (waits_for_all, is_small) = (self.waits_for_all(), size <= SMALL.into());
+        let mut wish = if waits_for_all || is_small { Wish::Whole } else { selected.wish(layout) };
+        let (mut live, is_foreign) = if is_small {
             let live = self.small(layout).await?;
             (live, self.confirm(&wish).await?)
         } else {

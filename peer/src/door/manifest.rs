@@ -84,7 +84,7 @@ impl Answerer {
         let digest = digest.or_else(|| {
             self.grants.manifest(&holder(credential), reference, Instant::now(), Offline::LONGEST)
         })?;
-        let is_of_repository = self.grants.served(&credential.upstream, &credential.repository, digest);
+        let is_of_repository = self.served.contains(&credential.upstream, &credential.repository, digest);
         self.manifests.find(digest).filter(|kept| is_of_repository && accepts(request.headers(), kept))
     }
 
@@ -107,7 +107,7 @@ impl Answerer {
             let message = format!("{} sent another manifest than {reference}", target.upstream);
             return refusal(StatusCode::BAD_GATEWAY, "MANIFEST_INVALID", &message);
         }
-        self.grants.serve(&credential.upstream, &credential.repository, manifest.digest);
+        self.served.insert(credential.upstream.clone(), credential.repository.clone(), manifest.digest);
         self.grant(credential, reference, &manifest);
         prefetch::begin(self, target, credential, &manifest);
         Response::from_parts(head, body::full(manifest.bytes.clone()))
@@ -117,7 +117,7 @@ impl Answerer {
     /// manifest that came from this very repository: a word is not a manifest.
     fn grant_known(&self, credential: &ReadCredential, reference: &str, digest: Option<Digest>) {
         let Some(digest) = digest else { return };
-        let is_of_repository = self.grants.served(&credential.upstream, &credential.repository, digest);
+        let is_of_repository = self.served.contains(&credential.upstream, &credential.repository, digest);
         match self.manifests.find(digest).filter(|_| is_of_repository) {
             Some(manifest) => self.grant(credential, reference, &manifest),
             // Whoever asks what a tag means goes on to ask for that manifest.

@@ -47,7 +47,7 @@ impl Answerer {
         let (longer, now) = (self.offline(&credential.upstream)?, Instant::now());
         let mut holders = self.offline_holders(credential).into_iter();
         let digest = holders.find_map(|holder| self.grants.manifest(&holder, reference, now, longer))?;
-        if !self.grants.served(&credential.upstream, &credential.repository, digest) {
+        if !self.served.contains(&credential.upstream, &credential.repository, digest) {
             return None;
         }
         let manifest = self.manifests.find(digest)?;

@@ -1,4 +1,4 @@
-//! Which blobs registries are known to hold in which repositories (docs/design.md §7). Whose
+//! Which blobs, or manifests, registries are known to hold in which repositories (docs/design.md §7). Whose
 //! credential found it out does not matter: that it is the repository's own is the point.
 
 use std::collections::{HashSet, VecDeque};

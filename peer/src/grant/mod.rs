@@ -4,7 +4,7 @@
 mod confirmed;
 mod manifests;
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -30,18 +30,7 @@ pub(crate) struct Holder {
 pub(crate) struct Grants {
     /// Held for one look-up or change.
     grants: Mutex<HashMap<Holder, Grant>>,
-    /// The manifests that came, by where from. Held for one look-up or change; bounded: at [`MAX_SERVED`] the oldest
-    /// goes, and is served again before a word about it counts.
-    served: Mutex<Manifested>,
 }
-
-#[derive(Debug, Default)]
-struct Manifested {
-    places: HashSet<Place>,
-    oldest_first: VecDeque<Place>,
-}
-
-type Place = (RegistryHost, RepositoryName, Digest);
 
 #[derive(Debug)]
 struct Grant {
@@ -101,31 +90,6 @@ impl Grants {
             grant.manifests.insert(reference.to_owned(), Served { digest, ends_at });
             grant.manifests.insert(digest.to_string(), Served { digest, ends_at });
         });
-    }
-
-    /// The repository has served this manifest, to whomever.
-    pub(crate) fn serve(&self, upstream: &RegistryHost, repository: &RepositoryName, digest: Digest) {
-        let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = (upstream.clone(), repository.clone(), digest);
-        if served.places.insert(place.clone()) {
-            served.oldest_first.push_back(place);
-        }
-        if served.oldest_first.len() > MAX_SERVED
-            && let Some(oldest) = served.oldest_first.pop_front()
-        {
-            served.places.remove(&oldest);
-        }
-    }
-
-    /// Whether the repository has served this manifest, and not only named it.
-    pub(crate) fn served(
-        &self,
-        upstream: &RegistryHost,
-        repository: &RepositoryName,
-        digest: Digest,
-    ) -> bool {
-        let served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
-        served.places.contains(&(upstream.clone(), repository.clone(), digest))
     }
 
     fn change(&self, holder: Holder, now: Instant, ends_at: Instant, add: impl FnOnce(&mut Grant, Instant)) {
@@ -222,10 +186,6 @@ impl Grants {
             grant.blobs.clear();
             grant.manifests.clear();
         });
-        let stays = |place: &Place| (&place.0, &place.1) != (upstream, repository);
-        let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
-        served.places.retain(stays);
-        served.oldest_first.retain(stays);
     }
 
     /// Costs a look at each grant.
@@ -284,9 +244,6 @@ const BASIC_LIFE: Duration = Duration::from_secs(30);
 /// (upstream, repository, credential) triples.
 const MAX_GRANTS: usize = 16_384;
 
-/// Manifests that repositories are known to have served.
-const MAX_SERVED: usize = 65_536;
-
 /// Blobs and manifests of one of them; at the limit what has ended goes, else all of it, and its
 /// client is probed.
 const MAX_IN_GRANT: usize = 16_384;
@@ -307,17 +264,6 @@ mod tests {
 
     fn bearer(claims: &str) -> Authorization {
         Authorization::new(format!("Bearer h.{}.s", URL_SAFE_NO_PAD.encode(claims)))
-    }
-
-    #[test]
-    fn a_manifest_is_a_repositorys_once_it_came_from_there() {
-        let (grants, digest) = (Grants::default(), Digest::of(b"{}"));
-        let (upstream, app, other) =
-            ("harbor.test".parse().unwrap(), "app".parse().unwrap(), "other".parse().unwrap());
-        grants.serve(&upstream, &app, digest);
-        assert!(grants.served(&upstream, &app, digest) && !grants.served(&upstream, &other, digest));
-        grants.forget_repository(&upstream, &app);
-        assert!(!grants.served(&upstream, &app, digest));
     }
 
     #[test]

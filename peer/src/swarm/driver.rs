@@ -361,7 +361,7 @@ impl Driver {
                     self.running.spawn(async move { work.complete(&live).await });
                 }
             }
-            // Somebody may have begun to want it since.
+            // A client may have begun to want it since.
             Output::Satisfied { digest } if self.core.wants(digest) => {}
             Output::Satisfied { digest } => {
                 self.file_by_digest.remove(&digest);

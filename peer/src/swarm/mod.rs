@@ -86,7 +86,7 @@ impl Wish {
         match self {
             Self::Whole => PieceSet::full(layout.piece_count()),
             Self::Part(pieces) if pieces.len() == layout.piece_count() => pieces.clone(),
-            // The blob has another size than was claimed: whoever asked learns that, and asks again.
+            // The blob has another size than was claimed. The client is told, and asks again.
             Self::Part(_) => PieceSet::new(layout.piece_count()),
         }
     }

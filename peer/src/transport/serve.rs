@@ -85,7 +85,7 @@ impl Transport {
                 }
                 Some(incoming) = self.pool.endpoint.accept() => {
                     if crowd.len() >= RETRY_FROM && !incoming.remote_address_validated() {
-                        // Whoever comes from where it says comes again, which costs a round trip (RFC 9000 §8.1.2).
+                        // A client that is at its address comes again, one round trip later (RFC 9000 §8.1.2).
                         let _ = incoming.retry();
                         continue;
                     }
@@ -294,7 +294,7 @@ pub(super) async fn say(send: &mut SendStream, status: Status, detail: &str) -> 
     Ok(send.write_chunk(frame::encode(&header)).await?)
 }
 
-/// From so many handshakes on, whoever comes must show that it is where it says.
+/// From so many handshakes on, a client must first show that it is at the address that it claims.
 const RETRY_FROM: usize = Crowd::MANY / 2;
 
 /// For a handshake, some round trips within a region.

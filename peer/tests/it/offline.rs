@@ -97,6 +97,31 @@ async fn a_sessions_token_is_kept_for_nobody() {
     }
 }
 
+/// A registry may name any manifest, also one that only another registry ever sent.
+#[tokio::test]
+async fn a_manifest_that_a_registry_only_named_is_not_served_when_it_is_gone() {
+    let region = Region::start().await;
+    let mut hostile = Registry::start().await;
+    hostile.push("app", "v1", &[&noise(2, 10_000)]);
+    let granted = Some(OfflineGranted { longer_seconds: 3600 });
+    region.add("hostile.test", &hostile, |upstream| upstream.offline_granted = granted).await;
+    region.registry.push("priv/app", "v1", &[&noise(1, 10_000)]);
+    let client = &region.one.client;
+    let private = client.mirror("/v2/priv/app/manifests/v1").await;
+    assert_eq!(private.status, 200);
+    hostile.claim("/v2/app/manifests/v1", Digest::of(&private.body));
+    let manifest = "/v2/app/manifests/v1?ns=hostile.test";
+    let named = client.head(manifest).await;
+    assert_eq!(named.header("docker-content-digest"), Digest::of(&private.body).to_string());
+    hostile.stop().await;
+    for path in
+        [manifest.to_owned(), format!("/v2/app/manifests/{}?ns=hostile.test", Digest::of(&private.body))]
+    {
+        let answer = client.get(&path).await;
+        assert_eq!(answer.status, 502, "{path}: {answer:?}");
+    }
+}
+
 /// As containerd does it: a token to resolve the tag, another one to fetch.
 #[tokio::test]
 async fn a_pull_of_two_tokens_is_had_again_with_the_last_one() {

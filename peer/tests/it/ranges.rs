@@ -1,5 +1,6 @@
 //! Parts of a blob, and its head alone.
 
+use bytes::Bytes;
 use http::Method;
 
 use crate::client::Answer;
@@ -9,12 +10,17 @@ use crate::registry::{Fault, HOST, Registry};
 /// How long every piece of a blob of up to 128 MiB is, in bytes.
 const PIECE: u64 = 128 << 10;
 
-#[tokio::test]
-async fn a_part_of_a_blob_is_exactly_what_was_asked_for() {
-    let region = Region::start().await;
-    let blob = noise(1, 300_000);
+/// A region whose registry has an image of one layer, and the layer's path.
+async fn pushed(len: usize) -> (Region, Bytes, String) {
+    let (region, blob) = (Region::start().await, noise(1, len));
     region.registry.push("app", "v1", &[&blob]);
     let path = format!("{}?ns={HOST}", blob_path("app", &blob));
+    (region, blob, path)
+}
+
+#[tokio::test]
+async fn a_part_of_a_blob_is_exactly_what_was_asked_for() {
+    let (region, blob, path) = pushed(300_000).await;
     let client = &region.one.client;
     client.mirror("/v2/app/manifests/v1").await;
     let get = async |headers: &[(&str, &str)]| client.ask(Method::GET, &path, headers).await;
@@ -55,10 +61,7 @@ async fn a_part_of_a_blob_is_exactly_what_was_asked_for() {
 /// As eStargz, SOCI and nydus read: the table of contents at the end, and files here and there.
 #[tokio::test]
 async fn several_parts_come_in_one_answer_and_each_says_where_it_belongs() {
-    let region = Region::start().await;
-    let blob = noise(1, 20 << 20);
-    region.registry.push("app", "v1", &[&blob]);
-    let path = format!("{}?ns={HOST}", blob_path("app", &blob));
+    let (region, blob, path) = pushed(20 << 20).await;
     let client = &region.one.client;
     client.mirror("/v2/app/manifests/v1").await;
     let asked = [(19 << 20, 20 << 20), (0, 10), (4_194_300, 4_194_310), (9_000_000, 9_000_001)];
@@ -90,10 +93,7 @@ async fn several_parts_come_in_one_answer_and_each_says_where_it_belongs() {
 
 #[tokio::test]
 async fn only_the_pieces_of_a_part_are_fetched_and_each_once_for_the_region() {
-    let region = Region::start().await;
-    let blob = noise(1, 20 << 20);
-    region.registry.push("app", "v1", &[&blob]);
-    let path = format!("{}?ns={HOST}", blob_path("app", &blob));
+    let (region, blob, path) = pushed(20 << 20).await;
     let ask = async |node: &Node, range: std::ops::Range<usize>| {
         node.client.get(&format!("/v2/app/manifests/v1?ns={HOST}")).await;
         let asked = format!("bytes={}-{}", range.start, range.end - 1);
@@ -117,7 +117,7 @@ async fn only_the_pieces_of_a_part_are_fetched_and_each_once_for_the_region() {
         let got = node.piece_bytes("seed").await + node.piece_bytes("peer").await;
         assert_eq!(got, pieces * PIECE, "{}", node.name);
     }
-    // Whoever reads it all has the rest read, and finds it right.
+    // For a client that reads it all the rest is read, and the whole is found right.
     let whole = region.two.client.get(&path).await;
     assert_eq!((whole.status.as_u16(), whole.is_complete, whole.body == blob), (200, true, true));
     assert_eq!(region.registry.reads_of(&blob).1, blob.len() as u64);
@@ -126,10 +126,7 @@ async fn only_the_pieces_of_a_part_are_fetched_and_each_once_for_the_region() {
 /// Lazy readers of many nodes at once, and one that pulls: nobody waits for what nobody wants.
 #[tokio::test]
 async fn parts_and_wholes_are_read_beside_each_other_and_the_source_sees_each_byte_once() {
-    let region = Region::start().await;
-    let blob = noise(1, 8 << 20);
-    region.registry.push("app", "v1", &[&blob]);
-    let path = format!("{}?ns={HOST}", blob_path("app", &blob));
+    let (region, blob, path) = pushed(8 << 20).await;
     let mut rng = fastrand::Rng::with_seed(7);
     let asked = (0..60).map(|index| {
         let node = [&region.one, &region.two, &region.seed][index % 3];
@@ -178,14 +175,11 @@ async fn a_part_that_another_registry_gave_is_not_shown_before_the_whole_is_righ
     }
 }
 
-/// As a proxy-cache project does with what it fetches itself, and whoever encodes on the way.
+/// As a proxy-cache project does with what it fetches itself, and a front end that encodes.
 #[tokio::test]
 async fn a_registry_that_gives_no_parts_is_read_once_for_all_of_them() {
-    let region = Region::start().await;
-    let blob = noise(1, 6 << 20);
-    region.registry.push("app", "v1", &[&blob]);
+    let (region, blob, path) = pushed(6 << 20).await;
     region.registry.break_blob(&blob, Fault::NoLength);
-    let path = format!("{}?ns={HOST}", blob_path("app", &blob));
     let asked = (0..12).map(|index| {
         let node = [&region.one, &region.two][index % 2];
         let range = index * 400_000 + 1..index * 400_000 + 300_000;
@@ -207,10 +201,7 @@ async fn a_registry_that_gives_no_parts_is_read_once_for_all_of_them() {
 
 #[tokio::test]
 async fn a_part_that_is_here_is_served_without_a_seed() {
-    let region = Region::start().await;
-    let blob = noise(1, 3_000_000);
-    region.registry.push("app", "v1", &[&blob]);
-    let path = format!("{}?ns={HOST}", blob_path("app", &blob));
+    let (region, blob, path) = pushed(3_000_000).await;
     let client = &region.one.client;
     client.mirror("/v2/app/manifests/v1").await;
     let ask = async || client.ask(Method::GET, &path, &[("range", "bytes=100-400000")]).await;
@@ -223,23 +214,17 @@ async fn a_part_that_is_here_is_served_without_a_seed() {
 
 #[tokio::test]
 async fn who_resumes_does_not_get_to_the_end_of_what_is_wrong() {
-    let region = Region::start().await;
-    let blob = noise(1, 3_000_000);
-    region.registry.push("app", "v1", &[&blob]);
+    let (region, blob, path) = pushed(3_000_000).await;
     region.registry.break_blob(&blob, Fault::WrongBytes);
     let client = &region.one.client;
     client.mirror("/v2/app/manifests/v1").await;
-    let path = format!("{}?ns={HOST}", blob_path("app", &blob));
     let answer = client.ask(Method::GET, &path, &[("range", "bytes=2000000-")]).await;
     assert!(!answer.status.is_success() || !answer.is_complete, "{:?}", answer.status);
 }
 
 #[tokio::test]
 async fn a_head_says_what_a_get_would_and_sends_no_byte() {
-    let region = Region::start().await;
-    let blob = noise(1, 300_000);
-    region.registry.push("app", "v1", &[&blob]);
-    let path = format!("{}?ns={HOST}", blob_path("app", &blob));
+    let (region, blob, path) = pushed(300_000).await;
     let client = &region.one.client;
     client.mirror("/v2/app/manifests/v1").await;
     let check = |answer: &Answer| {

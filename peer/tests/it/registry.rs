@@ -36,6 +36,8 @@ struct State {
     fault_by_digest: Mutex<HashMap<String, Fault>>,
     /// Where paths redirect to.
     redirects: Mutex<HashMap<String, String>>,
+    /// The digest that an answer for a path claims.
+    claims: Mutex<HashMap<String, Digest>>,
     /// What `/token` issues for an `Authorization` header.
     tokens: Mutex<HashMap<String, String>>,
     log: Mutex<Vec<Asked>>,
@@ -172,6 +174,11 @@ impl Registry {
         self.state.redirects.lock().unwrap().insert(path.into(), to.into());
     }
 
+    /// What the registry says of itself at the path is another digest's.
+    pub(crate) fn claim(&self, path: &str, digest: Digest) {
+        self.state.claims.lock().unwrap().insert(path.into(), digest);
+    }
+
     pub(crate) fn break_blob(&self, blob: &Bytes, fault: Fault) {
         self.state.fault_by_digest.lock().unwrap().insert(Digest::of(blob).to_string(), fault);
     }
@@ -235,6 +242,10 @@ impl State {
             None if request.method() == Method::DELETE => self.delete(&path),
             None => self.content(&path, range.as_deref(), fault.clone(), &sent),
         };
+        if let Some(claimed) = self.claims.lock().unwrap().get(&path) {
+            let claimed = claimed.to_string().parse().unwrap();
+            response.headers_mut().insert("docker-content-digest", claimed);
+        }
         let digest = response.headers().get("docker-content-digest").map(|value| format!("{value:?}"));
         let tags = request.headers().get_all(header::IF_NONE_MATCH);
         if tags.iter().any(|tag| tag.to_str().ok() == digest.as_deref()) {

@@ -53,7 +53,7 @@ async fn no_credential_is_in_a_log_or_on_a_disk() {
     }
 }
 
-/// As whoever made the directory by hand, or restored it from a copy, may have left it.
+/// As a directory is that was made by hand, or restored from a copy.
 #[tokio::test]
 async fn a_store_that_others_could_read_is_closed_to_them() {
     let open = async |cluster: &Cluster| {

@@ -74,7 +74,7 @@ impl Scheduler {
             self.tasks[slot].set_reader(seat, 0);
         }
         self.watch_hope(now, slot, seat);
-        self.watch_hunger(now, slot, seat);
+        self.watch_starving(now, slot, seat);
         self.draw_first_partners(slot, seat);
         self.ensure_source(now, digest);
         let Some((slot, seat)) = self.find(peer, digest) else { return };

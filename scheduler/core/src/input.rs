@@ -56,7 +56,8 @@ pub enum Input {
     /// A peer wants a blob, or some pieces of it. What it said before of what it wants of it is void.
     ///
     /// Costs a draw of partners, some looks for each, and feeding it. The first one orders the
-    /// read: a pass over the members, as while any hash is unknown, or while nobody wants the whole. Where the pace of reports
+    /// read: a pass over the members, as while any hash is unknown. A part also costs the words of its
+    /// partners' bitsets, and of all members' where none of them has a piece. Where the pace of reports
     /// changes by half, every peer is told; where the blob is plainly too much to plan, everyone
     /// who wants it.
     Wanted {

@@ -65,14 +65,12 @@ impl Scheduler {
         let fits = |other: &Seat| self.fits(task, seat, *other);
         let mut chosen: Vec<Seat> = self.warm_seats(slot, seat, zone).filter(fits).take(wanted).collect();
         let wanted = wanted.min(strangers_max.max(chosen.len()));
-        let ways: Vec<Seat>;
-        let inside = if inside.iter().all(|other| task.is_way(*other)) {
-            inside
+        let mut drawn = if task.is_wanted_in_part() {
+            let ways: Vec<Seat> = inside.iter().copied().filter(|other| task.is_way(*other)).collect();
+            sample(&mut rng, &ways, wanted)
         } else {
-            ways = inside.iter().copied().filter(|other| task.is_way(*other)).collect();
-            &ways
+            sample(&mut rng, inside, wanted)
         };
-        let mut drawn = sample(&mut rng, inside, wanted);
         drawn.retain(fits);
         let is_source = |other: &Seat| self.is_source(task, *other);
         let (sources, others): (Vec<Seat>, Vec<Seat>) = drawn.into_iter().partition(is_source);
@@ -131,9 +129,9 @@ impl Scheduler {
         let task = &self.tasks[slot];
         let useful = |(other, _): &(Seat, &Member)| self.is_useful(task, seat, *other);
         let turn = rng.u32(..task.seat_count());
-        let (before, after): (Vec<_>, Vec<_>) =
-            task.members().filter(useful).partition(|(other, _)| other.0 < turn);
-        let around = || after.iter().chain(&before).map(|(other, _)| *other);
+        let after = || task.members().filter(useful).filter(|(other, _)| other.0 >= turn);
+        let before = || task.members().filter(useful).filter(|(other, _)| other.0 < turn);
+        let around = || after().chain(before()).map(|(other, _)| other);
         let found = around().find(|other| task.is_way(*other)).or_else(|| around().next());
         if let Some(other) = found {
             self.link(slot, seat, other);

@@ -1,8 +1,9 @@
 //! Ways to the pieces that a download wants.
 //!
-//! Whoever wants the whole blob gets everything through any partners that want it, too: those between it and
-//! a holder will have each piece to give. Whoever wants a part needs a partner that holds, or reads, each piece
-//! of it: the others need not want it. And whoever gets nothing for long, for whatever reason, is treated so.
+//! A download of the whole blob gets everything through partners that want all of it too: each of them will
+//! have every piece to give. A download of a part needs, for each piece, a partner that holds or reads it: its
+//! other partners may not want that piece, and never have it. Any download that got nothing for
+//! [`Limits::starving`](crate::Limits::starving) gets partners that hold what it lacks, for whatever reason it starves.
 
 use std::time::Instant;
 
@@ -21,7 +22,7 @@ impl Scheduler {
         }
     }
 
-    /// The same for a member if it wants a part: beyond the bounds on partners, for there is no other way.
+    /// The same for one member, if it wants a part. The bounds on partners do not hold it back: there is no other way.
     /// Costs the words of its partners' bitsets, and of all members' where it draws one.
     pub(crate) fn reach(&mut self, now: Instant, slot: TaskSlot, seat: Seat) {
         if self.tasks[slot].member(seat).part().is_some() {
@@ -29,38 +30,38 @@ impl Scheduler {
         }
     }
 
-    /// Has a download looked at, should it get nothing for long.
-    pub(crate) fn watch_hunger(&mut self, now: Instant, slot: TaskSlot, seat: Seat) {
+    /// Looks at a download later, in case it got nothing until then.
+    pub(crate) fn watch_starving(&mut self, now: Instant, slot: TaskSlot, seat: Seat) {
         let (at, task) = (now + self.limits.starving, &mut self.tasks[slot]);
         let digest = task.digest;
         let member = task.member_mut(seat);
         if member.ties.watched_at.is_none() {
             member.ties.watched_at = Some(at);
-            self.deadlines.insert((at, Deadline::Hunger(digest, member.peer)));
+            self.deadlines.insert((at, Deadline::Starving(digest, member.peer)));
         }
     }
 
-    /// A download ends: nobody need look at it.
+    /// A download ends: it need not be looked at.
     pub(crate) fn end_watch(&mut self, slot: TaskSlot, seat: Seat) {
         let task = &mut self.tasks[slot];
         let digest = task.digest;
         let member = task.member_mut(seat);
         if let Some(at) = member.ties.watched_at.take() {
-            self.deadlines.remove(&(at, Deadline::Hunger(digest, member.peer)));
+            self.deadlines.remove(&(at, Deadline::Starving(digest, member.peer)));
         }
     }
 
-    /// Gives a download that got nothing for long a partner that has what it wants, if any has.
-    pub(crate) fn relieve_hungry(&mut self, now: Instant, child: PeerKey, digest: Digest) {
+    /// Gives a download that got nothing for long partners that hold what it lacks, if anyone does.
+    pub(crate) fn help_starving(&mut self, now: Instant, child: PeerKey, digest: Digest) {
         let Some((slot, seat)) = self.find(child, digest) else { return };
         let member = self.tasks[slot].member_mut(seat);
         member.ties.watched_at = None;
         if member.wish.is_none() {
             return;
         }
-        let is_hungry = !member.awaits() && member.progress_at + self.limits.starving <= now;
-        self.watch_hunger(now, slot, seat);
-        if is_hungry {
+        let is_starving = !member.awaits() && member.progress_at + self.limits.starving <= now;
+        self.watch_starving(now, slot, seat);
+        if is_starving {
             self.draw_holders(now, slot, seat);
         }
     }
@@ -78,7 +79,8 @@ impl Scheduler {
         }
     }
 
-    /// Who holds, or reads, a piece that a member wants and none of its partners can give it.
+    /// A member that holds a piece that this one wants and none of its partners can give it; for a part, the seed
+    /// that reads such a piece, too. All who wait for a slow registry would else become partners of its seed.
     fn out_of_reach(&self, slot: TaskSlot, seat: Seat) -> Option<Seat> {
         let task = &self.tasks[slot];
         let member = task.member(seat);
@@ -91,7 +93,9 @@ impl Scheduler {
             return None;
         }
         let reader = task.source.reader().and_then(|reader: PeerKey| self.seat(reader, slot));
-        let reads_it = |reader: &Seat| *reader != seat && !is_partner(*reader) && task.is_unheld_in(&open);
+        let reads_it = |reader: &Seat| {
+            member.part().is_some() && *reader != seat && !is_partner(*reader) && task.is_unheld_in(&open)
+        };
         if let Some(reader) = reader.filter(reads_it) {
             return Some(reader);
         }

@@ -59,8 +59,8 @@ pub(crate) enum Deadline {
     Hope(Digest, PeerKey),
     /// The budget of a zone's link lets something across again.
     Link(ZonePlace, Way),
-    /// A download that got nothing for long may need another partner.
-    Hunger(Digest, PeerKey),
+    /// Look whether a download got nothing for long.
+    Starving(Digest, PeerKey),
 }
 
 impl Scheduler {
@@ -151,7 +151,7 @@ impl Scheduler {
                 Deadline::Parent(parent) => self.feed_parent(now, parent),
                 Deadline::Hope(digest, child) => self.fail_if_hopeless(now, child, digest),
                 Deadline::Link(place, way) => self.feed_across(now, place, way),
-                Deadline::Hunger(digest, child) => self.relieve_hungry(now, child, digest),
+                Deadline::Starving(digest, child) => self.help_starving(now, child, digest),
             }
         }
         self.feed_seeds_if_due(now);

@@ -209,7 +209,7 @@ impl Scheduler {
     fn order_source(&mut self, now: Instant, slot: TaskSlot, failed: BTreeSet<PeerKey>) {
         let digest = self.tasks[slot].digest;
         if self.tasks[slot].to_be_read().is_empty() {
-            // Whoever wanted what is missing has gone.
+            // Nobody wants what is missing any more.
             self.tasks[slot].source = Source::Idle;
             return;
         }

@@ -217,7 +217,7 @@ impl Task {
         self.is_wanted_in_part
     }
 
-    /// Whether everything comes to whoever has this partner: it holds all, will, or reads.
+    /// Whether this member will have every piece to give: it holds all, wants all, or is a seed.
     pub(crate) fn is_way(&self, seat: Seat) -> bool {
         let member = self.member(seat);
         let wants_all = member.wish.is_some_and(|wish| !wish.is_part);

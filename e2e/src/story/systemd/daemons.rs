@@ -38,6 +38,9 @@ pub(in crate::story) fn first_start_without_dns(stage: &Stage) -> Result<()> {
 fn assert_one_life(cluster: &Cluster<'_>, pid: &str) -> Result<()> {
     let now = cluster.node.property("flotilla-peer", "MainPID")?;
     ensure!(now == pid, "process {pid} has become {now}");
+    // Of a process that is not dumpable, the kernel gives these files to root.
+    let owner = cluster.node.sh(&format!("stat --format=%U /proc/{pid}/mem"))?;
+    ensure!(owner == "root", "the memory of the daemon is {owner}'s to read");
     let restarts = cluster.node.property("flotilla-peer", "NRestarts")?;
     ensure!(restarts == "0", "systemd started it again {restarts} times");
     Ok(())

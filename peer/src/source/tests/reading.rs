@@ -194,14 +194,16 @@ async fn a_body_that_goes_on_after_the_blob_is_refused_and_its_last_piece_kept_b
     }
 }
 
+/// It sends the whole, whatever range is asked for.
+async fn without_ranges(content: &Bytes) -> FakeRegistry {
+    let content = content.clone();
+    FakeRegistry::start(move |_| plain(&content)).await
+}
+
 #[tokio::test]
 async fn what_a_registry_that_ignores_ranges_sends_is_kept_and_the_whole_found_right() {
     let content = blob(6 * PIECE);
-    let registry = FakeRegistry::start({
-        let content = content.clone();
-        move |_| plain(&content)
-    })
-    .await;
+    let registry = without_ranges(&content).await;
     let bench = Bench::new(&[registry.url()]);
     let outcome = bench.read_pieces(&content, &anonymous(), |piece| [1, 3].contains(&piece)).await;
     let summary = outcome.result.as_ref().unwrap();
@@ -214,11 +216,7 @@ async fn what_a_registry_that_ignores_ranges_sends_is_kept_and_the_whole_found_r
 #[tokio::test]
 async fn of_parts_that_a_registry_does_not_give_one_reading_brings_all() {
     let content = blob(6 * PIECE);
-    let registry = FakeRegistry::start({
-        let content = content.clone();
-        move |_| plain(&content)
-    })
-    .await;
+    let registry = without_ranges(&content).await;
     let bench = Bench::new(&[registry.url()]);
     let credentials = anonymous();
     let (first, second) = tokio::join!(

@@ -66,8 +66,8 @@ impl Task {
         PieceScore::new(piece, copies, to.reader(self.piece_count()), second)
     }
 
-    /// Whether a member gives `child` no piece that another peer has or awaits. Whoever wants a part gets it
-    /// from the seed, too: those that have it need not be partners.
+    /// Whether a member gives `child` no piece that another peer has or awaits. A child that wants a part gets it
+    /// from the seed all the same: the peers that have it need not be its partners.
     fn gives_once(&self, parent: Seat, child: Seat) -> bool {
         self.is_reader(parent) && self.member(child).part().is_none()
     }
