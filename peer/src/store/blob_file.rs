@@ -8,22 +8,48 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use bytes::Bytes;
 use flotilla_proto::{Digest, Layout, PieceHash, PieceSet};
 
-/// A blob of the store, opened.
+/// A blob of the store, opened, or begun and not there yet.
 ///
 /// While one lives, its blob is not evicted: whoever reads, downloads or serves a blob keeps one for
 /// as long as that takes, and drops it then. A purge does not wait for it: the file is unlinked, and
 /// what was held can still be read through this. All holders of one blob share one file descriptor.
+///
+/// A blob that was begun takes nothing of the disk until its first piece comes.
 #[derive(Debug)]
 pub struct BlobFile {
     digest: Digest,
     layout: Layout,
-    file: File,
+    /// `None` while nothing is held. Locked for as long as it takes to copy the handle; only the writer changes it.
+    file: Mutex<Option<Arc<File>>>,
     held: Arc<HeldPieces>,
 }
 
 impl BlobFile {
-    pub(super) fn new(digest: Digest, file: File, held: Arc<HeldPieces>) -> Self {
-        Self { digest, layout: held.layout, file, held }
+    /// A blob of which nothing is there.
+    pub(super) fn begun(digest: Digest, layout: Layout) -> Self {
+        Self { digest, layout, file: Mutex::default(), held: Arc::new(HeldPieces::none(layout)) }
+    }
+
+    /// A blob whose file is there.
+    pub(super) fn opened(digest: Digest, file: File, held: Arc<HeldPieces>) -> Self {
+        Self { digest, layout: held.layout, file: Mutex::new(Some(Arc::new(file))), held }
+    }
+
+    /// Gives the blob its file, or takes it.
+    pub(super) fn set_file(&self, file: Option<File>) {
+        *self.lock_file() = file.map(Arc::new);
+    }
+
+    pub(super) fn has_file(&self) -> bool {
+        self.lock_file().is_some()
+    }
+
+    fn file(&self) -> io::Result<Arc<File>> {
+        self.lock_file().clone().ok_or_else(|| io::Error::other("nothing is held of the blob"))
+    }
+
+    fn lock_file(&self) -> MutexGuard<'_, Option<Arc<File>>> {
+        self.file.lock().expect("no panic while the handle is locked")
     }
 
     /// The blob's name.
@@ -52,21 +78,22 @@ impl BlobFile {
 
     /// Puts a piece's bytes at their offset. They survive this process after [`Self::sync`] only.
     pub(super) fn write_piece(&self, piece: u32, bytes: &[u8]) -> io::Result<()> {
-        self.file.write_all_at(bytes, self.layout.piece_range(piece).start)
+        self.file()?.write_all_at(bytes, self.layout.piece_range(piece).start)
     }
 
     pub(super) fn sync(&self) -> io::Result<()> {
-        self.file.sync_data()
+        self.file()?.sync_data()
     }
 
     /// A held piece's bytes, if they still are what `hash` says.
     pub(super) fn read_piece(&self, piece: u32, hash: PieceHash) -> Result<Bytes, PieceFault> {
+        let file = self.file().map_err(PieceFault::Io)?;
         let len = self.layout.piece_size(piece) as usize;
         let mut bytes = Vec::with_capacity(len);
         let mut offset = self.layout.piece_range(piece).start;
         while bytes.len() < len {
             // The capacity may be more than was asked for; what lies behind the piece is not its.
-            let read = rustix::io::pread(&self.file, rustix::buffer::spare_capacity(&mut bytes), offset);
+            let read = rustix::io::pread(&file, rustix::buffer::spare_capacity(&mut bytes), offset);
             match read {
                 Ok(0) => return Err(PieceFault::Corrupt),
                 Ok(count) => offset += count as u64,
@@ -97,18 +124,27 @@ pub(super) enum PieceFault {
 #[derive(Debug)]
 pub(super) struct HeldPieces {
     layout: Layout,
-    hash_by_piece: Mutex<Box<[Option<PieceHash>]>>,
+    list: Mutex<List>,
+}
+
+#[derive(Debug, Default)]
+struct List {
+    /// Empty until the first piece comes: a claimed size costs no memory.
+    hash_by_piece: Box<[Option<PieceHash>]>,
+    bytes: u64,
 }
 
 impl HeldPieces {
     pub(super) fn none(layout: Layout) -> Self {
-        Self::from_hashes(layout, vec![None; layout.piece_count() as usize])
+        Self { layout, list: Mutex::default() }
     }
 
     /// One entry for each piece of the layout.
     pub(super) fn from_hashes(layout: Layout, hash_by_piece: Vec<Option<PieceHash>>) -> Self {
         debug_assert_eq!(hash_by_piece.len(), layout.piece_count() as usize);
-        Self { layout, hash_by_piece: Mutex::new(hash_by_piece.into()) }
+        let held = (0..).zip(&hash_by_piece).filter(|(_, hash)| hash.is_some());
+        let bytes = held.map(|(piece, _)| u64::from(layout.piece_size(piece))).sum();
+        Self { layout, list: Mutex::new(List { hash_by_piece: hash_by_piece.into(), bytes }) }
     }
 
     pub(super) fn layout(&self) -> Layout {
@@ -116,30 +152,39 @@ impl HeldPieces {
     }
 
     pub(super) fn hash_of(&self, piece: u32) -> Option<PieceHash> {
-        self.list().get(piece as usize).copied().flatten()
+        self.list().hash_by_piece.get(piece as usize).copied().flatten()
     }
 
     pub(super) fn insert(&self, piece: u32, hash: PieceHash) {
-        self.list()[piece as usize] = Some(hash);
+        let mut list = self.list();
+        if list.hash_by_piece.is_empty() {
+            list.hash_by_piece = vec![None; self.layout.piece_count() as usize].into();
+        }
+        if list.hash_by_piece[piece as usize].replace(hash).is_none() {
+            list.bytes += u64::from(self.layout.piece_size(piece));
+        }
     }
 
     pub(super) fn remove(&self, piece: u32) {
-        self.list()[piece as usize] = None;
+        let mut list = self.list();
+        if list.hash_by_piece.get_mut(piece as usize).and_then(Option::take).is_some() {
+            list.bytes -= u64::from(self.layout.piece_size(piece));
+        }
     }
 
     pub(super) fn hashes(&self) -> Vec<(u32, PieceHash)> {
         let list = self.list();
-        (0..).zip(list.iter()).filter_map(|(piece, hash)| Some((piece, (*hash)?))).collect()
+        (0..).zip(&list.hash_by_piece).filter_map(|(piece, hash)| Some((piece, (*hash)?))).collect()
     }
 
     pub(super) fn hashes_of(&self, pieces: &PieceSet) -> Option<Vec<PieceHash>> {
         let list = self.list();
-        pieces.iter().map(|piece| list.get(piece as usize).copied().flatten()).collect()
+        pieces.iter().map(|piece| list.hash_by_piece.get(piece as usize).copied().flatten()).collect()
     }
 
     pub(super) fn pieces(&self) -> PieceSet {
         let mut pieces = PieceSet::new(self.layout.piece_count());
-        for (piece, hash) in (0..).zip(self.list().iter()) {
+        for (piece, hash) in (0..).zip(&self.list().hash_by_piece) {
             if hash.is_some() {
                 pieces.insert(piece);
             }
@@ -147,15 +192,20 @@ impl HeldPieces {
         pieces
     }
 
+    /// Bytes of the pieces that are held.
+    pub(super) fn bytes(&self) -> u64 {
+        self.list().bytes
+    }
+
     pub(super) fn is_empty(&self) -> bool {
-        self.list().iter().all(Option::is_none)
+        self.bytes() == 0
     }
 
     pub(super) fn is_full(&self) -> bool {
-        self.list().iter().all(Option::is_some)
+        self.bytes() == self.layout.size()
     }
 
-    fn list(&self) -> MutexGuard<'_, Box<[Option<PieceHash>]>> {
-        self.hash_by_piece.lock().expect("no panic while the list is locked")
+    fn list(&self) -> MutexGuard<'_, List> {
+        self.list.lock().expect("no panic while the list is locked")
     }
 }

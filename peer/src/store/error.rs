@@ -60,21 +60,13 @@ pub enum BeginError {
         /// The size that was asked for, in bytes.
         size: u64,
     },
-    /// Its file could not be made: a full disk shows here.
+    /// What is held of it could not be opened.
     #[error("begin blob {}: {cause}", digest.short())]
     Io {
         /// The blob.
         digest: Digest,
         /// What the system said.
         cause: io::Error,
-    },
-    /// The index could not be written, and must be before this blob's file may exist.
-    #[error("begin blob {}: {cause}", digest.short())]
-    Index {
-        /// The blob.
-        digest: Digest,
-        /// What the index said.
-        cause: IndexError,
     },
 }
 
@@ -125,7 +117,15 @@ pub enum WriteError {
         /// The blob.
         digest: Digest,
     },
-    /// The bytes could not be written. What was held before still is.
+    /// The store is full of blobs that are in use.
+    #[error("no room for another piece of blob {} in a store of {} whose other blobs are in use", digest.short(), ByteSize(*quota))]
+    NoRoom {
+        /// The blob.
+        digest: Digest,
+        /// The store's quota in bytes.
+        quota: u64,
+    },
+    /// The bytes could not be written: a full disk shows here. What was held before still is.
     #[error("write blob {}: {cause}", digest.short())]
     Io {
         /// The blob.

@@ -1,7 +1,8 @@
 //! Where blobs lie on disk, and the few moves a blob's file makes.
 //!
 //! `partial/<hex>` while pieces arrive, `blobs/sha256/<hex>` (OCI image layout 1.1, "Blobs") once the
-//! whole blob is verified. A file has the blob's full size from its first moment on.
+//! whole blob is verified. A file has the blob's full length from its first moment on, and takes room for the
+//! pieces that were written only.
 
 use std::fs::{self, File};
 use std::io;
@@ -49,7 +50,7 @@ impl Files {
         Ok(files)
     }
 
-    /// Makes the file of a blob that has none, with room for all of its bytes.
+    /// Makes the file of a blob that has none: `size` bytes long, and all of it a hole.
     ///
     /// Nothing is left behind on failure. A file in the way is unlinked, never truncated: someone
     /// may still read a purged blob from it.
@@ -57,7 +58,7 @@ impl Files {
         self.remove(digest, Place::Partial)?;
         let path = self.path(digest, Place::Partial);
         let file = File::options().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
-        if let Err(error) = preallocate(&file, size) {
+        if let Err(error) = file.set_len(size) {
             // The first error is the one to report, and the next open removes an orphan.
             let _ = fs::remove_file(&path);
             return Err(error);
@@ -69,7 +70,7 @@ impl Files {
     pub(super) fn try_room(&self, size: u64) -> io::Result<()> {
         let path = self.partial.join(TRIAL);
         let file = File::options().write(true).create(true).truncate(true).open(&path)?;
-        let tried = preallocate(&file, size.max(1));
+        let tried = reserve(&file, size.max(1));
         fs::remove_file(&path)?;
         tried
     }
@@ -133,12 +134,10 @@ impl Files {
 /// No digest: the next open of the store removes it, should it be left.
 const TRIAL: &str = "trial";
 
-/// Reserves the blob's bytes, so that a full disk shows before the download and not in its middle.
-/// A file system that cannot reserve gets a sparse file of the right length.
-fn preallocate(file: &File, size: u64) -> io::Result<()> {
+/// Reserves room on the disk. A file system that cannot do so is believed to have it.
+fn reserve(file: &File, size: u64) -> io::Result<()> {
     match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {
-        Ok(()) => Ok(()),
-        Err(Errno::OPNOTSUPP | Errno::NOSYS) => file.set_len(size),
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         Err(errno) => Err(errno.into()),
     }
 }

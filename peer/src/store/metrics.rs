@@ -14,11 +14,11 @@ type UnsignedGauge = Gauge<u64, AtomicU64>;
 /// The store's metrics, registered under their full names.
 #[derive(Default)]
 pub(super) struct Metrics {
-    /// Bytes of the blobs begun, at their full size.
+    /// Bytes of the pieces that are held.
     pub(super) bytes: UnsignedGauge,
     /// What [`Self::bytes`] never exceeds.
     pub(super) quota_bytes: UnsignedGauge,
-    /// Blobs begun, complete or not.
+    /// Blobs of which something is held.
     pub(super) blobs: UnsignedGauge,
     /// Blobs withdrawn to make room.
     pub(super) evictions: Counter,
@@ -33,7 +33,7 @@ impl Metrics {
         let metrics = Self::default();
         registry.register(
             "flotilla_peer_store_bytes",
-            "Bytes of the blobs in the store, partial ones at their full size",
+            "Bytes of the pieces in the store",
             metrics.bytes.clone(),
         );
         registry.register(

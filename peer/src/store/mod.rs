@@ -7,10 +7,10 @@
 //!   bytes are synced before the index knows of them.
 //! * **What is read is what was written.** Each read from the disk checks the piece's BLAKE3. A piece that
 //!   fails is dropped and the error says so; its bytes go nowhere. A piece of late is read from memory.
-//! * **Bounded.** Blobs count at their full size from the moment they are begun, and never exceed the
-//!   quota; the least recently used that nobody has open make room. Every map here has an entry for each
-//!   blob (at most 65 536) or piece of such a blob; the queue to the writer holds 32 MiB, and whoever
-//!   finds it full waits; eight reads go on at a time.
+//! * **Bounded.** The pieces that are held never exceed the quota; the least recently used blobs that nobody has
+//!   open make room for pieces that came. A size that is only claimed takes and evicts nothing. Every map
+//!   here has an entry for each blob (at most 65 536, and those that somebody has begun) or piece of such a blob;
+//!   the queue to the writer holds 32 MiB, and whoever finds it full waits; eight reads go on at a time.
 //!
 //! One thread owns all changes (`writer.rs`). Reads pass it by. Whether a whole blob has the right SHA-256,
 //! and what is announced to whom, is for others to decide.
@@ -106,7 +106,7 @@ impl Store {
     ///
     /// The receiver tells which blobs were evicted, each before its file is unlinked, so that they can be
     /// un-announced; a digest may have been begun again by the time it is received. It must be drained:
-    /// with 65 536 digests in it the writer waits. One call of [`Self::begin`] sends no more than that.
+    /// with 65 536 digests in it the writer waits. One call of [`Self::write`] sends no more than that.
     pub fn open(
         dir: &Path,
         config: &StoreConfig,
@@ -180,24 +180,24 @@ impl Store {
         held.hashes_of(pieces)
     }
 
-    /// Opens a blob to write its pieces, and makes it if it is not there: evicts until it fits the quota
-    /// and reserves its bytes on disk. A blob that is there, whole or in part, is opened as it is.
+    /// Opens a blob to write its pieces. A blob that is there, whole or in part, is opened as it is; of any other
+    /// nothing is on disk, and nothing goes for it, before its first piece is written.
     ///
-    /// A blob without any held piece may be gone after a crash.
+    /// # Errors
+    ///
+    /// If the blob could not be held beside those that somebody has open now, or pieces are held of
+    /// another size.
     pub async fn begin(&self, digest: Digest, layout: Layout) -> Result<Arc<BlobFile>, BeginError> {
         if layout.size() == 0 {
             return Err(BeginError::Empty);
         }
-        let begun = self.ask(0, |reply| Command::Begin { digest, layout, reply }).await;
-        let went = match &begun {
-            Err(error @ (BeginError::Io { .. } | BeginError::Index { .. })) => Err(error as &dyn Display),
-            Err(BeginError::Empty | BeginError::NoRoom { .. } | BeginError::SizeDiffers { .. }) => {
-                return begun;
-            }
-            Ok(_) => Ok(()),
-        };
-        self.inner.shared.trouble.note(layout.size(), went);
-        begun
+        self.ask(0, |reply| Command::Begin { digest, layout, reply }).await
+    }
+
+    /// Whether anything is held of the blob, or somebody has begun it.
+    pub(crate) fn knows(&self, digest: Digest) -> bool {
+        let catalog = self.catalog();
+        catalog.entry(digest).is_some() || catalog.begun_file(digest).is_some()
     }
 
     /// Opens a blob that is in the store, whole or in part; `None` if it is not.
@@ -233,9 +233,11 @@ impl Store {
         let (file, written) = (Arc::clone(file), bytes.clone());
         let write = |reply| Command::Write(PieceWrite { file, piece, hash, bytes, reply });
         let held = self.ask(expected, write).await;
-        if let Err(error @ (WriteError::Io { .. } | WriteError::Index { .. })) = &held {
-            self.inner.shared.trouble.note(expected.into(), Err(error));
-        }
+        let went = match &held {
+            Err(error @ (WriteError::Io { .. } | WriteError::Index { .. })) => Err(error as &dyn Display),
+            _ => Ok(()),
+        };
+        self.inner.shared.trouble.note(expected.into(), went);
         held?;
         self.inner.recent.keep(digest, piece, hash, written);
         Ok(())
@@ -392,7 +394,7 @@ impl Shared {
             }
             let unchanged = |entry: &Entry| Arc::ptr_eq(&entry.held, &held) && entry.complete == complete;
             if catalog.entry(digest).is_some_and(unchanged) {
-                return opened.map(|file| Some(catalog.adopt(BlobFile::new(digest, file, held))));
+                return opened.map(|file| Some(catalog.adopt(BlobFile::opened(digest, file, held))));
             }
         }
     }

@@ -66,9 +66,12 @@ fn restore(files: &Files, digest: Digest, blob: &IndexedBlob) -> io::Result<Opti
     Ok((len >= blob.row.size).then(|| Entry::new(held, complete, blob.row.last_use)))
 }
 
-/// The pieces the row and its hashes speak of; `None` if they cannot be of one blob.
+/// The pieces the row and its hashes speak of; `None` if there are none or they cannot be of one blob.
 fn held_pieces(blob: &IndexedBlob) -> Option<HeldPieces> {
     let layout = Layout::of(blob.row.size).filter(|layout| layout.size() > 0)?;
+    if blob.hash_by_piece.is_empty() {
+        return None;
+    }
     let mut hash_by_piece = vec![None; layout.piece_count() as usize];
     for (piece, hash) in &blob.hash_by_piece {
         *hash_by_piece.get_mut(*piece as usize)? = Some(*hash);

@@ -5,7 +5,7 @@
 //! The order is always the same: file first, index second, catalog last; and the other way round where
 //! something goes away. So the index never claims a byte that is not on disk, whenever the process dies.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use flotilla_proto::{Digest, Layout, PieceHash, Root, Variant};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::blob_file::{BlobFile, HeldPieces, PieceFault};
+use super::blob_file::{BlobFile, PieceFault};
 use super::catalog::Entry;
 use super::error::{BeginError, CompleteError, WriteError};
 use super::files::Place;
@@ -146,39 +146,52 @@ impl Writer {
     }
 
     fn begin(&mut self, digest: Digest, layout: Layout) -> Result<Arc<BlobFile>, BeginError> {
-        let io = |cause| BeginError::Io { digest, cause };
-        if let Some(file) = self.shared.open_file(digest).map_err(io)? {
-            self.shared.catalog().touch(digest);
+        let held = self.shared.open_file(digest).map_err(|cause| BeginError::Io { digest, cause })?;
+        let mut catalog = self.shared.catalog();
+        if let Some(file) = held {
+            catalog.touch(digest);
             if file.layout() == layout {
                 return Ok(file);
             }
-            // A size that no piece bears out is somebody's mere word, and so is this one.
-            if !file.pieces().is_empty() {
-                let held_size = file.layout().size();
-                return Err(BeginError::SizeDiffers { digest, held_size, size: layout.size() });
-            }
-            self.purge(digest, None);
+            let held_size = file.layout().size();
+            return Err(BeginError::SizeDiffers { digest, held_size, size: layout.size() });
         }
-        self.make_room(layout.size())?;
-        // After the evictions, which may have made the room that this takes on a full disk.
-        self.index.settle().map_err(|cause| BeginError::Index { digest, cause })?;
-        let file = self.shared.files.create(digest, layout.size()).map_err(io)?;
-        let entry = Entry::new(HeldPieces::none(layout), false, 0);
-        let file = BlobFile::new(digest, file, Arc::clone(&entry.held));
-        let mut catalog = self.shared.catalog();
-        catalog.insert(digest, entry);
-        catalog.touch(digest);
-        self.shared.metrics.observe(&catalog);
-        Ok(catalog.adopt(file))
+        // A size that no piece bears out is somebody's mere word, and so is this one.
+        if let Some(file) = catalog.begun_file(digest).filter(|file| file.layout() == layout) {
+            return Ok(file);
+        }
+        if !catalog.could_hold(layout.size()) {
+            return Err(BeginError::NoRoom { needed: layout.size(), quota: catalog.quota() });
+        }
+        Ok(catalog.begin(digest, layout))
     }
 
-    /// Evicts until a blob of `needed` bytes fits; evicts nothing if that cannot be.
-    fn make_room(&mut self, needed: u64) -> Result<(), BeginError> {
+    /// Evicts until the pieces fit. Answers those that do not, and evicts nothing for them.
+    fn make_room(&mut self, batch: Vec<PieceWrite>) -> Vec<PieceWrite> {
+        let mut fit: Vec<PieceWrite> = Vec::with_capacity(batch.len());
+        let (mut bytes, mut fresh) = (0, HashSet::new());
+        for write in batch {
+            let digest = write.file.digest();
+            let is_fresh = write.file.held().is_empty() && !fresh.contains(&digest);
+            let needed = bytes + write.bytes.len() as u64;
+            match self.evict_for(needed, fresh.len() + usize::from(is_fresh)) {
+                Ok(()) => {
+                    bytes = needed;
+                    fresh.extend(is_fresh.then_some(digest));
+                    fit.push(write);
+                }
+                Err(quota) => write.answer(Err(WriteError::NoRoom { digest, quota })),
+            }
+        }
+        fit
+    }
+
+    /// Evicts until so much more fits; evicts nothing if that cannot be, and says what the quota is.
+    fn evict_for(&mut self, bytes: u64, blobs: usize) -> Result<(), u64> {
         let mut withdrawn = Vec::new();
         {
             let mut catalog = self.shared.catalog();
-            let quota = catalog.quota();
-            let victims = catalog.victims_for(needed).ok_or(BeginError::NoRoom { needed, quota })?;
+            let victims = catalog.victims_for(bytes, blobs).ok_or(catalog.quota())?;
             withdrawn
                 .extend(victims.into_iter().filter_map(|digest| Some((digest, catalog.remove(digest)?))));
             self.shared.metrics.observe(&catalog);
@@ -227,7 +240,12 @@ impl Writer {
     fn complete(&mut self, file: &BlobFile) -> Result<(), CompleteError> {
         let digest = file.digest();
         let Some(row) = self.shared.current_row(file) else {
-            return Err(CompleteError::Gone { digest });
+            let is_begun = self.shared.catalog().is_current(file);
+            return Err(if is_begun {
+                CompleteError::PiecesMissing { digest }
+            } else {
+                CompleteError::Gone { digest }
+            });
         };
         if row.complete {
             return Ok(());
@@ -262,7 +280,7 @@ impl Writer {
         }
         tracing::warn!(blob = digest.short(), piece, "dropped a corrupt piece");
         self.shared.metrics.corrupt_pieces.inc();
-        file.held().remove(piece);
+        self.shared.catalog().lose(file, piece);
         let Some(row) = self.shared.current_row(file) else {
             return;
         };
@@ -281,14 +299,52 @@ impl Writer {
 
     fn write(&mut self, batch: Vec<PieceWrite>) {
         let batch = self.refuse_unfit(batch);
+        let batch = self.make_room(batch);
         if batch.is_empty() {
             return;
         }
+        // After the evictions: a row that is still to be removed must not speak of the file that is made now.
         if let Err(cause) = self.index.settle() {
             return fail_all(batch, |digest| WriteError::Index { digest, cause: cause.clone() });
         }
-        let batch = self.sync(write_out(batch));
+        let fresh = batch.iter().filter(|write| !write.file.has_file());
+        let fresh: Vec<Arc<BlobFile>> = fresh.map(|write| Arc::clone(&write.file)).collect();
+        let batch = self.write_out(batch);
+        let batch = self.sync(batch);
         self.commit(batch);
+        for file in fresh.iter().filter(|file| file.has_file() && file.held().is_empty()) {
+            self.drop_empty(file);
+        }
+    }
+
+    /// Nothing is held of the blob: nothing is left of its file. It may be written again.
+    fn drop_empty(&mut self, file: &Arc<BlobFile>) {
+        file.set_file(None);
+        if let Err(error) = self.shared.files.remove(file.digest(), Place::Partial) {
+            tracing::warn!(blob = file.digest().short(), %error, "an empty file stays until the next start");
+        }
+        self.index.owe_removal(file.digest());
+    }
+
+    /// Puts the pieces at their offsets, into files that are made where they are missing. Returns those
+    /// that were written.
+    fn write_out(&self, batch: Vec<PieceWrite>) -> Vec<PieceWrite> {
+        let mut written = Vec::with_capacity(batch.len());
+        for write in batch {
+            let digest = write.file.digest();
+            let made = if write.file.has_file() { Ok(()) } else { self.create(&write.file) };
+            match made.and_then(|()| write.file.write_piece(write.piece, &write.bytes)) {
+                Ok(()) => written.push(write),
+                Err(cause) => write.answer(Err(WriteError::Io { digest, cause: Arc::new(cause) })),
+            }
+        }
+        written
+    }
+
+    fn create(&self, file: &BlobFile) -> io::Result<()> {
+        let made = self.shared.files.create(file.digest(), file.layout().size())?;
+        file.set_file(Some(made));
+        Ok(())
     }
 
     /// Answers the writes that need none or must not be; the rest is written.
@@ -296,7 +352,7 @@ impl Writer {
         let mut fit = Vec::with_capacity(batch.len());
         for write in batch {
             let (digest, piece) = write.key();
-            if self.shared.current_row(&write.file).is_none() {
+            if !self.shared.catalog().is_current(&write.file) {
                 write.answer(Err(WriteError::Gone { digest }));
                 continue;
             }
@@ -341,17 +397,44 @@ impl Writer {
         if batch.is_empty() {
             return;
         }
+        self.enter(&batch);
         let mut changes: Vec<Change> = batch
             .iter()
             .map(|write| Change::PutPiece(write.file.digest(), write.piece, write.hash))
             .collect();
         changes.extend(self.shared.touch_all(batch.iter().map(|write| write.file.digest())));
         if let Err(cause) = self.index.commit(&changes) {
+            self.leave(&batch);
             return fail_all(batch, |digest| WriteError::Index { digest, cause: cause.clone() });
         }
+        let mut catalog = self.shared.catalog();
+        for write in &batch {
+            catalog.hold(&write.file, write.piece, write.hash);
+        }
+        self.shared.metrics.observe(&catalog);
+        drop(catalog);
         for write in batch {
-            write.file.held().insert(write.piece, write.hash);
             write.answer(Ok(()));
+        }
+    }
+
+    /// Puts blobs into the catalog whose first pieces are to be held.
+    fn enter(&self, batch: &[PieceWrite]) {
+        let mut catalog = self.shared.catalog();
+        for write in batch {
+            if catalog.current_entry(&write.file).is_none() {
+                catalog.enter(&write.file);
+            }
+        }
+    }
+
+    /// Takes those out again of which nothing is held after all.
+    fn leave(&self, batch: &[PieceWrite]) {
+        let mut catalog = self.shared.catalog();
+        for write in batch {
+            if write.file.held().is_empty() && catalog.current_entry(&write.file).is_some() {
+                catalog.leave(&write.file);
+            }
         }
     }
 
@@ -362,21 +445,6 @@ impl Writer {
             tracing::warn!(%error, "save the order of use");
         }
     }
-}
-
-/// Puts the pieces at their offsets. Returns those that were written.
-fn write_out(batch: Vec<PieceWrite>) -> Vec<PieceWrite> {
-    let mut written = Vec::with_capacity(batch.len());
-    for write in batch {
-        match write.file.write_piece(write.piece, &write.bytes) {
-            Ok(()) => written.push(write),
-            Err(error) => {
-                let cause = WriteError::Io { digest: write.file.digest(), cause: Arc::new(error) };
-                write.answer(Err(cause));
-            }
-        }
-    }
-    written
 }
 
 fn fail_all(batch: Vec<PieceWrite>, error: impl Fn(Digest) -> WriteError) {

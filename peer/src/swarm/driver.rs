@@ -246,7 +246,7 @@ impl Driver {
 
     /// A blob that was begun again since is no longer evicted.
     fn evicted(&mut self, digest: Digest) {
-        if self.work.store.hashes(digest).is_none() {
+        if !self.work.store.knows(digest) {
             self.input(Input::Evicted { digest });
         }
     }

@@ -296,7 +296,7 @@ fn no_room(error: &BeginError) -> Failure {
         BeginError::SizeDiffers { held_size, .. } => {
             Failure::new(502, "SIZE_INVALID", error.to_string(), FailureCause::OtherSize(*held_size))
         }
-        BeginError::Empty | BeginError::NoRoom { .. } | BeginError::Io { .. } | BeginError::Index { .. } => {
+        BeginError::Empty | BeginError::NoRoom { .. } | BeginError::Io { .. } => {
             store_failure(&error.to_string())
         }
     }

@@ -59,18 +59,32 @@ async fn fill_the_disk(dir: &Path) {
     let large = TestBlob::new(2, 64 << 20);
     let readiness = Readiness::new();
     let watching = tokio::spawn(store.clone().watch_disk(readiness.clone()));
-    let refused = store.begin(large.digest, large.layout).await.unwrap_err().to_string();
+    let large_file = store.begin(large.digest, large.layout).await.unwrap();
+    let mut piece = 0;
+    let refused = loop {
+        match large.write(&store, &large_file, piece).await {
+            Ok(()) => piece += 1,
+            Err(error) => break error.to_string(),
+        }
+    };
+    assert!(piece > 8, "a promise of 64 MiB took what {piece} pieces have");
     let mut turn = tokio::time::interval(Duration::from_millis(10));
     while readiness.unmet().is_empty() {
         turn.tick().await;
     }
     let told = &readiness.unmet()["store"];
-    assert!(told.contains(dir.to_str().unwrap()) && told.contains("64.0 MiB"), "{told}");
+    assert!(told.contains(dir.to_str().unwrap()) && told.contains("128.0 KiB"), "{told}");
     watching.abort();
     // A store is one's alone again once the last handle is dropped.
     let _ = watching.await;
     assert!(refused.contains(&large.digest.short()) && refused.contains("No space left"), "{refused}");
-    assert_eq!(fs::read_dir(dir.join("partial")).unwrap().count(), 1, "nothing is left of it");
+    let fresh = TestBlob::new(4, 100 * KIB);
+    let fresh_file = store.begin(fresh.digest, fresh.layout).await.unwrap();
+    fresh.write(&store, &fresh_file, 0).await.unwrap_err();
+    assert_eq!(fs::read_dir(dir.join("partial")).unwrap().count(), 2, "nothing is left of it");
+    store.purge(large.digest, None).await;
+    drop(large_file);
+    fresh.write(&store, &fresh_file, 0).await.unwrap();
 
     let mut ballast = File::create(dir.join("ballast")).unwrap();
     while ballast.write_all(&[1; 4096]).is_ok() {}
@@ -82,7 +96,8 @@ async fn fill_the_disk(dir: &Path) {
         }
     }
     let small = TestBlob::new(3, 10_000);
-    store.begin(small.digest, small.layout).await.unwrap_err();
+    let small_file = store.begin(small.digest, small.layout).await.unwrap();
+    small.write(&store, &small_file, 0).await.unwrap_err();
     read_all(&store, &held, &held_pieces).await;
 
     let watching = tokio::spawn(store.clone().watch_disk(readiness.clone()));
@@ -96,7 +111,7 @@ async fn fill_the_disk(dir: &Path) {
     let _ = watching.await;
     small.store_whole(&store).await;
     held.store_whole(&store).await;
-    drop((file, store));
+    drop((file, fresh_file, small_file, store));
     let (store, _evicted) = open(dir, 1 << 30);
     read_all(&store, &held, &(0..held.layout.piece_count()).collect::<Vec<_>>()).await;
 }
@@ -104,12 +119,14 @@ async fn fill_the_disk(dir: &Path) {
 /// In the child: no file may be written beyond its first 4 KiB, so that a tiny blob fits and the index
 /// does not.
 async fn refuse_the_index(dir: &Path) {
-    let (store, mut evicted) = open(dir, 400 * KIB);
+    let (store, mut evicted) = open(dir, 300 * KIB);
     let [held, idle] = [1, 2].map(|seed| TestBlob::new(seed, 100 * KIB));
     let file = held.store_whole(&store).await;
     idle.store_whole(&store).await;
-    let [written, never, large] = [TestBlob::new(3, 100), TestBlob::new(4, 200), TestBlob::new(5, 250 * KIB)];
-    let tiny_file = store.begin(written.digest, written.layout).await.unwrap();
+    let [written, never, large] = [TestBlob::new(3, 100), TestBlob::new(4, 200), TestBlob::new(5, 150 * KIB)];
+    let begin = |blob: &TestBlob| store.begin(blob.digest, blob.layout);
+    let tiny_file = begin(&written).await.unwrap();
+    let [never_file, large_file] = [begin(&never).await.unwrap(), begin(&large).await.unwrap()];
 
     let unlimited = getrlimit(Resource::Fsize);
     setrlimit(Resource::Fsize, Rlimit { current: Some(4096), ..unlimited }).unwrap();
@@ -120,16 +137,19 @@ async fn refuse_the_index(dir: &Path) {
     }
     assert!(matches!(store.complete(&tiny_file).await, Err(CompleteError::PiecesMissing { .. })));
     assert!(tiny_file.pieces().is_empty());
-    assert!(store.begin(never.digest, never.layout).await.is_err());
-    assert!(store.begin(large.digest, large.layout).await.is_err());
+    assert!(never.write(&store, &never_file, 0).await.is_err());
+    assert!(evicted.try_recv().is_err());
+    assert!(large.write(&store, &large_file, 0).await.is_err());
+    assert!(large.write(&store, &large_file, 1).await.is_err());
     assert_eq!(evicted.try_recv().unwrap(), idle.digest);
     read_all(&store, &held, &[0]).await;
 
     setrlimit(Resource::Fsize, unlimited).unwrap();
     written.write(&store, &tiny_file, 0).await.unwrap();
+    drop(large_file);
     idle.store_whole(&store).await;
-    drop((file, tiny_file, store));
-    let (store, _evicted) = open(dir, 400 * KIB);
+    drop((file, tiny_file, never_file, store));
+    let (store, _evicted) = open(dir, 300 * KIB);
     for blob in [&held, &idle, &written] {
         read_all(&store, blob, &[0]).await;
     }

@@ -34,7 +34,7 @@ async fn the_least_recently_used_blob_makes_room() {
 async fn a_partial_blob_nobody_has_open_is_evicted_like_any_other() {
     let dir = TempDir::new().unwrap();
     let (store, mut evicted) = open(dir.path(), 300 * KIB);
-    let (partial, next) = (TestBlob::new(1, 300 * KIB), TestBlob::new(2, 10));
+    let (partial, next) = (TestBlob::new(1, 300 * KIB), TestBlob::new(2, 200 * KIB));
     let file = store.begin(partial.digest, partial.layout).await.unwrap();
     partial.write(&store, &file, 0).await.unwrap();
     drop(file);
@@ -59,13 +59,61 @@ async fn an_open_blob_is_not_evicted_and_nothing_goes_for_a_blob_that_cannot_fit
     assert!(evicted.try_recv().is_err(), "nothing was evicted in vain");
 
     drop(file);
-    store.begin(large.digest, large.layout).await.unwrap();
+    large.store_whole(&store).await;
     assert_eq!(evicted.try_recv().unwrap(), open_one.digest);
     assert_eq!(evicted.try_recv().unwrap(), idle.digest);
 
     let too_large = TestBlob::new(4, 301 * KIB);
     assert!(matches!(store.begin(too_large.digest, too_large.layout).await, Err(BeginError::NoRoom { .. })));
     assert!(evicted.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_claimed_size_takes_nothing_and_evicts_nothing_before_its_bytes_come() {
+    let dir = TempDir::new().unwrap();
+    let mut registry = Registry::default();
+    let (store, mut evicted) = Store::open(dir.path(), &quota(300 * KIB), &mut registry).unwrap();
+    let (held, claimed) = (TestBlob::new(1, 200 * KIB), TestBlob::new(2, 300 * KIB));
+    held.store_whole(&store).await;
+    for seed in 10..5_000 {
+        let other = TestBlob::new(seed, 300 * KIB);
+        drop(store.begin(other.digest, other.layout).await.unwrap());
+    }
+    let file = store.begin(claimed.digest, claimed.layout).await.unwrap();
+    let again = store.begin(claimed.digest, claimed.layout).await.unwrap();
+    assert!(Arc::ptr_eq(&file, &again), "all write through one");
+
+    assert!(evicted.try_recv().is_err());
+    assert_eq!(fs::read_dir(dir.path().join("partial")).unwrap().count(), 0);
+    assert!(
+        store.open_blob(claimed.digest).await.unwrap().is_none() && store.hashes(claimed.digest).is_none()
+    );
+    assert!(exposition(&registry).contains("flotilla_peer_store_blobs 1\n"));
+
+    claimed.write(&store, &file, 2).await.unwrap();
+    assert!(evicted.try_recv().is_err(), "44 KiB fit beside what is held");
+    let blocks = std::os::unix::fs::MetadataExt::blocks(&fs::metadata(partial_path(&dir, &claimed)).unwrap());
+    assert!(blocks * 512 < 100 * KIB, "{blocks} blocks for one piece of 44 KiB");
+    claimed.write(&store, &file, 0).await.unwrap();
+    assert_eq!(evicted.try_recv().unwrap(), held.digest);
+}
+
+#[tokio::test]
+async fn of_two_downloads_that_do_not_fit_together_one_is_told_and_the_other_goes_on() {
+    let dir = TempDir::new().unwrap();
+    let (store, _evicted) = open(dir.path(), 300 * KIB);
+    let [one, other] = [1, 2].map(|seed| TestBlob::new(seed, 250 * KIB));
+    let files = [
+        store.begin(one.digest, one.layout).await.unwrap(),
+        store.begin(other.digest, other.layout).await.unwrap(),
+    ];
+    one.write(&store, &files[0], 0).await.unwrap();
+    other.write(&store, &files[1], 0).await.unwrap();
+    let refused = one.write(&store, &files[0], 1).await.unwrap_err();
+    assert!(matches!(refused, WriteError::NoRoom { .. }), "{refused}");
+    let [file, _] = files;
+    drop(file);
+    other.write(&store, &store.begin(other.digest, other.layout).await.unwrap(), 1).await.unwrap();
 }
 
 #[tokio::test]

@@ -62,7 +62,7 @@ proptest! {
     }
 }
 
-/// What the model says of one blob in the store.
+/// What the model says of one blob of which something was held.
 #[derive(Default)]
 struct ModelBlob {
     pieces: BTreeSet<u32>,
@@ -113,20 +113,14 @@ impl World {
     async fn begin(&mut self, blob: usize) {
         let TestBlob { digest, layout, .. } = self.blobs[blob];
         let begun = self.store().begin(digest, layout).await;
-        let expected = if self.model.contains_key(&blob) { Some(vec![]) } else { self.victims(SIZES[blob]) };
-        let Some(victims) = expected else {
+        let is_open = self.file_by_blob.contains_key(&blob);
+        if !self.model.contains_key(&blob) && !is_open && self.victims(SIZES[blob]).is_none() {
             assert!(matches!(begun, Err(BeginError::NoRoom { .. })), "{begun:?}");
             return;
-        };
-        for victim in victims {
-            let evicted = self.store.as_mut().unwrap().1.try_recv();
-            assert_eq!(evicted, Ok(self.blobs[victim].digest));
-            self.forget(victim);
         }
-        assert!(self.store.as_mut().unwrap().1.try_recv().is_err(), "evicted too much");
-        self.model.entry(blob).or_default();
         self.used(blob);
         self.file_by_blob.insert(blob, begun.unwrap());
+        self.expect_evicted(&[]);
     }
 
     async fn write(&mut self, blob: usize, piece: u32) {
@@ -136,11 +130,27 @@ impl World {
         if piece >= file.layout().piece_count() {
             return;
         }
-        self.blobs[blob].write(self.store(), file, piece).await.unwrap();
-        let is_news = self.model.get_mut(&blob).unwrap().pieces.insert(piece);
-        if is_news {
-            self.used(blob);
+        let written = self.blobs[blob].write(self.store(), file, piece).await;
+        if self.model.get(&blob).is_some_and(|model| model.pieces.contains(&piece)) {
+            return written.unwrap();
         }
+        let Some(victims) = self.victims(self.blobs[blob].layout.piece_size(piece).into()) else {
+            assert!(matches!(written, Err(WriteError::NoRoom { .. })), "{written:?}");
+            return self.expect_evicted(&[]);
+        };
+        written.unwrap();
+        self.expect_evicted(&victims);
+        self.model.entry(blob).or_default().pieces.insert(piece);
+        self.used(blob);
+    }
+
+    fn expect_evicted(&mut self, victims: &[usize]) {
+        for victim in victims {
+            let evicted = self.store.as_mut().unwrap().1.try_recv();
+            assert_eq!(evicted, Ok(self.blobs[*victim].digest));
+            self.forget(*victim);
+        }
+        assert!(self.store.as_mut().unwrap().1.try_recv().is_err(), "evicted too much");
     }
 
     async fn read(&mut self, blob: usize, piece: u32) {
@@ -163,7 +173,8 @@ impl World {
             return;
         };
         let completed = self.store().complete(file).await;
-        let model = self.model.get_mut(&blob).unwrap();
+        let mut begun = ModelBlob::default();
+        let model = self.model.get_mut(&blob).unwrap_or(&mut begun);
         if model.pieces.len() < file.layout().piece_count() as usize {
             assert!(matches!(completed, Err(CompleteError::PiecesMissing { .. })), "{completed:?}");
             return;
@@ -198,6 +209,10 @@ impl World {
 
     fn reopen(&mut self) {
         self.file_by_blob.clear();
+        let is_empty = |(blob, model): (&usize, &ModelBlob)| model.pieces.is_empty().then_some(*blob);
+        for blob in self.model.iter().filter_map(is_empty).collect::<Vec<_>>() {
+            self.forget(blob);
+        }
         self.store = None;
         self.store = Some(open(self.dir.path(), QUOTA));
     }
@@ -209,7 +224,7 @@ impl World {
         }
         let mut used_bytes = 0;
         for (blob, model) in &self.model {
-            used_bytes += SIZES[*blob];
+            used_bytes += self.bytes_of(*blob, model);
             let digest = self.blobs[*blob].digest;
             let hashes = self.store().hashes(digest).unwrap();
             let expected =
@@ -228,15 +243,19 @@ impl World {
 
     /// The blobs that must go for `needed` bytes, as the plainest reading of the rule has it.
     fn victims(&self, needed: u64) -> Option<Vec<usize>> {
-        let mut used_bytes: u64 = self.model.keys().map(|blob| SIZES[*blob]).sum();
+        let mut used_bytes: u64 = self.model.iter().map(|(blob, model)| self.bytes_of(*blob, model)).sum();
         let mut idle = self.use_order.iter().filter(|blob| !self.file_by_blob.contains_key(blob));
         let mut victims = Vec::new();
         while used_bytes + needed > QUOTA {
             let victim = *idle.next()?;
-            used_bytes -= SIZES[victim];
+            used_bytes -= self.bytes_of(victim, &self.model[&victim]);
             victims.push(victim);
         }
         Some(victims)
+    }
+
+    fn bytes_of(&self, blob: usize, model: &ModelBlob) -> u64 {
+        model.pieces.iter().map(|piece| u64::from(self.blobs[blob].layout.piece_size(*piece))).sum()
     }
 
     fn used(&mut self, blob: usize) {
