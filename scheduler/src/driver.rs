@@ -281,6 +281,11 @@ impl Driver {
                 self.batch(seed)?.source_orders.push(translate::source_order(digest, size, &pieces));
                 self.metrics.source_orders.inc();
             }
+            Output::Relay { seed, digest, size, pieces } => {
+                tracing::debug!(task = %digest.short(), pieces = pieces.count(), "a seed asks a peer that failed another");
+                self.batch(seed)?.relays.push(translate::source_order(digest, size, &pieces));
+                self.metrics.relays.inc();
+            }
             Output::AskHashes { peer, digest } => self.batch(peer)?.hashes_wanted.push(digest.into()),
             Output::FailTask { peer, digest, failure, root } => {
                 self.batch(peer)?.tasks_failed.push(wire::TaskFailed::new(digest, failure, root));

@@ -13,6 +13,7 @@ use prometheus_client::registry::Registry;
 pub(crate) struct Metrics {
     pub(crate) assignments: Counter,
     pub(crate) source_orders: Counter,
+    pub(crate) relays: Counter,
     batches: Family<Labels, Counter>,
     peers: Gauge<i64, AtomicI64>,
     tasks: Gauge<i64, AtomicI64>,
@@ -26,6 +27,11 @@ impl Metrics {
             "flotilla_scheduler_source_orders",
             "Orders to a seed to read from a registry",
             metrics.source_orders.clone(),
+        );
+        registry.register(
+            "flotilla_scheduler_relays",
+            "Orders to a seed to have pieces of a peer that failed another",
+            metrics.relays.clone(),
         );
         registry.register(
             "flotilla_scheduler_batches",

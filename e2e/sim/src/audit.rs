@@ -121,10 +121,10 @@ impl Audit {
             Output::ReadSource { seed, digest, size, pieces } => {
                 let digest = *digest;
                 self.task(digest, *size).readers.insert(*seed);
-                let members = self.task(digest, *size).members.values();
-                let held =
-                    members.flat_map(|member| member.held.iter()).find(|piece| pieces.contains(*piece));
-                if let Some(piece) = held {
+                let members = self.tasks[&digest].members.iter();
+                let believed = members.filter(|(peer, _)| !self.has_failed_a_peer_and_a_seed(**peer));
+                let mut held = believed.flat_map(|(_, member)| member.held.iter());
+                if let Some(piece) = held.find(|piece| pieces.contains(*piece)) {
                     return Err(Violation::ReadOrderedThoughAnnounced { digest, piece });
                 }
             }
@@ -147,11 +147,20 @@ impl Audit {
             }
             Output::UseSeed { .. }
             | Output::AskHashes { .. }
+            | Output::Relay { .. }
             | Output::Entomb { .. }
             | Output::PaceSource { .. }
             | Output::PaceReports { .. } => {}
         }
         Ok(())
+    }
+
+    /// Whether what it says that it holds need not be believed.
+    fn has_failed_a_peer_and_a_seed(&self, parent: PeerKey) -> bool {
+        let is_seed = |child: &PeerKey| self.peers.get(child).is_some_and(|peer| peer.seed);
+        let failed = || self.tasks.values().flat_map(|task| &task.parted);
+        let children = || failed().filter(|(other, _)| *other == parent).map(|(_, child)| child);
+        children().any(is_seed) && children().any(|child| !is_seed(child))
     }
 
     /// Two partners of one zone of which neither has anything to do, though one holds what the

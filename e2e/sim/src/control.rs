@@ -84,6 +84,10 @@ pub(crate) fn to_peer(output: Output, id: impl Fn(PeerKey) -> PeerId) -> (PeerKe
             let layout = Layout::of(size).expect("the planner opens no task that has no layout");
             (seed, PeerInput::ReadOrdered { digest, layout, pieces })
         }
+        Output::Relay { seed, digest, size, pieces } => {
+            let layout = Layout::of(size).expect("the planner opens no task that has no layout");
+            (seed, PeerInput::Wanted { digest, layout, pieces })
+        }
         Output::AskHashes { peer, digest } => (peer, PeerInput::HashesWanted { digest }),
         Output::FailTask { peer, digest, failure, root } => {
             (peer, PeerInput::TaskFailed { digest, failure, root })

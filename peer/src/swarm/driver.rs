@@ -195,10 +195,8 @@ impl Driver {
             let _ = live.send(failed.clone());
             return;
         }
-        let credentials = self.credentials.entry(digest).or_default();
-        let known = credentials.iter().any(|other| is_same(other, &credential));
-        if !known && credentials.len() < MAX_CREDENTIALS {
-            credentials.push(credential);
+        if let Some(credential) = credential {
+            self.keep_credential(digest, credential);
         }
         let pieces = file.pieces();
         // What somebody else put on the disk meanwhile is known before it is fetched once more.
@@ -212,6 +210,14 @@ impl Driver {
         self.input(Input::Wanted { digest, layout, pieces: wish });
         // A client that went away meanwhile leaves its download behind.
         let _ = live.send(known);
+    }
+
+    fn keep_credential(&mut self, digest: Digest, credential: ReadCredential) {
+        let credentials = self.credentials.entry(digest).or_default();
+        let known = credentials.iter().any(|other| is_same(other, &credential));
+        if !known && credentials.len() < MAX_CREDENTIALS {
+            credentials.push(credential);
+        }
     }
 
     fn kept(&mut self, digest: Digest, layout: Layout) {
@@ -235,9 +241,14 @@ impl Driver {
         if message.probe != 0 {
             self.send(FromPeer { echo: message.probe, ..Default::default() });
         }
+        let relays = wire::relays(&message);
         let (named, inputs) = wire::heard(message, |id| self.work.transport.is_seed(id));
         for peer in named {
             self.work.transport.learn(peer.id, peer.address, peer.seed);
+        }
+        for (digest, layout, pieces) in relays {
+            let swarm = self.work.swarm.clone();
+            self.running.spawn(async move { swarm.relay(digest, layout, pieces).await });
         }
         for input in inputs {
             self.input(input);

@@ -92,13 +92,13 @@ impl Wish {
     }
 }
 
-/// A client's wish for a blob.
+/// A wish for a blob: a client's, with its credential, or the scheduler's.
 pub(crate) struct Want {
     digest: Digest,
     layout: Layout,
     pieces: PieceSet,
     file: Arc<BlobFile>,
-    credential: ReadCredential,
+    credential: Option<ReadCredential>,
     live: oneshot::Sender<Arc<Live>>,
 }
 
@@ -163,6 +163,23 @@ impl Swarm {
         layout: Layout,
         wish: &Wish,
         credential: ReadCredential,
+    ) -> Result<Arc<Live>, Failure> {
+        self.wish(digest, layout, wish, Some(credential)).await
+    }
+
+    /// Has pieces of other peers for those that wait for them elsewhere: the scheduler says so.
+    async fn relay(&self, digest: Digest, layout: Layout, pieces: PieceSet) {
+        if let Err(failure) = self.wish(digest, layout, &Wish::Part(pieces), None).await {
+            tracing::debug!(task = %digest.short(), reason = failure.message, "relay");
+        }
+    }
+
+    async fn wish(
+        &self,
+        digest: Digest,
+        layout: Layout,
+        wish: &Wish,
+        credential: Option<ReadCredential>,
     ) -> Result<Arc<Live>, Failure> {
         let seen = timeout(CLAIM_WAIT, self.settled(digest, layout)).await;
         let known = seen.map_err(|_| contested(digest))?;

@@ -145,11 +145,21 @@ fn partner_named(partner: &wire::Partner, is_seed: impl Fn(&PeerId) -> bool) -> 
     Some(Input::PartnerNamed { digest, partner: id, seed, same_zone: partner.same_zone })
 }
 
+/// What a seed is to have of other peers, for those that wait for it.
+pub(super) fn relays(message: &wire::ToPeer) -> Vec<(Digest, Layout, PieceSet)> {
+    message.relays.iter().filter_map(ordered).collect()
+}
+
 fn read_ordered(order: &wire::SourceOrder) -> Option<Input> {
+    let (digest, layout, pieces) = ordered(order)?;
+    Some(Input::ReadOrdered { digest, layout, pieces })
+}
+
+fn ordered(order: &wire::SourceOrder) -> Option<(Digest, Layout, PieceSet)> {
     let digest = Digest::try_from(&order.digest).ok()?;
     let layout = Layout::of(order.size)?;
     let pieces = pieces_from(layout.piece_count(), &order.runs)?;
-    Some(Input::ReadOrdered { digest, layout, pieces })
+    Some((digest, layout, pieces))
 }
 
 fn assigned(assignment: &wire::Assignment) -> Option<Vec<Input>> {

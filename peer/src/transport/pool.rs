@@ -204,7 +204,7 @@ const MAX_CONNECTIONS: usize = 128;
 /// Fresh connections that may wait to be answered on; beyond, whoever dialled waits.
 const DIALLED_WAITING: usize = 64;
 
-const DIAL_TIMEOUT: Duration = Duration::from_secs(3);
+const DIAL_TIMEOUT: Duration = Duration::from_secs(1);
 const NOT_ADMITTED: VarInt = VarInt::from_u32(2);
 const IDLE: VarInt = VarInt::from_u32(0);
 

@@ -18,6 +18,8 @@ impl Scheduler {
             return;
         }
         let (seed, zone) = (facts.seed, self.zone_place(facts.zone));
+        let disbelieved_until = self.disbelieved.until(now, &facts.id);
+        self.deadlines.extend(disbelieved_until.map(|at| (at, Deadline::Parent(key))));
         self.peers.insert(key, Peer::new(facts, zone, &self.limits, self.hash));
         self.tell_pace_of_reports(key);
         if seed {
@@ -68,6 +70,9 @@ impl Scheduler {
             return;
         }
         let part = part.filter(|part| !part.is_full());
+        if !self.tasks[slot].is_wanted() {
+            self.look_at_beliefs(now, slot);
+        }
         let (seat, _) = self.enter(now, peer, slot);
         self.set_wish(slot, seat, Some(Wish { reads: reader, is_part: part.is_some() }), part);
         if reader {
@@ -244,11 +249,46 @@ impl Scheduler {
     ) {
         let Some((slot, seat)) = self.find(child, digest) else { return };
         let Some(owner) = self.seat(parent, slot) else { return };
-        let flight = self.tasks[slot].member(seat).flight(piece);
+        let task = &self.tasks[slot];
+        let flight = task.member(seat).flight(piece);
         if flight.is_none_or(|flight| flight.parent != owner) {
+            // A child that picks by itself, and could not have it there.
+            let is_picked = task.picking && flight.is_none() && piece < task.piece_count();
+            if is_picked && reason.is_doubtful() && task.member(seat).ties.partners.contains(&owner) {
+                self.question(now, slot, seat, owner, piece);
+            }
             return;
         }
         self.land(now, slot, seat, piece, Landing::Lost);
+        // Busy though it owes nothing, it gives nothing.
+        let is_idle = reason == FailureReason::Busy
+            && self.peers[parent].up.count == 0
+            && !self.tasks[slot].member(owner).proven;
+        if reason.is_doubtful() || is_idle {
+            self.question(now, slot, seat, owner, piece);
+        }
+        if let Some((slot, seat)) = self.find(child, digest)
+            && let Some(owner) = self.seat(parent, slot)
+        {
+            self.blame_for(now, (slot, seat), (parent, owner), piece, reason);
+        }
+        self.feed_downloads(now, child);
+        self.feed_parent(now, parent);
+        if let Some((slot, seat)) = self.find(child, digest) {
+            self.feed_neighbours(now, slot, seat);
+        }
+    }
+
+    /// What a failure means for the parent and for the pair.
+    fn blame_for(
+        &mut self,
+        now: Instant,
+        (slot, seat): (TaskSlot, Seat),
+        (parent, owner): (PeerKey, Seat),
+        piece: u32,
+        reason: FailureReason,
+    ) {
+        let (child, digest) = (self.tasks[slot].member(seat).peer, self.tasks[slot].digest);
         match reason {
             FailureReason::TimedOut | FailureReason::Unreachable => {
                 self.rest_pair(now, slot, seat, owner);
@@ -277,22 +317,20 @@ impl Scheduler {
                 }
             }
         }
-        self.feed_downloads(now, child);
-        self.feed_parent(now, parent);
-        if let Some((slot, seat)) = self.find(child, digest) {
-            self.feed_neighbours(now, slot, seat);
-        }
     }
 
     fn blame(&mut self, now: Instant, parent: PeerKey) {
-        let until = now + self.limits.blame;
+        self.blame_until(parent, now + self.limits.blame);
+    }
+
+    pub(crate) fn blame_until(&mut self, parent: PeerKey, until: Instant) {
         self.peers.known_mut(parent).blame(until);
         self.deadlines.insert((until, Deadline::Parent(parent)));
     }
 
     /// What a parent that several children gave up on still owes is planned anew, from others
     /// where there are any. What it holds does not count until it is heard of again.
-    fn remove_parent(&mut self, now: Instant, parent: PeerKey) {
+    pub(crate) fn remove_parent(&mut self, now: Instant, parent: PeerKey) {
         let slots = self.peers[parent].rest.serves.clone();
         let mut children = Vec::new();
         for slot in slots {
@@ -316,7 +354,7 @@ impl Scheduler {
     /// A member that was removed as a parent is heard of again.
     fn trust_again(&mut self, slot: TaskSlot, seat: Seat) {
         let member = self.tasks[slot].member(seat);
-        if !member.counted && !member.corrupt {
+        if !member.counted && !member.corrupt && member.believed {
             self.tasks[slot].set_counted(seat, true);
         }
     }
@@ -370,7 +408,7 @@ impl Scheduler {
     }
 
     /// Keeps a child from a parent that failed it, for a while.
-    fn rest_pair(&mut self, now: Instant, slot: TaskSlot, child: Seat, parent: Seat) {
+    pub(crate) fn rest_pair(&mut self, now: Instant, slot: TaskSlot, child: Seat, parent: Seat) {
         let until = now + self.limits.pair_rest;
         let task = &mut self.tasks[slot];
         let member = task.member_mut(child);

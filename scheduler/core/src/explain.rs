@@ -63,6 +63,8 @@ pub enum Obstacle {
     WindowFull,
     /// It failed the child of late, or sent it a corrupt piece.
     KeptApart,
+    /// It failed a child and a seed, and delivered nothing since.
+    Disbelieved,
     /// A copy is in the child's zone already, or on its way there.
     CrossedAlready,
     /// It is the seed that reads the blob, and another peer has the piece or awaits it.
@@ -116,6 +118,7 @@ impl fmt::Display for Obstacle {
             Self::QueueFull => "its queue is full",
             Self::WindowFull => "the child's window is full",
             Self::KeptApart => "it failed the child",
+            Self::Disbelieved => "failed a child and a seed",
             Self::CrossedAlready => "the piece is in the child's zone already",
             Self::GivenAlready => "it reads, and gave the piece already",
             Self::GateClosed => "the link between the zones is full",

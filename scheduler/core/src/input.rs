@@ -254,3 +254,14 @@ pub enum FailureReason {
     /// What arrived is not the piece.
     Corrupt,
 }
+
+impl FailureReason {
+    /// Whether the parent may not hold what it says, or not give it.
+    pub(crate) fn is_doubtful(self) -> bool {
+        match self {
+            Self::TimedOut | Self::Unreachable | Self::Corrupt => true,
+            // One that says so is taken at its word.
+            Self::NotHeld | Self::Busy => false,
+        }
+    }
+}

@@ -11,8 +11,10 @@
 //!   the child whose window it freed, and the child as a new parent ([`plan`]);
 //! * whom first, then what: the least served child, then the piece by [`rank`];
 //! * only one seed reads a blob, only the pieces nobody holds ([`source`]);
+//! * what a peer says that it holds is believed until it fails a child and a seed ([`belief`]);
 //! * what peers say that the bytes are is believed until SHA-256 says otherwise ([`doubt`]).
 
+mod belief;
 mod books;
 mod demand;
 mod doubt;

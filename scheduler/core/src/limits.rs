@@ -45,8 +45,13 @@ pub struct Limits {
     pub starving: Duration,
     /// How long a child and a parent that failed each other are kept apart.
     pub pair_rest: Duration,
-    /// How long a parent that sent a corrupt piece, or failed several children, comes last.
+    /// How long a parent that sent a corrupt piece, or failed several children, comes last; how long, at first, one that
+    /// failed a child and a seed is not believed to hold anything.
     pub blame: Duration,
+    /// How long a peer that failed a child is in question, unless it delivers.
+    pub question: Duration,
+    /// A first piece of a blob from a parent, of which few hold it, is given up after so long.
+    pub unproven: Duration,
     /// How long a download that was sent corrupt pieces may get nothing before it fails: every
     /// way to the bytes may be barred to it.
     pub hopeless: Duration,
@@ -105,6 +110,8 @@ impl Default for Limits {
             starving: Duration::from_secs(5),
             pair_rest: Duration::from_secs(2),
             blame: Duration::from_secs(15),
+            question: Duration::from_secs(10),
+            unproven: Duration::from_millis(2500),
             hopeless: Duration::from_secs(5),
             timeouts_to_blame: 3,
             lead_percent: 5,

@@ -38,6 +38,10 @@ pub(crate) struct Member {
     pub(crate) asked_hashes: bool,
     /// Whether it came with a part from an earlier life, which nobody has checked.
     pub(crate) found: bool,
+    /// Whether what it holds counts as held.
+    pub(crate) believed: bool,
+    /// Whether it has delivered any piece of this blob.
+    pub(crate) proven: bool,
     /// Whether any partner ever failed it.
     wary: bool,
     /// When it began to want, or a piece last reached it from a parent.
@@ -60,6 +64,10 @@ pub(crate) struct Ties {
     pub(crate) part: Option<PieceSet>,
     /// When it is looked at, should it get nothing.
     pub(crate) watched_at: Option<Instant>,
+    /// When pieces from parents that have not delivered any yet are looked at.
+    pub(crate) late_at: Option<Instant>,
+    /// When it last failed a child, if it has delivered nothing since.
+    pub(crate) questioned_at: Option<Instant>,
 }
 
 /// A piece on its way.
@@ -94,6 +102,8 @@ impl Member {
             corrupt: false,
             asked_hashes: false,
             found: false,
+            believed: true,
+            proven: false,
             wary: false,
             progress_at: now,
             ties: Box::default(),

@@ -64,6 +64,9 @@ impl Scheduler {
         }
         let seat = self.tasks[slot].join(key, peer.rest.facts.seed, peer.rest.zone, now);
         peer.rest.seats.insert(slot, seat);
+        if self.disbelieved.until(now, &peer.rest.facts.id).is_some() {
+            self.tasks[slot].set_believed(seat, false);
+        }
         (seat, true)
     }
 

@@ -52,6 +52,17 @@ pub enum Output {
         /// not told the hash; it reads those that it does not hold.
         pieces: PieceSet,
     },
+    /// Tell a seed to have pieces of a peer that failed a child, as a client of its own would: nobody else holds them.
+    Relay {
+        /// The seed.
+        seed: PeerKey,
+        /// Which blob.
+        digest: Digest,
+        /// Its size in bytes.
+        size: u64,
+        /// The pieces, besides those that it was told before.
+        pieces: PieceSet,
+    },
     /// Ask a peer for the hashes of what it holds.
     AskHashes {
         /// Who holds.

@@ -195,6 +195,11 @@ impl Peer {
         blamed && !self.is_blamed(now)
     }
 
+    /// It has to show anew what it can.
+    pub(crate) fn mistrust(&mut self) {
+        self.trust = 1;
+    }
+
     /// It comes last until the blame has worn off: never excluded, since it may be the only holder.
     pub(crate) fn blame(&mut self, until: Instant) {
         (self.trust, self.wary) = (1, true);

@@ -196,6 +196,9 @@ impl Scheduler {
         if !to.accepts(parent, now) {
             return Some(Obstacle::KeptApart);
         }
+        if !from.believed && self.is_disbelieved(now, from.peer) {
+            return Some(Obstacle::Disbelieved);
+        }
         if from.zone == to.zone {
             return task.picking.then_some(Obstacle::PicksItself);
         }
@@ -262,6 +265,7 @@ impl Scheduler {
         self.peers.known_mut(sender).sends(now, bytes);
         self.peers.known_mut(receiver).receives(now, bytes);
         self.outputs.push_back(Output::Assign { child: receiver, parent: sender, digest, piece, hash });
+        self.watch_unproven(now, slot, child, parent, piece);
     }
 
     /// A piece's way ends: the books of child and parent are settled. The parent, if the piece
@@ -279,8 +283,12 @@ impl Scheduler {
         self.seeds_are_due |= landing == Landing::Lost;
         let bytes = task.layout.piece_size(piece);
         let arrived = landing == Landing::Held;
+        let mut was_doubted = false;
         if arrived {
             task.member_mut(child).progress_at = now;
+            let parent = task.member_mut(flight.parent);
+            was_doubted = parent.ties.questioned_at.take().is_some() || !parent.believed;
+            parent.proven = true;
         }
         let (from, to) = (task.member(flight.parent), task.member(child));
         let (sender, receiver) = (from.peer, to.peer);
@@ -293,6 +301,9 @@ impl Scheduler {
         let landed = Landed { bytes, arrived, beside: self.shedding.interval + BESIDE_CONTROL };
         self.peers.known_mut(sender).sent(now, landed, &mut self.usual_up, &self.limits);
         self.peers.known_mut(receiver).received(now, landed, &mut self.usual_down);
+        if was_doubted {
+            self.believe(sender);
+        }
         Some(sender)
     }
 }

@@ -6,6 +6,7 @@ use std::time::Instant;
 use fastrand::Rng;
 use flotilla_proto::{Digest, PeerId};
 
+use crate::belief::Disbelieved;
 use crate::books::{Peers, Tasks};
 use crate::hash::KeyHash;
 use crate::rate::Usual;
@@ -39,6 +40,7 @@ pub struct Scheduler {
     pub(crate) deadlines: BTreeSet<(Instant, Deadline)>,
     pub(crate) configured_seeds: Vec<PeerId>,
     pub(crate) tombstones: Tombstones,
+    pub(crate) disbelieved: Disbelieved,
     /// When the first input came.
     pub(crate) started_at: Option<Instant>,
     /// A copy of a piece was lost, or a seed reads no more: seeds may give what they were not
@@ -61,6 +63,8 @@ pub(crate) enum Deadline {
     Link(ZonePlace, Way),
     /// Look whether a download got nothing for long.
     Starving(Digest, PeerKey),
+    /// Look at what a child awaits of parents that have not delivered anything yet.
+    Late(Digest, PeerKey),
 }
 
 impl Scheduler {
@@ -84,6 +88,7 @@ impl Scheduler {
             deadlines: BTreeSet::new(),
             configured_seeds: Vec::new(),
             tombstones: Tombstones::default(),
+            disbelieved: Disbelieved::default(),
             started_at: None,
             seeds_are_due: false,
         }
@@ -148,10 +153,14 @@ impl Scheduler {
             match deadline {
                 Deadline::Source(digest) => self.ensure_source(now, digest),
                 Deadline::Feed(_, child) => self.feed_downloads(now, child),
-                Deadline::Parent(parent) => self.feed_parent(now, parent),
+                Deadline::Parent(parent) => {
+                    self.believe_after_a_while(now, parent);
+                    self.feed_parent(now, parent);
+                }
                 Deadline::Hope(digest, child) => self.fail_if_hopeless(now, child, digest),
                 Deadline::Link(place, way) => self.feed_across(now, place, way),
                 Deadline::Starving(digest, child) => self.help_starving(now, child, digest),
+                Deadline::Late(digest, child) => self.give_up_late(now, child, digest),
             }
         }
         self.feed_seeds_if_due(now);

@@ -175,7 +175,7 @@ impl Scheduler {
         self.tasks[slot].source = Source::Idle;
         self.seeds_are_due = true;
         let root = failure.is_poisoned().then(|| self.tasks[slot].hashes.root_so_far());
-        if failure.voids_pieces() || self.next_seed(digest, &failed).is_none() {
+        if failure.voids_pieces() || self.next_seed(now, digest, &failed).is_none() {
             return self.fail_task(now, slot, failure, root);
         }
         self.order_source(now, slot, failed);
@@ -213,13 +213,14 @@ impl Scheduler {
             self.tasks[slot].source = Source::Idle;
             return;
         }
-        let Some(seed) = self.next_seed(digest, &failed) else {
+        let Some(seed) = self.next_seed(now, digest, &failed) else {
             let until = now + self.limits.seed_wait;
             self.tasks[slot].source = Source::Awaiting(until);
             self.deadlines.insert((until, Deadline::Source(digest)));
             return;
         };
         let (seat, _) = self.enter(now, seed, slot);
+        self.tasks[slot].set_believed(seat, true);
         self.draw_partners(slot, seat);
         // Left partners are drawn again.
         self.seeds_are_due |= self.tasks[slot].is_wanted_in_part();
@@ -244,10 +245,17 @@ impl Scheduler {
         }
     }
 
-    /// The attached seed that comes first for this digest and has not failed it. Over all
-    /// configured seeds this is the home seed while it lives.
-    fn next_seed(&self, digest: Digest, failed: &BTreeSet<PeerKey>) -> Option<PeerKey> {
-        let able = self.seeds.iter().filter(|key| !failed.contains(key));
+    /// The attached seed that comes first for this digest and has not failed it, nor its children, where there is
+    /// another. Over all configured seeds this is the home seed while it lives.
+    pub(crate) fn next_seed(
+        &self,
+        now: Instant,
+        digest: Digest,
+        failed: &BTreeSet<PeerKey>,
+    ) -> Option<PeerKey> {
+        let believed = |key: &&PeerKey| !failed.contains(key) && !self.is_disbelieved(now, **key);
+        let is_any = self.seeds.iter().any(|key| believed(&key));
+        let able = self.seeds.iter().filter(|key| if is_any { believed(key) } else { !failed.contains(key) });
         let named: Vec<(&str, PeerKey)> =
             able.map(|key| (self.peers[*key].rest.facts.id.as_str(), *key)).collect();
         let first = *rendezvous_order(digest.as_bytes(), named.iter().map(|(name, _)| *name)).first()?;

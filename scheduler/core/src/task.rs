@@ -32,8 +32,10 @@ pub(crate) struct Task {
     pub(crate) seeds: Vec<Seat>,
     /// The task's part in each zone that ever had a member; found by a pass at a join.
     pub(crate) zones: Vec<TaskZone>,
-    /// Per piece: members that hold it.
+    /// Per piece: members that hold it, as far as they are believed.
     holder_counts: Vec<u32>,
+    /// Members that are not believed.
+    disbelieved_count: u32,
     unheld: Vec<u64>,
     /// Per piece: members other than seeds that hold or await it, in all zones.
     copy_counts: Vec<u32>,
@@ -85,6 +87,7 @@ impl Task {
             seeds: Vec::new(),
             zones: Vec::new(),
             holder_counts: vec![0; piece_count as usize],
+            disbelieved_count: 0,
             copy_counts: vec![0; piece_count as usize],
             shared: vec![0; unheld.len()],
             unheld,
@@ -175,6 +178,7 @@ impl Task {
     pub(crate) fn leave(&mut self, seat: Seat) -> Member {
         self.set_wish(seat, None, None);
         self.drop_all(seat);
+        self.set_believed(seat, true);
         let member = self.members[seat.0 as usize].take().expect("a known seat is taken");
         assert!(member.ties.in_flight.is_empty(), "what was in flight is lost before");
         self.free_seats.push(seat);
@@ -297,8 +301,9 @@ impl Task {
             member.taken_count += 1;
             self.count_copy(seat, piece, true);
         }
-        self.holder_counts[piece as usize] += 1;
-        bits::remove(&mut self.unheld, piece);
+        if self.member(seat).believed {
+            self.count_holder(piece, true);
+        }
         if self.member(seat).held_count == piece_count {
             self.rows.remove(row);
             let member = self.member_mut(seat);
@@ -320,10 +325,55 @@ impl Task {
         member.taken_count -= 1;
         member.next_piece = member.next_piece.min(piece);
         self.count_copy(seat, piece, false);
-        self.holder_counts[piece as usize] -= 1;
-        if self.holder_counts[piece as usize] == 0 {
+        if self.member(seat).believed {
+            self.count_holder(piece, false);
+        }
+    }
+
+    fn count_holder(&mut self, piece: u32, more: bool) {
+        let count = &mut self.holder_counts[piece as usize];
+        if more {
+            *count += 1;
+            bits::remove(&mut self.unheld, piece);
+            return;
+        }
+        *count -= 1;
+        if *count == 0 {
             bits::insert(&mut self.unheld, piece);
         }
+    }
+
+    /// States whether what a member says that it holds counts as held. Costs a pass over the pieces.
+    pub(crate) fn set_believed(&mut self, seat: Seat, believed: bool) {
+        let member = self.member_mut(seat);
+        if member.believed == believed {
+            return;
+        }
+        member.believed = believed;
+        let held: Vec<u32> = bits::ones(self.rows.held(self.member(seat).row)).collect();
+        for piece in held {
+            self.count_holder(piece, believed);
+        }
+        if believed {
+            self.disbelieved_count -= 1;
+        } else {
+            self.disbelieved_count += 1;
+        }
+    }
+
+    /// Whether every member is believed.
+    pub(crate) fn all_believed(&self) -> bool {
+        self.disbelieved_count == 0
+    }
+
+    /// How many members that are believed hold a piece.
+    pub(crate) fn holder_count(&self, piece: u32) -> u32 {
+        self.holder_counts[piece as usize]
+    }
+
+    /// Those of some pieces that members want.
+    pub(crate) fn demanded_of(&self, pieces: PieceSet) -> PieceSet {
+        self.demand.of(pieces)
     }
 
     /// A member holds nothing any more. Costs a pass over the pieces.

@@ -168,11 +168,17 @@ fn who_wants_a_part_is_sent_it_by_the_one_of_its_zone_that_holds_it() {
 struct Planner {
     scheduler: Scheduler,
     now: Instant,
+    /// Who was to read how many pieces from the registry.
+    reads: Vec<(PeerKey, u32)>,
+    /// Who was to have how many pieces of a holder in question.
+    relays: Vec<(PeerKey, u32)>,
+    assigned: Vec<(PeerKey, PeerKey, u32)>,
 }
 
 impl Planner {
     fn new(limits: Limits, seed: u64) -> Self {
-        Self { scheduler: Scheduler::new(limits, seed), now: Instant::now() }
+        let scheduler = Scheduler::new(limits, seed);
+        Self { scheduler, now: Instant::now(), reads: vec![], relays: vec![], assigned: vec![] }
     }
 
     fn join(&mut self, peer: PeerKey, seed: bool) {
@@ -204,14 +210,120 @@ impl Planner {
         self.input(Input::Announced { peer, digest: digest(0), size: SIZE, pieces, hashes })
     }
 
+    /// A peer has a piece that its parent sent it.
+    fn announce_from(&mut self, peer: PeerKey, piece: u32) {
+        let mut pieces = PieceSet::new(12);
+        pieces.insert(piece);
+        self.input(Input::Announced { peer, digest: digest(0), size: SIZE, pieces, hashes: vec![] });
+    }
+
     fn input(&mut self, input: Input) -> Vec<(PeerKey, PeerKey, u32)> {
         self.scheduler.handle(self.now, input);
-        let outputs = std::iter::from_fn(|| self.scheduler.poll_output());
-        outputs
-            .filter_map(|output| match output {
-                Output::Assign { child, parent, piece, .. } => Some((child, parent, piece)),
-                _ => None,
-            })
-            .collect()
+        self.drain()
     }
+
+    /// Lets time pass until something is so.
+    fn wait_for(&mut self, is_so: impl Fn(&Self) -> bool) {
+        while !is_so(self) {
+            self.now = self.scheduler.poll_timeout().expect("something is due");
+            self.scheduler.handle_timeout(self.now);
+            self.drain();
+        }
+    }
+
+    /// What it makes it assign.
+    fn drain(&mut self) -> Vec<(PeerKey, PeerKey, u32)> {
+        let mut assigned = Vec::new();
+        while let Some(output) = self.scheduler.poll_output() {
+            match output {
+                Output::Assign { child, parent, piece, .. } => assigned.push((child, parent, piece)),
+                Output::ReadSource { seed, pieces, .. } => self.reads.push((seed, pieces.count())),
+                Output::Relay { seed, pieces, .. } => self.relays.push((seed, pieces.count())),
+                _ => {}
+            }
+        }
+        self.assigned.extend(&assigned);
+        assigned
+    }
+}
+
+/// A region with a seed, a holder that gives nothing, and clients.
+fn beside_a_liar() -> (Planner, [PeerKey; 4]) {
+    let mut planner = Planner::new(Limits::default(), 1);
+    let all @ [seed, liar, one, other] = [0, 1, 2, 3].map(PeerKey);
+    planner.join(seed, true);
+    for peer in [liar, one, other] {
+        planner.join(peer, false);
+    }
+    planner.announce(liar, 0..12);
+    (planner, all)
+}
+
+#[test]
+fn a_holder_that_fails_a_child_and_a_seed_holds_nothing_and_its_pieces_are_read() {
+    let (mut planner, [seed, liar, one, other]) = beside_a_liar();
+    let planned = planner.want(one);
+    assert!(planned.iter().all(|(_, parent, _)| *parent == liar) && !planned.is_empty());
+    assert_eq!(planner.reads, []);
+    let (digest, reason) = (digest(0), FailureReason::Unreachable);
+    let failed = |child, piece| Input::Failed { child, parent: liar, digest, piece, reason };
+    planner.input(failed(one, planned[0].2));
+    assert_eq!(planner.relays, [(seed, 12)], "the seed tries what nobody else has");
+    assert_eq!(planner.reads, [], "one child's word costs nothing at the registry");
+
+    let tried = planner.want(seed);
+    assert_eq!(tried, [(seed, liar, tried[0].2)], "one at a time, until it shows what it can");
+    planner.input(failed(seed, tried[0].2));
+    assert_eq!(planner.reads, [(seed, 12)]);
+    planner.announce(liar, 0..12);
+    assert!(planner.want(other).is_empty(), "its word counts no more");
+    assert!(planner.announce(seed, 0..1).iter().all(|(_, parent, _)| *parent == seed));
+}
+
+#[test]
+fn a_holder_that_a_child_slanders_is_asked_by_the_seed_and_stays_one() {
+    let (mut planner, [seed, holder, slanderer, other]) = beside_a_liar();
+    let planned = planner.want(slanderer);
+    let (digest, reason) = (digest(0), FailureReason::TimedOut);
+    planner.input(Input::Failed { child: slanderer, parent: holder, digest, piece: planned[0].2, reason });
+    let tried = planner.want(seed);
+    planner.announce_from(seed, tried[0].2);
+    let reason = FailureReason::TimedOut;
+    for (child, parent, piece) in planner.want(other) {
+        planner.input(Input::Failed { child, parent, digest, piece, reason });
+    }
+    assert_eq!(planner.reads, []);
+}
+
+#[test]
+fn one_that_sends_its_first_piece_a_byte_at_a_time_is_found_out_in_five_seconds() {
+    let (mut planner, [seed, _, one, _]) = beside_a_liar();
+    let began_at = planner.now;
+    planner.want(one);
+    planner.wait_for(|planner| !planner.relays.is_empty());
+    planner.want(seed);
+    planner.wait_for(|planner| !planner.reads.is_empty());
+    let took = planner.now - began_at;
+    assert!(took < std::time::Duration::from_millis(5500), "{took:?}");
+    assert_eq!(planner.reads, [(seed, 12)]);
+}
+
+#[test]
+fn a_liar_that_comes_again_under_its_name_is_not_believed_and_is_heard_again_after_a_while() {
+    let (mut planner, [seed, liar, one, other]) = beside_a_liar();
+    let (digest, reason) = (digest(0), FailureReason::Unreachable);
+    for child in [one, seed] {
+        let planned = planner.want(child);
+        planner.input(Input::Failed { child, parent: liar, digest, piece: planned[0].2, reason });
+    }
+    for peer in [liar, one, seed] {
+        planner.input(Input::PeerLeft { peer });
+    }
+    planner.join(liar, false);
+    planner.join(seed, true);
+    planner.announce(liar, 0..12);
+    planner.reads.clear();
+    assert!(planner.want(other).is_empty());
+    assert_eq!(planner.reads, [(seed, 12)]);
+    planner.wait_for(|planner| planner.assigned.iter().any(|(_, parent, _)| *parent == liar));
 }

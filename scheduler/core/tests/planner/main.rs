@@ -6,8 +6,9 @@
 //!
 //! 1. a child is sent only pieces that it neither holds nor awaits, by a partner that holds them;
 //! 2. nobody owes or awaits more than the limits say;
-//! 3. one seed at a time reads a blob, and only pieces that nobody holds (docs/design.md §1.1), but for
-//!    one peer that lies about wrong bytes: then once what the seed itself does not hold;
+//! 3. one seed at a time reads a blob, and only pieces that nobody holds (docs/design.md §1.1), save holders that
+//!    failed a peer and a seed; but for one peer that lies about wrong bytes: then once what the seed itself
+//!    does not hold;
 //! 4. work conserving: no parent has a free slot while a partner lacks what it may give (§2.9; a
 //!    seed that reads gives nothing twice);
 //!    seen from outside: a lone download beside a full holder is never left without a plan;

@@ -69,6 +69,8 @@ pub(crate) struct Swarm {
     until: BTreeMap<Digest, u32>,
     pub(crate) failures: Vec<(PeerKey, Digest, Failure)>,
     lies: BTreeSet<Digest>,
+    /// Parents that failed a child that is no seed, and a seed.
+    doubted: (BTreeSet<PeerKey>, BTreeSet<PeerKey>),
     /// What peers answer to what they were told.
     answers: VecDeque<Input>,
 }
@@ -91,6 +93,7 @@ impl Swarm {
             until: BTreeMap::new(),
             failures: Vec::new(),
             lies: BTreeSet::new(),
+            doubted: Default::default(),
             answers: VecDeque::new(),
         };
         swarm.join(true);
@@ -99,7 +102,6 @@ impl Swarm {
     }
 
     pub(crate) fn input(&mut self, input: Input) {
-        self.now += Duration::from_millis(1);
         self.scheduler.handle(self.now, input);
         self.drain();
         while let Some(answer) = self.answers.pop_front() {
@@ -134,13 +136,17 @@ impl Swarm {
                 assert!(awaited.count() <= self.limits.window_max as usize, "invariant 2");
             }
             Output::Cancel { child, digest, piece } => {
-                self.transfers.retain(|t| (t.child, t.digest, t.piece) != (child, digest, piece));
+                let is_it = |t: &&Transfer| (t.child, t.digest, t.piece) == (child, digest, piece);
+                if let Some(t) = self.transfers.iter().find(is_it).copied() {
+                    self.doubt(&t);
+                    self.transfers.remove(&t);
+                }
             }
             Output::ReadSource { seed, digest, pieces, .. } => {
                 let (held, lacking): (Vec<u32>, Vec<u32>) =
                     pieces.iter().partition(|piece| self.holds(seed, digest, *piece));
                 let may_read =
-                    |piece: &u32| self.lies.contains(&digest) || !self.anyone_holds(digest, *piece);
+                    |piece: &u32| self.lies.contains(&digest) || !self.anyone_believed_holds(digest, *piece);
                 assert!(lacking.iter().all(may_read), "invariant 3: {lacking:?}");
                 let is_wanted = |piece: &u32| {
                     self.wants.iter().any(|((_, of), wanted)| *of == digest && wanted.contains(*piece))
@@ -165,6 +171,12 @@ impl Swarm {
                     ordered.extend(lacking);
                 }
             }
+            Output::Relay { seed, digest, size, pieces } => {
+                let wish = self.wants.entry((seed, digest)).or_insert_with(|| PieceSet::new(pieces.len()));
+                wish.union_with(&pieces);
+                let part = Some(wish.clone());
+                self.answers.push_back(Input::Wanted { peer: seed, digest, size, part, reader: true });
+            }
             Output::FailTask { peer, digest, failure, root: _ } => {
                 self.wants.remove(&(peer, digest));
                 self.transfers.retain(|t| (t.child, t.digest) != (peer, digest));
@@ -187,7 +199,13 @@ impl Swarm {
         }
     }
 
+    /// As a driver does: what is due comes before what happens.
+    fn pass(&mut self) {
+        self.wait(Duration::from_millis(1));
+    }
+
     pub(crate) fn step(&mut self, step: &Step) {
+        self.pass();
         match *step {
             Step::Join => self.join(false),
             Step::Leave(pick) => self.leave(pick),
@@ -215,6 +233,7 @@ impl Swarm {
             Step::Fail(pick, reason) => {
                 if let Some(t) = choose(&self.transfers, pick) {
                     self.transfers.remove(&t);
+                    self.doubt(&t);
                     let Transfer { child, parent, digest, piece } = t;
                     self.input(Input::Failed { child, parent, digest, piece, reason });
                 }
@@ -255,12 +274,14 @@ impl Swarm {
     }
 
     pub(crate) fn deliver(&mut self, pick: usize) {
+        self.pass();
         let Some(t) = choose(&self.transfers, pick) else { return };
         self.transfers.remove(&t);
         self.announce(t.child, t.digest, t.piece, Vec::new());
     }
 
     pub(crate) fn seed_reads(&mut self, pick: usize) {
+        self.pass();
         let digests: Vec<Digest> = self.readable().collect();
         let Some(&digest) = digests.get(pick % digests.len().max(1)) else { return };
         let (seed, ordered) = self.reads.get_mut(&digest).unwrap();
@@ -335,8 +356,17 @@ impl Swarm {
         self.held[&peer].get(&digest).is_some_and(|held| held.contains(piece))
     }
 
-    fn anyone_holds(&self, digest: Digest, piece: u32) -> bool {
-        self.held.keys().any(|peer| self.holds(*peer, digest, piece))
+    fn anyone_believed_holds(&self, digest: Digest, piece: u32) -> bool {
+        let (by_peers, by_seeds) = &self.doubted;
+        let believed = |peer: &&PeerKey| !by_peers.contains(peer) || !by_seeds.contains(peer);
+        self.held.keys().filter(believed).any(|peer| self.holds(*peer, digest, piece))
+    }
+
+    /// A parent did not deliver.
+    fn doubt(&mut self, t: &Transfer) {
+        let is_seed = t.child == PeerKey(0);
+        let doubted = if is_seed { &mut self.doubted.1 } else { &mut self.doubted.0 };
+        doubted.insert(t.parent);
     }
 }
 

@@ -1,0 +1,292 @@
+//! Whether a peer holds what it says.
+//!
+//! A holder that fails a child, and has delivered nothing since, is *in question*. A seed then fetches from it, as
+//! a child, what clients want and nobody else holds: a *relay*. If that comes, everyone has it from the seed, and
+//! a child that lied about its parent, or cannot reach it, has cost nothing at the registry. If the seed
+//! gets nothing either, the holder is *disbelieved*: what it says that it holds counts as held by nobody, so it
+//! is read from the registry, and nobody is sent there. It is believed again once it delivers, or
+//! after a while that doubles each time.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use flotilla_proto::{Digest, PeerId, PieceSet, bits};
+
+use crate::member::Flight;
+use crate::scheduler::{Deadline, Scheduler};
+use crate::task::{Landing, Seat, Task, TaskSlot};
+use crate::{Output, PeerKey};
+
+/// Peers that are disbelieved, or were of late, by name: who attaches anew is no other.
+#[derive(Debug, Default)]
+pub(crate) struct Disbelieved(BTreeMap<PeerId, Sentence>);
+
+#[derive(Debug, Clone, Copy)]
+struct Sentence {
+    until: Instant,
+    lasts: Duration,
+}
+
+impl Disbelieved {
+    /// Until when nothing that it says it holds counts, if so.
+    pub(crate) fn until(&self, now: Instant, id: &PeerId) -> Option<Instant> {
+        self.0.get(id).map(|sentence| sentence.until).filter(|until| now < *until)
+    }
+
+    /// Disbelieves a peer, from now on. Until when.
+    fn add(&mut self, now: Instant, id: &PeerId, first: Duration) -> Instant {
+        let before = self.0.get(id).filter(|sentence| now < sentence.until + FORGOTTEN_AFTER);
+        let lasts = before.map_or(first, |sentence| (sentence.lasts * 2).min(LONGEST.max(first)));
+        if self.0.len() >= MOST {
+            self.0.retain(|_, sentence| now < sentence.until + FORGOTTEN_AFTER);
+        }
+        if self.0.len() >= MOST {
+            self.0.pop_first();
+        }
+        let until = now + lasts;
+        self.0.insert(id.clone(), Sentence { until, lasts });
+        until
+    }
+
+    fn remove(&mut self, id: &PeerId) -> bool {
+        self.0.remove(id).is_some()
+    }
+}
+
+impl Scheduler {
+    /// A holder did not deliver a piece to a child. Where few hold the piece, costs a pass over the members.
+    pub(crate) fn question(&mut self, now: Instant, slot: TaskSlot, child: Seat, holder: Seat, piece: u32) {
+        let task = &mut self.tasks[slot];
+        let by_seed = task.member(child).seed;
+        let ties = &mut task.member_mut(holder).ties;
+        let is_in_question = ties.questioned_at.is_some_and(|at| now < at + self.limits.question);
+        if by_seed && is_in_question {
+            return self.disbelieve(now, slot, holder);
+        }
+        if by_seed {
+            return;
+        }
+        ties.questioned_at = Some(now);
+        if !task.few_hold(piece) {
+            return;
+        }
+        if task.is_unproven(holder) {
+            self.take_back(now, slot, child, holder);
+        }
+        self.relay(now, slot, holder);
+    }
+
+    /// A child is to have nothing from a parent: it has room for the seed.
+    fn take_back(&mut self, now: Instant, slot: TaskSlot, child: Seat, holder: Seat) {
+        let task = &self.tasks[slot];
+        let (digest, peer) = (task.digest, task.member(child).peer);
+        let of_holder = task.member(child).ties.in_flight.iter().filter(|flight| flight.parent == holder);
+        for piece in of_holder.map(|flight| flight.piece).collect::<Vec<u32>>() {
+            self.outputs.push_back(Output::Cancel { child: peer, digest, piece });
+            self.land(now, slot, child, piece, Landing::Lost);
+        }
+    }
+
+    /// Has a seed fetch from a holder in question what is wanted and nobody else holds.
+    fn relay(&mut self, now: Instant, slot: TaskSlot, holder: Seat) {
+        let task = &self.tasks[slot];
+        let (key, digest, size) = (task.member(holder).peer, task.digest, task.layout.size());
+        let mut pieces = task.held_alone(holder, |ties_at| now < ties_at + self.limits.question);
+        let Some(seed) = self.next_seed(now, digest, &[key].into()) else { return };
+        if let Some(seat) = self.seat(seed, slot) {
+            let task = &self.tasks[slot];
+            let has = |piece: &u32| {
+                task.holds(seat, *piece) || task.member(seat).wish.is_some() && task.wants(seat, *piece)
+            };
+            for piece in pieces.clone().iter().filter(has) {
+                pieces.remove(piece);
+            }
+        }
+        if !pieces.is_empty() {
+            self.peers.known_mut(key).mistrust();
+            self.outputs.push_back(Output::Relay { seed, digest, size, pieces });
+        }
+    }
+
+    /// What a peer says that it holds counts as held by nobody. Costs a pass over its part in all blobs, and over what
+    /// it holds of those that somebody wants.
+    fn disbelieve(&mut self, now: Instant, slot: TaskSlot, holder: Seat) {
+        let key = self.tasks[slot].member(holder).peer;
+        let until = self.disbelieved.add(now, &self.peers[key].rest.facts.id, self.limits.blame);
+        self.blame_until(key, until);
+        let mut digests = Vec::new();
+        for (slot, seat) in self.wanted_seats(key) {
+            let task = &mut self.tasks[slot];
+            if task.source.reader() != Some(key) {
+                task.set_believed(seat, false);
+                digests.push(task.digest);
+            }
+        }
+        self.remove_parent(now, key);
+        for digest in digests {
+            self.ensure_source(now, digest);
+            if let Some(slot) = self.tasks.slot(digest) {
+                self.reach_all(now, slot);
+            }
+        }
+    }
+
+    /// A peer delivered: it holds what it says.
+    pub(crate) fn believe(&mut self, key: PeerKey) {
+        let Some(peer) = self.peers.get(key) else { return };
+        if self.disbelieved.remove(&peer.rest.facts.id) {
+            self.believe_in_all(key);
+        }
+    }
+
+    /// The time for which a peer was to be disbelieved may be over.
+    pub(crate) fn believe_after_a_while(&mut self, now: Instant, key: PeerKey) {
+        let Some(peer) = self.peers.get(key) else { return };
+        if self.disbelieved.until(now, &peer.rest.facts.id).is_none() {
+            self.believe_in_all(key);
+        }
+    }
+
+    fn believe_in_all(&mut self, key: PeerKey) {
+        for (slot, seat) in self.wanted_seats(key) {
+            self.tasks[slot].member_mut(seat).ties.questioned_at = None;
+            self.tasks[slot].set_believed(seat, true);
+        }
+    }
+
+    /// Where a peer sits in tasks that somebody wants, in a steady order.
+    fn wanted_seats(&self, key: PeerKey) -> Vec<(TaskSlot, Seat)> {
+        let seats = self.peers[key].rest.seats.iter().map(|(slot, seat)| (*slot, *seat));
+        let mut wanted: Vec<_> = seats.filter(|(slot, _)| self.tasks[*slot].is_wanted()).collect();
+        wanted.sort_unstable();
+        wanted
+    }
+
+    /// A blob begins to be wanted: what its members hold counts as they are believed now. Costs a pass over them.
+    pub(crate) fn look_at_beliefs(&mut self, now: Instant, slot: TaskSlot) {
+        if self.disbelieved.0.is_empty() && self.tasks[slot].all_believed() {
+            return;
+        }
+        let members: Vec<(Seat, PeerKey)> =
+            self.tasks[slot].members().map(|(seat, member)| (seat, member.peer)).collect();
+        for (seat, key) in members {
+            let believed = !self.is_disbelieved(now, key);
+            self.tasks[slot].set_believed(seat, believed);
+        }
+    }
+
+    pub(crate) fn is_disbelieved(&self, now: Instant, key: PeerKey) -> bool {
+        self.peers.get(key).is_some_and(|peer| self.disbelieved.until(now, &peer.rest.facts.id).is_some())
+    }
+
+    /// A piece is on its way from a parent that has not delivered any of this blob yet: it is looked at, where few
+    /// hold the piece.
+    pub(crate) fn watch_unproven(
+        &mut self,
+        now: Instant,
+        slot: TaskSlot,
+        child: Seat,
+        parent: Seat,
+        piece: u32,
+    ) {
+        let task = &self.tasks[slot];
+        if !task.is_unproven(parent) || !task.few_hold(piece) {
+            return;
+        }
+        let digest = task.digest;
+        let at = now + self.time_to_prove(slot, parent);
+        let task = &mut self.tasks[slot];
+        let member = task.member_mut(child);
+        if member.ties.late_at.is_none() {
+            member.ties.late_at = Some(at);
+            self.deadlines.insert((at, Deadline::Late(digest, member.peer)));
+        }
+    }
+
+    /// Looks at what a child awaits of parents that have not delivered any of this blob: what has been on its way for
+    /// long is lost.
+    pub(crate) fn give_up_late(&mut self, now: Instant, child: PeerKey, digest: Digest) {
+        let Some((slot, seat)) = self.find(child, digest) else { return };
+        let task = &self.tasks[slot];
+        let flights =
+            task.member(seat).ties.in_flight.iter().filter(|flight| task.is_unproven(flight.parent));
+        let due = |flight: &Flight| flight.planned_at + self.time_to_prove(slot, flight.parent);
+        let (late, young): (Vec<Flight>, Vec<Flight>) =
+            flights.copied().partition(|flight| due(flight) <= now);
+        let next = young.iter().map(due).min();
+        self.tasks[slot].member_mut(seat).ties.late_at = next;
+        self.deadlines.extend(next.map(|at| (at, Deadline::Late(digest, child))));
+        for flight in late {
+            let still_is = self.find(child, digest) == Some((slot, seat));
+            if !still_is || self.tasks[slot].member(seat).flight(flight.piece) != Some(&flight) {
+                continue;
+            }
+            if !self.tasks[slot].few_hold(flight.piece) {
+                continue;
+            }
+            self.outputs.push_back(Output::Cancel { child, digest, piece: flight.piece });
+            let parent = self.land(now, slot, seat, flight.piece, Landing::Lost);
+            self.rest_pair(now, slot, seat, flight.parent);
+            self.question(now, slot, seat, flight.parent, flight.piece);
+            if let Some(parent) = parent {
+                self.feed_parent(now, parent);
+            }
+        }
+        self.feed_downloads(now, child);
+    }
+}
+
+impl Scheduler {
+    /// How long a parent has to deliver its first piece of a blob, for all that it owes.
+    fn time_to_prove(&self, slot: TaskSlot, parent: Seat) -> Duration {
+        let owed = self.peers[self.tasks[slot].member(parent).peer].up.bytes;
+        self.limits.unproven + Duration::from_secs_f64(f64::from(owed) / SLOW_LINK)
+    }
+}
+
+impl Task {
+    /// Whether a parent has not delivered any of this blob. A seed that is slow has too much to do.
+    fn is_unproven(&self, parent: Seat) -> bool {
+        let member = self.member(parent);
+        !member.proven && !member.seed
+    }
+
+    /// Whether so few hold a piece that it matters whether each of them does.
+    fn few_hold(&self, piece: u32) -> bool {
+        self.holder_count(piece) <= FEW
+    }
+
+    /// What is wanted of a blob and held by nobody who is believed and not in question, but by this member.
+    fn held_alone(&self, holder: Seat, is_in_question: impl Fn(Instant) -> bool) -> PieceSet {
+        let mut others = vec![0_u64; bits::full(self.piece_count()).len()];
+        for (seat, member) in self.members() {
+            let is_doubtful = !member.believed || member.ties.questioned_at.is_some_and(&is_in_question);
+            if seat != holder && !is_doubtful {
+                let held = self.rows.held(member.row);
+                others.iter_mut().zip(held).for_each(|(others, held)| *others |= held);
+            }
+        }
+        let held = self.rows.held(self.member(holder).row);
+        let mut alone = PieceSet::new(self.piece_count());
+        let words: Vec<u64> = held.iter().zip(&others).map(|(held, others)| held & !others).collect();
+        for piece in bits::ones(&words) {
+            alone.insert(piece);
+        }
+        self.demanded_of(alone)
+    }
+}
+
+/// Peers whose disbelief is remembered; beyond, the first by name is forgotten.
+const MOST: usize = 4096;
+
+/// After its end, a time of disbelief counts for the next one for so long.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
+
+/// The longest that a peer is disbelieved.
+const LONGEST: Duration = Duration::from_secs(600);
+
+/// What the slowest of the links that people use carry, in bytes a second.
+const SLOW_LINK: f64 = 8.0 * 1024.0 * 1024.0;
+
+/// Where more hold a piece, others give it, and nobody need be questioned.
+const FEW: u32 = 4;
