@@ -10,6 +10,8 @@ mod cluster;
 mod doors;
 mod endpoints;
 mod faults;
+mod hostile;
+mod hostility;
 mod manifests;
 mod offline;
 mod picking;

@@ -71,6 +71,9 @@ impl Scheduler {
             return;
         }
         if task.is_unproven(holder) {
+            // A seed that reads gives what only this one is said to have.
+            task.set_counted(holder, false);
+            self.seeds_are_due = true;
             self.take_back(now, slot, child, holder);
         }
         self.relay(now, slot, holder);
@@ -104,6 +107,9 @@ impl Scheduler {
         }
         if !pieces.is_empty() {
             self.peers.known_mut(key).mistrust();
+            let until = now + 2 * self.limits.unproven;
+            self.tasks[slot].member_mut(holder).ties.tried_until = Some(until);
+            self.deadlines.insert((until, Deadline::Parent(key)));
             self.outputs.push_back(Output::Relay { seed, digest, size, pieces });
         }
     }
@@ -149,8 +155,12 @@ impl Scheduler {
 
     fn believe_in_all(&mut self, key: PeerKey) {
         for (slot, seat) in self.wanted_seats(key) {
-            self.tasks[slot].member_mut(seat).ties.questioned_at = None;
-            self.tasks[slot].set_believed(seat, true);
+            let task = &mut self.tasks[slot];
+            self.seeds_are_due = true;
+            if !task.member(seat).believed {
+                task.member_mut(seat).ties.questioned_at = None;
+                task.set_believed(seat, true);
+            }
         }
     }
 
@@ -169,6 +179,7 @@ impl Scheduler {
         }
         let members: Vec<(Seat, PeerKey)> =
             self.tasks[slot].members().map(|(seat, member)| (seat, member.peer)).collect();
+        self.seeds_are_due = true;
         for (seat, key) in members {
             let believed = !self.is_disbelieved(now, key);
             self.tasks[slot].set_believed(seat, believed);
@@ -245,6 +256,12 @@ impl Scheduler {
 }
 
 impl Task {
+    /// Whether only a seed may be sent what a member holds.
+    pub(crate) fn is_tried(&self, now: Instant, holder: Seat) -> bool {
+        let member = self.member(holder);
+        self.is_unproven(holder) && member.ties.tried_until.is_some_and(|until| now < until)
+    }
+
     /// Whether a parent has not delivered any of this blob. A seed that is slow has too much to do.
     fn is_unproven(&self, parent: Seat) -> bool {
         let member = self.member(parent);

@@ -220,7 +220,9 @@ impl Scheduler {
             {
                 parents.push(parent);
             }
-            self.tasks[slot].source.spread(peer, piece);
+            if self.tasks[slot].member(seat).believed {
+                self.tasks[slot].source.spread(peer, piece);
+            }
         }
         if let Some(overruled) = overruled {
             self.overrule(now, slot, seat, &overruled);
@@ -354,7 +356,8 @@ impl Scheduler {
     /// A member that was removed as a parent is heard of again.
     fn trust_again(&mut self, slot: TaskSlot, seat: Seat) {
         let member = self.tasks[slot].member(seat);
-        if !member.counted && !member.corrupt && member.believed {
+        let is_doubted = !member.believed || member.ties.questioned_at.is_some();
+        if !member.counted && !member.corrupt && !is_doubted {
             self.tasks[slot].set_counted(seat, true);
         }
     }

@@ -68,6 +68,8 @@ pub(crate) struct Ties {
     pub(crate) late_at: Option<Instant>,
     /// When it last failed a child, if it has delivered nothing since.
     pub(crate) questioned_at: Option<Instant>,
+    /// Until when only seeds are sent what it holds: one was told to try.
+    pub(crate) tried_until: Option<Instant>,
 }
 
 /// A piece on its way.

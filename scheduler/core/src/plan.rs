@@ -196,6 +196,9 @@ impl Scheduler {
         if !to.accepts(parent, now) {
             return Some(Obstacle::KeptApart);
         }
+        if !to.seed && task.is_tried(now, parent) {
+            return Some(Obstacle::KeptApart);
+        }
         if !from.believed && self.is_disbelieved(now, from.peer) {
             return Some(Obstacle::Disbelieved);
         }
@@ -286,8 +289,13 @@ impl Scheduler {
         let mut was_doubted = false;
         if arrived {
             task.member_mut(child).progress_at = now;
+            let parent = task.member(flight.parent);
+            if !parent.counted && !parent.corrupt && parent.believed {
+                task.set_counted(flight.parent, true);
+            }
             let parent = task.member_mut(flight.parent);
             was_doubted = parent.ties.questioned_at.take().is_some() || !parent.believed;
+            parent.ties.tried_until = None;
             parent.proven = true;
         }
         let (from, to) = (task.member(flight.parent), task.member(child));

@@ -343,13 +343,15 @@ impl Task {
         }
     }
 
-    /// States whether what a member says that it holds counts as held. Costs a pass over the pieces.
+    /// States whether what a member says that it holds counts as held, and as copies. Costs a pass over the pieces.
     pub(crate) fn set_believed(&mut self, seat: Seat, believed: bool) {
         let member = self.member_mut(seat);
         if member.believed == believed {
             return;
         }
         member.believed = believed;
+        let counted = believed && !member.corrupt;
+        self.set_counted(seat, counted);
         let held: Vec<u32> = bits::ones(self.rows.held(self.member(seat).row)).collect();
         for piece in held {
             self.count_holder(piece, believed);

@@ -1,0 +1,49 @@
+//! What an enrolled peer that lies can do to others.
+
+use std::time::{Duration, Instant};
+
+use crate::hostile::{Hostile, Manner};
+use crate::region::{Region, blob_path, noise};
+use crate::registry::HOST;
+
+/// Everyone waits for the holder of a cold blob, which gives nothing.
+#[tokio::test]
+async fn a_peer_that_announces_a_cold_blob_and_gives_nothing_holds_nobody_up_for_long() {
+    for (manner, bound) in [
+        (Manner::Silent, 5),
+        (Manner::Cuts, 5),
+        (Manner::Busy, 5),
+        (Manner::Garbage, 5),
+        (Manner::Mute, 9),
+        (Manner::Drips, 9),
+    ] {
+        let mut region = Region::start().await;
+        let blob = noise(5, 3_000_000);
+        region.registry.push("app", "v1", &[&blob]);
+        let hostile = Hostile::join(&mut region.cluster, "liar", manner).await;
+        hostile.announce(&blob, 3_000_000, 23).await;
+        for node in [&region.one, &region.two] {
+            assert_eq!(node.client.mirror("/v2/app/manifests/v1").await.status, 200);
+        }
+        let began_at = Instant::now();
+        let path = format!("{}?ns={HOST}", blob_path("app", &blob));
+        let pulls = [&region.one, &region.two].map(|node| node.client.get(&path));
+        for answer in futures_util::future::join_all(pulls).await {
+            assert_eq!((answer.status.as_u16(), answer.body == blob), (200, true), "{manner:?}");
+        }
+        let took = began_at.elapsed();
+        println!("{manner:?}: {took:?}");
+        assert!(took < Duration::from_secs(bound), "{manner:?}: {took:?}");
+        assert_eq!(region.registry.reads_of(&blob), (1, 3_000_000), "{manner:?}");
+
+        // It is known for what it is: the next blob waits for it no more.
+        let next = noise(6, 3_000_000);
+        region.registry.push("app", "v2", &[&next]);
+        hostile.announce(&next, 3_000_000, 23).await;
+        assert_eq!(region.one.client.mirror("/v2/app/manifests/v2").await.status, 200);
+        let began_at = Instant::now();
+        let answer = region.one.client.get(&format!("{}?ns={HOST}", blob_path("app", &next))).await;
+        assert!(answer.body == next);
+        assert!(began_at.elapsed() < Duration::from_secs(2), "{manner:?}: {:?}", began_at.elapsed());
+    }
+}
