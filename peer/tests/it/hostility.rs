@@ -47,3 +47,16 @@ async fn a_peer_that_announces_a_cold_blob_and_gives_nothing_holds_nobody_up_for
         assert!(began_at.elapsed() < Duration::from_secs(2), "{manner:?}: {:?}", began_at.elapsed());
     }
 }
+
+#[tokio::test]
+async fn a_size_that_only_a_peer_claims_keeps_nobody_out() {
+    let mut region = Region::start().await;
+    let blob = noise(7, 3_000_000);
+    region.registry.push("app", "v1", &[&blob]);
+    let hostile = Hostile::join(&mut region.cluster, "liar", Manner::Garbage).await;
+    hostile.announce(&blob, 3_500_000, 27).await;
+    assert_eq!(region.one.client.mirror("/v2/app/manifests/v1").await.status, 200);
+    let answer = region.one.client.get(&format!("{}?ns={HOST}", blob_path("app", &blob))).await;
+    assert_eq!((answer.status.as_u16(), answer.body == blob), (200, true));
+    assert_eq!(region.registry.reads_of(&blob), (1, 3_000_000));
+}

@@ -74,9 +74,10 @@ impl Scheduler {
             // A seed that reads gives what only this one is said to have.
             task.set_counted(holder, false);
             self.seeds_are_due = true;
+        }
+        if self.relay(now, slot, holder) && self.tasks[slot].is_unproven(holder) {
             self.take_back(now, slot, child, holder);
         }
-        self.relay(now, slot, holder);
     }
 
     /// A child is to have nothing from a parent: it has room for the seed.
@@ -90,12 +91,12 @@ impl Scheduler {
         }
     }
 
-    /// Has a seed fetch from a holder in question what is wanted and nobody else holds.
-    fn relay(&mut self, now: Instant, slot: TaskSlot, holder: Seat) {
+    /// Has a seed fetch from a holder in question what is wanted and nobody else holds. Whether there is anything.
+    fn relay(&mut self, now: Instant, slot: TaskSlot, holder: Seat) -> bool {
         let task = &self.tasks[slot];
         let (key, digest, size) = (task.member(holder).peer, task.digest, task.layout.size());
         let mut pieces = task.held_alone(holder, |ties_at| now < ties_at + self.limits.question);
-        let Some(seed) = self.next_seed(now, digest, &[key].into()) else { return };
+        let Some(seed) = self.next_seed(now, digest, &[key].into()) else { return false };
         if let Some(seat) = self.seat(seed, slot) {
             let task = &self.tasks[slot];
             let has = |piece: &u32| {
@@ -105,13 +106,15 @@ impl Scheduler {
                 pieces.remove(piece);
             }
         }
-        if !pieces.is_empty() {
-            self.peers.known_mut(key).mistrust();
-            let until = now + 2 * self.limits.unproven;
-            self.tasks[slot].member_mut(holder).ties.tried_until = Some(until);
-            self.deadlines.insert((until, Deadline::Parent(key)));
-            self.outputs.push_back(Output::Relay { seed, digest, size, pieces });
+        if pieces.is_empty() {
+            return false;
         }
+        self.peers.known_mut(key).mistrust();
+        let until = now + 2 * self.limits.unproven;
+        self.tasks[slot].member_mut(holder).ties.tried_until = Some(until);
+        self.deadlines.insert((until, Deadline::Parent(key)));
+        self.outputs.push_back(Output::Relay { seed, digest, size, pieces });
+        true
     }
 
     /// What a peer says that it holds counts as held by nobody. Costs a pass over its part in all blobs, and over what
@@ -120,18 +123,18 @@ impl Scheduler {
         let key = self.tasks[slot].member(holder).peer;
         let until = self.disbelieved.add(now, &self.peers[key].rest.facts.id, self.limits.blame);
         self.blame_until(key, until);
-        let mut digests = Vec::new();
+        let mut wanted = Vec::new();
         for (slot, seat) in self.wanted_seats(key) {
             let task = &mut self.tasks[slot];
             if task.source.reader() != Some(key) {
                 task.set_believed(seat, false);
-                digests.push(task.digest);
+                wanted.push((slot, task.digest));
             }
         }
         self.remove_parent(now, key);
-        for digest in digests {
+        for (slot, digest) in wanted {
             self.ensure_source(now, digest);
-            if let Some(slot) = self.tasks.slot(digest) {
+            if self.tasks.is(slot, digest) {
                 self.reach_all(now, slot);
             }
         }

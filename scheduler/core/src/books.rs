@@ -68,19 +68,27 @@ impl Index<PeerKey> for Peers {
 pub(crate) struct Tasks {
     by_slot: Vec<Option<Box<Task>>>,
     free: Vec<TaskSlot>,
-    slot_by_digest: HashMap<Digest, TaskSlot, KeyHash>,
+    /// A digest has a task for each size that somebody claims it to have, until a seed has seen it.
+    slots_by_digest: HashMap<Digest, Vec<TaskSlot>, KeyHash>,
+    count: usize,
     /// Of all of them together.
     piece_count: u64,
 }
 
 impl Tasks {
     pub(crate) fn new(hash: KeyHash) -> Self {
-        let slot_by_digest = HashMap::with_hasher(hash);
-        Self { by_slot: Vec::new(), free: Vec::new(), slot_by_digest, piece_count: 0 }
+        let slots_by_digest = HashMap::with_hasher(hash);
+        Self { by_slot: Vec::new(), free: Vec::new(), slots_by_digest, count: 0, piece_count: 0 }
     }
 
-    pub(crate) fn slot(&self, digest: Digest) -> Option<TaskSlot> {
-        self.slot_by_digest.get(&digest).copied()
+    /// The tasks of a digest, one for each size that is claimed.
+    pub(crate) fn slots(&self, digest: Digest) -> &[TaskSlot] {
+        self.slots_by_digest.get(&digest).map_or(&[], Vec::as_slice)
+    }
+
+    /// Whether a slot still has a task of that digest.
+    pub(crate) fn is(&self, slot: TaskSlot, digest: Digest) -> bool {
+        self.slots(digest).contains(&slot)
     }
 
     pub(crate) fn insert(&mut self, task: Task) -> TaskSlot {
@@ -88,7 +96,8 @@ impl Tasks {
             self.by_slot.push(None);
             TaskSlot(u32::try_from(self.by_slot.len() - 1).expect("bounded by tasks_max"))
         });
-        self.slot_by_digest.insert(task.digest, slot);
+        self.slots_by_digest.entry(task.digest).or_default().push(slot);
+        self.count += 1;
         self.piece_count += u64::from(task.piece_count());
         self.by_slot[slot.0 as usize] = Some(Box::new(task));
         slot
@@ -96,13 +105,19 @@ impl Tasks {
 
     pub(crate) fn remove(&mut self, slot: TaskSlot) {
         let task = self.by_slot[slot.0 as usize].take().expect("a known task ends once");
-        self.slot_by_digest.remove(&task.digest);
+        if let Some(slots) = self.slots_by_digest.get_mut(&task.digest) {
+            slots.retain(|other| *other != slot);
+            if slots.is_empty() {
+                self.slots_by_digest.remove(&task.digest);
+            }
+        }
+        self.count -= 1;
         self.piece_count -= u64::from(task.piece_count());
         self.free.push(slot);
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.slot_by_digest.len()
+        self.count
     }
 
     pub(crate) fn piece_count(&self) -> u64 {

@@ -39,8 +39,8 @@ impl Scheduler {
         if self.heed(peer, variant) != Some(true) {
             return;
         }
-        let Some(slot) = self.tasks.slot(variant.digest) else { return };
-        let found = self.tasks[slot].members().filter(|(_, member)| member.found);
+        let tasks = self.tasks.slots(variant.digest).iter().map(|slot| &self.tasks[*slot]);
+        let found = tasks.flat_map(|task| task.members().filter(|(_, member)| member.found));
         let told: Vec<PeerKey> = found.map(|(_, member)| member.peer).collect();
         self.outputs.extend(told.into_iter().map(|peer| Output::Entomb { peer, variant }));
     }
@@ -98,7 +98,7 @@ impl Scheduler {
             }
         }
         self.overrule(now, slot, seat, &overruled);
-        if let Some(slot) = self.tasks.slot(digest) {
+        if self.tasks.is(slot, digest) {
             self.feed_holders(now, slot);
         }
         self.ensure_source(now, digest);
@@ -190,7 +190,7 @@ impl Scheduler {
         for (zone, gap) in gaps {
             let Some(gap) = gap else { continue };
             self.mend(now, &gap);
-            if let Some(slot) = self.tasks.slot(digest) {
+            if self.tasks.is(slot, digest) {
                 self.feed_zone(now, slot, zone);
             }
         }

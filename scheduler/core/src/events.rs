@@ -74,6 +74,7 @@ impl Scheduler {
             self.look_at_beliefs(now, slot);
         }
         let (seat, _) = self.enter(now, peer, slot);
+        self.leave_other_sizes(now, peer, slot);
         self.set_wish(slot, seat, Some(Wish { reads: reader, is_part: part.is_some() }), part);
         if reader {
             self.tasks[slot].set_reader(seat, 0);
@@ -139,6 +140,12 @@ impl Scheduler {
             return;
         }
         let (seat, newcomer) = self.enter(now, peer, slot);
+        self.leave_other_sizes(now, peer, slot);
+        let task = &self.tasks[slot];
+        // What a seed has of other peers is their word.
+        if task.member(seat).seed && (task.source.reader() == Some(peer) || pieces.is_full()) {
+            self.size_is_seen(now, slot);
+        }
         let member = self.tasks[slot].member(seat);
         let is_first = member.held_count == 0;
         let is_found = is_first && !member.awaits() && hashes.is_empty() && !pieces.is_full();
@@ -314,7 +321,7 @@ impl Scheduler {
                 self.tasks[slot].drop_piece(owner, piece);
                 self.seeds_are_due = true;
                 self.ensure_source(now, digest);
-                if let Some(slot) = self.tasks.slot(digest) {
+                if self.tasks.is(slot, digest) {
                     self.reach_all(now, slot);
                 }
             }

@@ -14,16 +14,18 @@ use crate::zone::{Gate, Way, ZoneLink, ZonePlace};
 use crate::{Output, PeerKey, Zone};
 
 impl Scheduler {
-    /// The task of a blob, opened if nobody spoke of it before.
+    /// The task of a blob with that size, opened if nobody spoke of it before. Sizes are claims of who wrote a
+    /// manifest, or says that it holds the blob: one that a seed has seen rules out the others, and one that a seed
+    /// tries goes first.
     pub(crate) fn open_task(&mut self, digest: Digest, size: u64) -> Result<TaskSlot, Failure> {
-        if let Some(slot) = self.tasks.slot(digest) {
-            let task = &self.tasks[slot];
-            let known = task.layout.size();
-            return if known == size {
-                Ok(slot)
-            } else {
-                Err(size_differs(digest, size, known, task.is_held()))
-            };
+        let slots = self.tasks.slots(digest);
+        if let Some(slot) = slots.iter().find(|slot| self.tasks[**slot].layout.size() == size) {
+            return Ok(*slot);
+        }
+        let is_tried = |task: &Task| task.seen || task.source.reader().is_some();
+        let mut tasks = slots.iter().map(|slot| &self.tasks[*slot]);
+        if let Some(task) = tasks.find(|task| is_tried(task) || slots.len() >= MOST_SIZES) {
+            return Err(size_differs(digest, size, task.layout.size(), task.seen));
         }
         let layout = Layout::of(size).ok_or_else(|| too_large(digest, size))?;
         if self.tasks.len() >= self.limits.tasks_max {
@@ -52,8 +54,35 @@ impl Scheduler {
 
     /// The task of a blob and a peer's seat in it.
     pub(crate) fn find(&self, key: PeerKey, digest: Digest) -> Option<(TaskSlot, Seat)> {
-        let slot = self.tasks.slot(digest)?;
-        Some((slot, self.seat(key, slot)?))
+        self.tasks.slots(digest).iter().find_map(|slot| Some((*slot, self.seat(key, *slot)?)))
+    }
+
+    /// A peer that speaks of a blob with one size has no part in it with another.
+    pub(crate) fn leave_other_sizes(&mut self, now: Instant, key: PeerKey, slot: TaskSlot) {
+        let digest = self.tasks[slot].digest;
+        if self.tasks.slots(digest).len() == 1 {
+            return;
+        }
+        let others: Vec<TaskSlot> =
+            self.tasks.slots(digest).iter().copied().filter(|other| *other != slot).collect();
+        for gap in others.into_iter().filter_map(|other| self.detach(now, key, other)).collect::<Vec<_>>() {
+            self.mend(now, &gap);
+        }
+    }
+
+    /// A seed has seen the blob with the size of this task: who claims another is told.
+    pub(crate) fn size_is_seen(&mut self, now: Instant, slot: TaskSlot) {
+        let task = &mut self.tasks[slot];
+        if std::mem::replace(&mut task.seen, true) {
+            return;
+        }
+        let (digest, size) = (task.digest, task.layout.size());
+        let others: Vec<TaskSlot> =
+            self.tasks.slots(digest).iter().copied().filter(|other| *other != slot).collect();
+        for other in others.into_iter().filter(|other| self.tasks.is(*other, digest)).collect::<Vec<_>>() {
+            let claimed = self.tasks[other].layout.size();
+            self.fail_task(now, other, &size_differs(digest, claimed, size, true), None);
+        }
     }
 
     /// Makes a peer a member of a task. Its seat, and whether it is new there.
@@ -297,11 +326,17 @@ impl Scheduler {
 
     /// Whether one more idle holder of a blob is worth knowing.
     pub(crate) fn has_room_for_holder(&self, key: PeerKey, digest: Digest) -> bool {
-        let Some(slot) = self.tasks.slot(digest) else { return true };
-        let task = &self.tasks[slot];
-        task.is_wanted() || self.seat(key, slot).is_some() || task.member_count() < self.limits.holders_max
+        self.tasks.slots(digest).iter().all(|slot| {
+            let task = &self.tasks[*slot];
+            task.is_wanted()
+                || self.seat(key, *slot).is_some()
+                || task.member_count() < self.limits.holders_max
+        })
     }
 }
+
+/// Sizes that may be claimed of one digest.
+const MOST_SIZES: usize = 4;
 
 /// What a peer leaves behind in a task.
 #[derive(Debug)]

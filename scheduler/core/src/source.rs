@@ -2,7 +2,7 @@
 //! in the region holds (docs/design.md §1.1, §5.4), or none of which it is certain what they are.
 
 use std::collections::BTreeSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flotilla_proto::{Digest, Failure, PeerId, PieceSet, rendezvous_order};
 
@@ -62,10 +62,24 @@ impl Scheduler {
     /// be read again for the client that comes back. While it is in doubt what is right, the seed
     /// that reads is asked for everything, as far as it can.
     pub(crate) fn ensure_source(&mut self, now: Instant, digest: Digest) {
+        for slot in self.tasks.slots(digest).to_vec() {
+            if self.tasks.is(slot, digest) {
+                self.ensure_source_of(now, slot);
+            }
+        }
+    }
+
+    /// The same, of a blob with the size that the task has. While a seed tries another size, this one waits.
+    fn ensure_source_of(&mut self, now: Instant, slot: TaskSlot) {
         let unsettled_until = self.unsettled_until(now);
-        let Some(slot) = self.tasks.slot(digest) else { return };
-        let task = &mut self.tasks[slot];
+        let task = &self.tasks[slot];
         if !task.is_wanted() {
+            return;
+        }
+        let digest = task.digest;
+        let is_tried = |other: &TaskSlot| *other != slot && self.tasks[*other].source.reader().is_some();
+        if self.tasks.slots(digest).iter().any(is_tried) {
+            self.deadlines.insert((now + OTHER_SIZE_WAIT, Deadline::Source(digest)));
             return;
         }
         if let Some(seed) = task.source.reader() {
@@ -131,6 +145,7 @@ impl Scheduler {
             return;
         }
         let (seat, _) = self.enter(now, seed, slot);
+        self.leave_other_sizes(now, seed, slot);
         let task = &mut self.tasks[slot];
         if task.source.reader().is_none() {
             let pace = Pace::new(pieces.clone());
@@ -165,11 +180,9 @@ impl Scheduler {
 
     /// The seed could not read: another tries, until all have.
     pub(crate) fn source_failed(&mut self, now: Instant, seed: PeerKey, digest: Digest, failure: &Failure) {
-        let Some(slot) = self.tasks.slot(digest) else { return };
-        let Source::Reading { seed: reading, failed, .. } = &mut self.tasks[slot].source else { return };
-        if *reading != seed {
-            return;
-        }
+        let reads = |slot: &&TaskSlot| self.tasks[**slot].source.reader() == Some(seed);
+        let Some(slot) = self.tasks.slots(digest).iter().find(reads).copied() else { return };
+        let Source::Reading { failed, .. } = &mut self.tasks[slot].source else { return };
         let mut failed = std::mem::take(failed);
         failed.insert(seed);
         self.tasks[slot].source = Source::Idle;
@@ -220,6 +233,7 @@ impl Scheduler {
             return;
         };
         let (seat, _) = self.enter(now, seed, slot);
+        self.leave_other_sizes(now, seed, slot);
         self.tasks[slot].set_believed(seat, true);
         self.draw_partners(slot, seat);
         // Left partners are drawn again.
@@ -262,3 +276,6 @@ impl Scheduler {
         named.iter().find(|(name, _)| *name == first).map(|(_, key)| *key)
     }
 }
+
+/// How long a claim of another size waits until it looks again whether the one that is tried is out of the way.
+const OTHER_SIZE_WAIT: Duration = Duration::from_millis(500);

@@ -51,6 +51,8 @@ pub(crate) struct Task {
     /// Whether any member ever wanted a part: some may want nothing and hold little.
     is_wanted_in_part: bool,
     pub(crate) source: Source,
+    /// Whether a seed has seen that the blob has this size.
+    pub(crate) seen: bool,
     /// Whether the members choose their pieces by themselves.
     pub(crate) picking: bool,
     /// Pieces planned since the load was last measured; where members pick, those they told of.
@@ -98,6 +100,7 @@ impl Task {
             part_seats: Vec::new(),
             is_wanted_in_part: false,
             source: Source::Idle,
+            seen: false,
             picking: false,
             moved_lately: 0,
         }
@@ -113,11 +116,6 @@ impl Task {
 
     pub(crate) fn is_wanted(&self) -> bool {
         self.demand.count() > 0
-    }
-
-    /// Whether anybody holds a piece of it: its size is then what a seed has seen. Costs a pass over the pieces.
-    pub(crate) fn is_held(&self) -> bool {
-        self.holder_counts.iter().any(|count| *count > 0)
     }
 
     /// Whether nothing is planned of it: its members pick, and there is no other zone to cross to.

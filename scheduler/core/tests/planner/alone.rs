@@ -173,12 +173,20 @@ struct Planner {
     /// Who was to have how many pieces of a holder in question.
     relays: Vec<(PeerKey, u32)>,
     assigned: Vec<(PeerKey, PeerKey, u32)>,
+    failed: Vec<(PeerKey, FailureCause)>,
 }
 
 impl Planner {
     fn new(limits: Limits, seed: u64) -> Self {
         let scheduler = Scheduler::new(limits, seed);
-        Self { scheduler, now: Instant::now(), reads: vec![], relays: vec![], assigned: vec![] }
+        Self {
+            scheduler,
+            now: Instant::now(),
+            reads: vec![],
+            relays: vec![],
+            assigned: vec![],
+            failed: vec![],
+        }
     }
 
     fn join(&mut self, peer: PeerKey, seed: bool) {
@@ -239,6 +247,7 @@ impl Planner {
                 Output::Assign { child, parent, piece, .. } => assigned.push((child, parent, piece)),
                 Output::ReadSource { seed, pieces, .. } => self.reads.push((seed, pieces.count())),
                 Output::Relay { seed, pieces, .. } => self.relays.push((seed, pieces.count())),
+                Output::FailTask { peer, failure, .. } => self.failed.push((peer, failure.cause)),
                 _ => {}
             }
         }
@@ -326,4 +335,27 @@ fn a_liar_that_comes_again_under_its_name_is_not_believed_and_is_heard_again_aft
     assert!(planner.want(other).is_empty());
     assert_eq!(planner.reads, [(seed, 12)]);
     planner.wait_for(|planner| planner.assigned.iter().any(|(_, parent, _)| *parent == liar));
+}
+
+#[test]
+fn a_size_that_only_a_holder_claims_keeps_nobody_out() {
+    let mut planner = Planner::new(Limits::default(), 1);
+    let [seed, liar, child, accomplice] = [0, 1, 2, 3].map(PeerKey);
+    planner.join(seed, true);
+    for peer in [liar, child, accomplice] {
+        planner.join(peer, false);
+    }
+    let (digest, size) = (digest(0), SIZE + (1 << 20));
+    let pieces = PieceSet::full(Layout::of(size).unwrap().piece_count());
+    let hashes = pieces.iter().map(|piece| piece_hash(digest, piece)).collect();
+    planner.input(Input::Announced { peer: liar, digest, size, pieces, hashes });
+    planner.input(Input::Wanted { peer: accomplice, digest, size, part: None, reader: true });
+    assert!(planner.want(child).is_empty());
+    assert_eq!((planner.reads.clone(), planner.failed.clone()), (vec![(seed, 12)], vec![]));
+    planner.announce(seed, 0..1);
+    assert!(planner.assigned.contains(&(child, seed, 0)));
+    let told = |peer| planner.failed.contains(&(peer, FailureCause::OtherSize(SIZE)));
+    assert!(told(liar) && told(accomplice) && !told(child), "{:?}", planner.failed);
+    planner.input(Input::Wanted { peer: accomplice, digest, size, part: None, reader: true });
+    assert_eq!(planner.failed.len(), 3, "it is known from here on");
 }
