@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use flotilla_proto::{Digest, Failure, PieceHash, PieceSet, Root, Variant};
 
+use crate::failure::too_many_wants;
 use crate::hashes::Learnt;
 use crate::member::Wish;
 use crate::peer::Peer;
@@ -59,7 +60,11 @@ impl Scheduler {
         if self.peers.get(peer).is_none() {
             return;
         }
-        let slot = match self.open_task(digest, size) {
+        let has_room =
+            self.find(peer, digest).is_some() || self.peers[peer].rest.wants.len() < self.limits.wants_max;
+        let opened =
+            if has_room { self.open_task(digest, size) } else { Err(too_many_wants(self.limits.wants_max)) };
+        let slot = match opened {
             Ok(slot) => slot,
             Err(failure) => {
                 return self.outputs.push_back(Output::FailTask { peer, digest, failure, root: None });
@@ -378,6 +383,7 @@ impl Scheduler {
     /// The blob cannot be had: everyone who wants it is told, and where its bytes are wrong or cut for
     /// another size, everyone who holds any of it, with the root of what is purged. Costs a pass over the members.
     pub(crate) fn fail_task(&mut self, now: Instant, slot: TaskSlot, failure: &Failure, root: Option<Root>) {
+        self.discharge_read(slot);
         let task = &mut self.tasks[slot];
         task.source = Source::Idle;
         task.hashes.drop_doubt();

@@ -14,6 +14,10 @@ pub(crate) fn too_many_pieces(max: u64) -> Failure {
     too_many(format!("the blobs that the scheduler knows have {max} pieces already, its limit"))
 }
 
+pub(crate) fn too_many_wants(max: usize) -> Failure {
+    too_many(format!("this peer wants {max} blobs already, its limit"))
+}
+
 fn too_many(message: String) -> Failure {
     Failure::new(503, "TOOMANYREQUESTS", message, FailureCause::Region)
 }

@@ -71,6 +71,10 @@ pub struct Limits {
     pub tasks_max: usize,
     /// Pieces of all known blobs together, some 45 bytes each. The same at the bound.
     pub pieces_max: u64,
+    /// Blobs that a peer may want at once. At the bound a want fails.
+    pub wants_max: usize,
+    /// Blobs that may be read from the registry at once for what one peer wants; others wait.
+    pub reads_max: u32,
     /// Idle holders known of one blob; more would plan no better.
     pub holders_max: usize,
     /// Pieces that the planner's thread can plan in a second, as far as nothing else was measured.
@@ -120,6 +124,8 @@ impl Default for Limits {
             settle: Duration::from_secs(5),
             tasks_max: 200_000,
             pieces_max: 16 << 20,
+            wants_max: 4096,
+            reads_max: 256,
             holders_max: 32,
             planned_per_s: 200_000,
             shed_at: 70,

@@ -154,6 +154,7 @@ impl Scheduler {
         if self.tasks[slot].source.reader() == Some(key) {
             let until = now + self.limits.read_lease;
             self.tasks[slot].source = Source::Leased(until);
+            self.discharge_read(slot);
             self.deadlines.insert((until, Deadline::Source(digest)));
         }
         let partners = self.take_seat(key, slot, seat);

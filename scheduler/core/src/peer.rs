@@ -41,6 +41,8 @@ pub(crate) struct Rest {
     pub(crate) serves: Vec<TaskSlot>,
     /// Tasks that it wants.
     pub(crate) wants: Vec<TaskSlot>,
+    /// Blobs that are read from the registry because it wanted them first.
+    pub(crate) reads: u32,
     /// Peers it was partners with of late, the latest last: their connections stand.
     pub(crate) warm: Vec<PeerKey>,
     up_meter: Meter,
@@ -77,6 +79,7 @@ impl Peer {
             seats: HashMap::with_hasher(hash),
             serves: Vec::new(),
             wants: Vec::new(),
+            reads: 0,
             warm: Vec::new(),
             up_meter: Meter::default(),
             down_meter: Meter::default(),

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use flotilla_proto::{Digest, Failure, PeerId, PieceSet, rendezvous_order};
 
 use crate::failure::no_seed;
+use crate::member::Member;
 use crate::pace::Pace;
 use crate::scheduler::{Deadline, Scheduler};
 use crate::task::TaskSlot;
@@ -79,7 +80,7 @@ impl Scheduler {
         let digest = task.digest;
         let is_tried = |other: &TaskSlot| *other != slot && self.tasks[*other].source.reader().is_some();
         if self.tasks.slots(digest).iter().any(is_tried) {
-            self.deadlines.insert((now + OTHER_SIZE_WAIT, Deadline::Source(digest)));
+            self.deadlines.insert((now + LOOK_AGAIN, Deadline::Source(digest)));
             return;
         }
         if let Some(seed) = task.source.reader() {
@@ -120,8 +121,39 @@ impl Scheduler {
             }
             Source::Awaiting(until) if now >= *until => self.fail_task(now, slot, &no_seed(), None),
             Source::Idle | Source::Leased(_) | Source::Awaiting(_) | Source::Settling => {
-                self.order_source(now, slot, BTreeSet::new());
+                if self.charge_read(slot) {
+                    self.order_source(now, slot, BTreeSet::new());
+                } else {
+                    self.deadlines.insert((now + LOOK_AGAIN, Deadline::Source(digest)));
+                }
             }
+        }
+    }
+
+    /// Counts a read that is about to begin among those of a peer that wants the blob. `false` where each of them
+    /// has as many as it may. Costs a pass over the members.
+    fn charge_read(&mut self, slot: TaskSlot) -> bool {
+        let task = &self.tasks[slot];
+        if task.read_for.is_some() {
+            return true;
+        }
+        let has_room = |peer: PeerKey| self.peers[peer].rest.reads < self.limits.reads_max;
+        let may_pay = |member: &&Member| member.wish.is_some() && (member.seed || has_room(member.peer));
+        let payer = task.members().map(|(_, member)| member).find(may_pay);
+        let Some((peer, is_seed)) = payer.map(|member| (member.peer, member.seed)) else { return false };
+        if !is_seed {
+            self.peers.known_mut(peer).rest.reads += 1;
+            self.tasks[slot].read_for = Some(peer);
+        }
+        true
+    }
+
+    /// A blob is not being read any more.
+    pub(crate) fn discharge_read(&mut self, slot: TaskSlot) {
+        let Some(peer) = self.tasks[slot].read_for.take() else { return };
+        if let Some(peer) = self.peers.get_mut(peer) {
+            // The key may have been given to another since.
+            peer.rest.reads = peer.rest.reads.saturating_sub(1);
         }
     }
 
@@ -191,6 +223,7 @@ impl Scheduler {
         if failure.voids_pieces() || self.next_seed(now, digest, &failed).is_none() {
             return self.fail_task(now, slot, failure, root);
         }
+        // It goes on, for the same peer.
         self.order_source(now, slot, failed);
     }
 
@@ -214,6 +247,7 @@ impl Scheduler {
         }
         if ordered.is_empty() {
             task.source = Source::Idle;
+            self.discharge_read(slot);
             self.seeds_are_due = true;
         }
     }
@@ -224,11 +258,13 @@ impl Scheduler {
         if self.tasks[slot].to_be_read().is_empty() {
             // Nobody wants what is missing any more.
             self.tasks[slot].source = Source::Idle;
+            self.discharge_read(slot);
             return;
         }
         let Some(seed) = self.next_seed(now, digest, &failed) else {
             let until = now + self.limits.seed_wait;
             self.tasks[slot].source = Source::Awaiting(until);
+            self.discharge_read(slot);
             self.deadlines.insert((until, Deadline::Source(digest)));
             return;
         };
@@ -277,5 +313,5 @@ impl Scheduler {
     }
 }
 
-/// How long a claim of another size waits until it looks again whether the one that is tried is out of the way.
-const OTHER_SIZE_WAIT: Duration = Duration::from_millis(500);
+/// A read that may not begin yet, since another size is tried or its peers have too many, is looked at so often.
+const LOOK_AGAIN: Duration = Duration::from_millis(500);

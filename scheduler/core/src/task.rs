@@ -51,6 +51,8 @@ pub(crate) struct Task {
     /// Whether any member ever wanted a part: some may want nothing and hold little.
     is_wanted_in_part: bool,
     pub(crate) source: Source,
+    /// Whose read it is: one that wanted it when it began.
+    pub(crate) read_for: Option<PeerKey>,
     /// Whether a seed has seen that the blob has this size.
     pub(crate) seen: bool,
     /// Whether the members choose their pieces by themselves.
@@ -100,6 +102,7 @@ impl Task {
             part_seats: Vec::new(),
             is_wanted_in_part: false,
             source: Source::Idle,
+            read_for: None,
             seen: false,
             picking: false,
             moved_lately: 0,

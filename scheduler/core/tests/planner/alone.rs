@@ -359,3 +359,31 @@ fn a_size_that_only_a_holder_claims_keeps_nobody_out() {
     planner.input(Input::Wanted { peer: accomplice, digest, size, part: None, reader: true });
     assert_eq!(planner.failed.len(), 3, "it is known from here on");
 }
+
+#[test]
+fn who_wants_ever_more_has_so_many_read_at_once_and_holds_up_nobody_else() {
+    let limits = Limits { reads_max: 2, wants_max: 8, ..Limits::default() };
+    let mut planner = Planner::new(limits, 1);
+    let [seed, greedy, other] = [0, 1, 2].map(PeerKey);
+    planner.join(seed, true);
+    planner.join(greedy, false);
+    planner.join(other, false);
+    let want =
+        |peer, blob| Input::Wanted { peer, digest: digest(blob), size: SIZE, part: None, reader: true };
+    for blob in 0..8 {
+        planner.input(want(greedy, blob));
+    }
+    for blob in 0..8 {
+        // What was ordered for it still is.
+        planner.input(Input::Unwanted { peer: greedy, digest: digest(blob) });
+        planner.input(want(greedy, blob + 8));
+    }
+    assert_eq!(planner.reads.len(), 2);
+    planner.input(want(greedy, 100));
+    assert!(matches!(planner.failed[..], [(PeerKey(1), FailureCause::Region)]), "{:?}", planner.failed);
+    planner.input(want(other, 101));
+    assert_eq!(planner.reads.len(), 3, "another's read begins at once");
+    let failure = Failure::unavailable("no credential".into());
+    planner.input(Input::SourceFailed { seed, digest: digest(0), failure });
+    planner.wait_for(|planner| planner.reads.len() == 4);
+}
