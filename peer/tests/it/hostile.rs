@@ -127,7 +127,7 @@ async fn serve(endpoint: Endpoint, manner: Manner) {
 async fn answer_all(connection: Connection, manner: Manner) {
     let mut answers = JoinSet::new();
     while let Ok((send, receive)) = connection.accept_bi().await {
-        answers.spawn(async move { drop(answer(send, receive, manner).await) });
+        answers.spawn(answer(send, receive, manner));
     }
 }
 

@@ -10,6 +10,7 @@ mod cluster;
 mod doors;
 mod endpoints;
 mod faults;
+mod fuzz;
 mod hostile;
 mod hostility;
 mod manifests;
