@@ -5,6 +5,7 @@
 //! The sections that all daemons share are here.
 
 mod explain;
+mod host_pattern;
 mod level;
 mod values;
 
@@ -19,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::identity::ManagerUrl;
 
 use self::explain::{annotate, explain};
+pub use self::host_pattern::{HostPattern, HostPatternError};
 pub use self::level::{LogFilter, ParseLogFilterError};
 pub use self::values::{duration, size};
 pub(crate) use self::values::{exact_size, parse_size};

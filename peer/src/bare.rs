@@ -8,10 +8,21 @@ use http::{HeaderMap, HeaderName, header};
 
 /// Whether nothing in a request to read but its `Authorization` can be a credential.
 pub(crate) fn is_bare(headers: &HeaderMap, query: Option<&str>) -> bool {
-    let is_plain = |pair: &str| PLAIN_PARAMETERS.contains(&pair.split('=').next().unwrap_or_default());
-    // Some servers split at a semicolon, too.
-    let mut pairs = query.unwrap_or_default().split(['&', ';']).filter(|pair| !pair.is_empty());
-    headers.keys().all(is_known) && pairs.all(is_plain) && !has_body(headers)
+    headers.keys().all(is_known) && pairs(query.unwrap_or_default()).all(is_plain) && !has_body(headers)
+}
+
+/// Of a query what a token is asked for with.
+pub(crate) fn plain_parameters(query: &str) -> String {
+    pairs(query).filter(|pair| is_plain(pair)).collect::<Vec<_>>().join("&")
+}
+
+/// Some servers split at a semicolon, too.
+fn pairs(query: &str) -> impl Iterator<Item = &str> {
+    query.split(['&', ';']).filter(|pair| !pair.is_empty())
+}
+
+fn is_plain(pair: &str) -> bool {
+    PLAIN_PARAMETERS.contains(&pair.split('=').next().unwrap_or_default())
 }
 
 /// A request to read has none: what stands in it may be anything.

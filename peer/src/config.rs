@@ -3,12 +3,11 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use flotilla_daemon::config::{AdminConfig, Bandwidth, LogConfig, ManagerConfig, MetricsConfig};
+use flotilla_daemon::config::{AdminConfig, Bandwidth, HostPattern, LogConfig, ManagerConfig, MetricsConfig};
 use flotilla_daemon::net::{AdvertiseError, check_advertise};
 use flotilla_proto::{PeerId, RegistryHost};
 use serde::{Deserialize, Serialize};
 
-use crate::door::HostPattern;
 use crate::source::SourceConfig;
 use crate::store::StoreConfig;
 

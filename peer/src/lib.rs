@@ -18,6 +18,7 @@ mod report;
 mod resource;
 mod seed;
 mod seed_watch;
+mod seldom;
 pub mod source;
 mod status;
 pub mod store;
@@ -25,7 +26,7 @@ mod swarm;
 mod transport;
 pub mod via;
 
-use std::net::{SocketAddr, UdpSocket};
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,7 +43,6 @@ use flotilla_proto::{PeerId, Role};
 use tokio_util::sync::CancellationToken;
 
 pub use config::{DoorConfig, InvalidPeerConfigError, Mtu, MtuError, PeerConfig, TransportConfig};
-pub use door::{HostPattern, HostPatternError};
 
 use crate::control::SchedulerLink;
 use crate::door::{Answerer, Authorities, Door, DoorListeners, KeptTokens, Probes, Tunnels, Turns};
@@ -51,7 +51,7 @@ use crate::grant::{Confirmed, Manifests};
 use crate::metrics::PieceBytes;
 use crate::seed::Seed;
 use crate::seed_watch::SeedWatch;
-use crate::source::Source;
+use crate::source::{OwnDaemon, Source};
 use crate::status::StatusParts;
 use crate::store::Store;
 use crate::swarm::{Driver, DriverParts, Swarm};
@@ -163,6 +163,7 @@ impl Peer {
         let readiness = starting.readiness().clone();
         let life = Life::new(shutdown);
         let shutdown = life.token().clone();
+        let listeners = listeners(&door_listeners, &admin, address.ip())?;
         let (role, address) = (identity.identity().role, address.to_string());
         let door_address = door_listeners.shared.local_addr()?.to_string();
 
@@ -172,7 +173,8 @@ impl Peer {
             .context("open the piece port")?;
         let (settings, watch) = settings::watch(identity.clone(), &config.data_dir, address.clone())?;
         let pseudonym = Pseudonym::of_cluster(identity.ca());
-        let source = Source::new(config.source.clone(), pseudonym.clone(), &mut metrics)?;
+        let own = OwnDaemon { pseudonym: pseudonym.clone(), listeners };
+        let source = Source::new(config.source.clone(), own, &mut metrics)?;
         let found = store.inventory().into_iter().map(|held| (held.digest, held.complete));
         let seed = (role == Role::Seed).then(|| Arc::new(Seed::new(source.clone(), found)));
         let watched = seed.is_some().then(|| report::watch_endpoints(identity.clone(), source.clone()));
@@ -255,6 +257,18 @@ impl Peer {
         tasks.drain(DRAIN).await?;
         Ok(ended)
     }
+}
+
+/// Where clients of this daemon's own connect. What listens at every address is reached at `reached`, too.
+fn listeners(door: &DoorListeners, admin: &AdminServer, reached: IpAddr) -> std::io::Result<Vec<SocketAddr>> {
+    let mut listeners: Vec<SocketAddr> = admin.addresses().collect();
+    for listener in std::iter::once(&door.shared).chain(&door.sni) {
+        listeners.push(listener.local_addr()?);
+    }
+    let everywhere: Vec<SocketAddr> =
+        listeners.iter().filter(|address| address.ip().is_unspecified()).copied().collect();
+    listeners.extend(everywhere.iter().map(|address| SocketAddr::new(reached, address.port())));
+    Ok(listeners)
 }
 
 /// Hands every change of the settings to the source and the doors.

@@ -76,6 +76,12 @@ impl AdminServer {
         self.address
     }
 
+    /// Wherever it listens, for metrics alone too.
+    pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
+        let metrics = self.metrics.as_ref().and_then(|listener| listener.local_addr().ok());
+        std::iter::once(self.address).chain(metrics)
+    }
+
     /// Adds the pages, and `/metrics` alone at `metrics.listen`; from here on they live as
     /// tasks of the daemon.
     pub fn complete(mut self, tasks: &mut Tasks, admin: Admin) {

@@ -55,7 +55,6 @@ use crate::source::{BodyStream, BoxError};
 use crate::via::Pseudonym;
 
 pub(crate) use allow::Tunnels;
-pub use allow::{HostPattern, HostPatternError};
 pub(crate) use answer::Answerer;
 pub(crate) use ca::Authorities;
 pub(crate) use offline::KeptTokens;

@@ -132,7 +132,7 @@ impl BlobRequest<'_> {
     /// Asks the challenge's token service. Its redirects are not followed: they would carry a password.
     async fn trade(&self, challenge: &BearerChallenge) -> Result<Trade, EndpointFailure> {
         let realm = challenge.pull_uri(self.repository).ok_or(EndpointFailure::NoToken)?;
-        let place = self.endpoint.place(realm);
+        let place = self.endpoint.leads(realm)?;
         let mut request =
             Request::builder().method(Method::GET).body(body::empty()).expect("it has no parts");
         *request.headers_mut() = self.endpoint.own_headers();

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use flotilla_proto::{Authorization, RegistryHost};
 use serde::{Deserialize, Serialize};
 
-use super::ClientCertificate;
+use super::{ClientCertificate, Destination};
 
 /// How this seed reads from registries. Holds no secret: passwords stay in their files.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -19,6 +19,11 @@ pub struct SourceConfig {
     pub robots: BTreeMap<RegistryHost, Robot>,
     /// What is shown to a registry that asks its readers for a certificate; read again now and then.
     pub client_certificates: BTreeMap<RegistryHost, ClientCertificate>,
+    /// Where registries may lead this seed by redirects and token services although they might not otherwise: to
+    /// networks (`10.1.0.0/16`) and hosts (`storage.internal`, `*.internal:9000`) that are nearer than the registry
+    /// itself is, and, with `http://` in front, from https to http.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub may_lead_to: Vec<Destination>,
     /// How long a connection may take to stand, TLS included.
     #[serde(with = "flotilla_daemon::config::duration")]
     pub connect_timeout: Duration,
@@ -42,6 +47,7 @@ impl Default for SourceConfig {
         Self {
             robots: BTreeMap::new(),
             client_certificates: BTreeMap::new(),
+            may_lead_to: Vec::new(),
             connect_timeout: Duration::from_secs(5),
             header_timeout: Duration::from_secs(8),
             stall_timeout: Duration::from_secs(5),
@@ -97,6 +103,18 @@ mod tests {
         let config: SourceConfig = toml::from_str(text).unwrap();
         assert_eq!(config.stall_timeout, Duration::from_secs(2));
         assert_eq!(config.robots[&"reg.test:5000".parse().unwrap()].user, "robot$seed");
+    }
+
+    #[test]
+    fn an_operator_lists_where_registries_may_lead_and_a_slip_is_named() {
+        let text = r#"may_lead_to = ["10.1.0.0/16", "storage.internal:9000", "http://old.internal"]"#;
+        let config: SourceConfig = toml::from_str(text).unwrap();
+        assert!(toml::to_string(&config).unwrap().lines().any(|line| line == text));
+        let slip = toml::from_str::<SourceConfig>(r#"may_lead_to = ["10.1.0.0/64"]"#).unwrap_err();
+        assert!(
+            slip.to_string().contains("may_lead_to") && slip.to_string().contains("is no network"),
+            "{slip}"
+        );
     }
 
     #[tokio::test]

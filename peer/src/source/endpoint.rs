@@ -14,15 +14,18 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Request, Response, Uri};
 use http_body::Body as _;
 use hyper::body::Incoming;
+use hyper_util::client::legacy::connect::HttpInfo;
 use tokio::time::Instant;
 
 use super::body::{self, BodyStream};
+use super::bounds::{Bounds, Refused, literal};
 use super::caps::Caps;
-use super::connect::{self, Connector, Detour, HttpClient, Reach, port_of};
+use super::connect::{self, Connector, Detour, HttpClient, OwnAddress, Reach, port_of};
 use super::failure::EndpointFailure;
 use super::header as wire;
 use super::token_service::Learned;
 use super::upstream::Dialling;
+use crate::seldom::Seldom;
 use crate::via::Pseudonym;
 
 /// One endpoint and its warm connections.
@@ -41,6 +44,11 @@ pub(super) struct EndpointClient {
     connector: Connector,
     /// The pool of warm connections; another one once a connection of it turned out to be dead.
     http: ArcSwap<HttpClient>,
+    /// Where it is, and may lead.
+    own: Arc<OwnAddress>,
+    bounds: Arc<Bounds>,
+    /// When it was last told that it led where it may not.
+    refusals: Seldom,
     /// Who issues its tokens.
     pub(super) learned: Learned,
     /// Whether it was seen to encode blobs, so that it has no parts to give.
@@ -66,11 +74,15 @@ impl EndpointClient {
     ) -> Result<Self, ParseCaError> {
         let url = &settings.url;
         let (host, port) = (url.host().to_owned(), url.port());
+        let known = settings.address.map(|address| address.ip()).or_else(|| literal(url.host()));
+        let own = Arc::new(OwnAddress::new(known));
         let detour = settings.address.map(|address| Detour { host, port, address });
         let reach = Reach {
             roots: &dialling.roots,
             ca_pem: settings.ca_pem.as_deref(),
-            home: url.host(),
+            home: url,
+            own: own.clone(),
+            bounds: dialling.bounds.clone(),
             client_certificate: dialling.client_certificates.find(public),
             detour,
             proxy: settings.proxy.as_ref(),
@@ -88,6 +100,9 @@ impl EndpointClient {
             scheme: if url.is_https() { Scheme::HTTPS } else { Scheme::HTTP },
             authority: url.authority().parse().expect("the settings hold no other URL"),
             host_header: HeaderValue::try_from(public.as_str()).expect("a host name is a legal header"),
+            own,
+            bounds: dialling.bounds.clone(),
+            refusals: Seldom::default(),
             learned: Learned::default(),
             encodes: AtomicBool::new(false),
             rest: Mutex::default(),
@@ -139,19 +154,35 @@ impl EndpointClient {
         realm.is_home || is_clear_anyway || realm.uri.scheme() == Some(&Scheme::HTTPS)
     }
 
-    /// Whether following `from` to `to` would leave TLS.
-    pub(super) fn is_downgrade(from: &Uri, to: &Uri) -> bool {
-        from.scheme() == Some(&Scheme::HTTPS) && to.scheme() != Some(&Scheme::HTTPS)
-    }
-
     /// Where a redirect from `from` leads.
     pub(super) fn follow(&self, from: &Uri, headers: &HeaderMap) -> Result<Place, EndpointFailure> {
         let target = wire::location(headers, from).ok_or(EndpointFailure::BadRedirect)?;
+        self.led(from, target)
+    }
+
+    /// Where to go on to when `from` names `target`; which addresses that may have is judged when it is dialled.
+    pub(super) fn led(&self, from: &Uri, target: Uri) -> Result<Place, EndpointFailure> {
         let place = self.place(target);
-        if Self::is_downgrade(from, &place.uri) {
-            return Err(EndpointFailure::Downgrade);
+        let is_downgrade =
+            from.scheme() == Some(&Scheme::HTTPS) && place.uri.scheme() != Some(&Scheme::HTTPS);
+        if is_downgrade && !self.bounds.admits_clear(&place.uri) {
+            let host = place.uri.authority().map_or("", Authority::as_str);
+            return Err(self.refused(Refused::Clear { target: format!("http://{host}") }));
         }
         Ok(place)
+    }
+
+    /// As [`Self::led`], by the registry itself.
+    pub(super) fn leads(&self, target: Uri) -> Result<Place, EndpointFailure> {
+        self.led(&self.uri(PathAndQuery::from_static("/")), target)
+    }
+
+    /// Tells the operator, too: who asks may fall back to the registry and say nothing.
+    fn refused(&self, refused: Refused) -> EndpointFailure {
+        if self.refusals.is_due() {
+            tracing::warn!(registry = %self.public, endpoint = self.name, "a registry {refused}");
+        }
+        EndpointFailure::Refused(refused)
     }
 
     fn is_own(&self, uri: &Uri) -> bool {
@@ -191,6 +222,22 @@ impl EndpointClient {
             request.headers_mut().remove(HOST);
         }
         *request.uri_mut() = place.uri;
+        let answer = self.exchange(request).await;
+        match answer {
+            Ok(response) => {
+                let info = response.extensions().get::<HttpInfo>();
+                // A proxy's address says nothing of the registry's.
+                if let Some(info) = info.filter(|_| place.is_home && self.settings.proxy.is_none()) {
+                    self.own.set(info.remote_addr().ip());
+                }
+                Ok(response)
+            }
+            Err(EndpointFailure::Refused(refused)) => Err(self.refused(refused)),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    async fn exchange(&self, request: Request<BodyStream>) -> Result<Response<Incoming>, EndpointFailure> {
         if !request.method().is_idempotent() {
             let fresh = connect::client(self.connector.clone());
             return fresh.request(request).await.map_err(EndpointFailure::of_exchange);

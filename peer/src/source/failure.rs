@@ -9,6 +9,7 @@ use flotilla_daemon::identity::clock::{self, Judge};
 use http::{Response, StatusCode};
 
 use super::body::BoxError;
+use super::bounds::Refused;
 use super::header as wire;
 use super::metrics::FailureReason;
 
@@ -84,9 +85,9 @@ pub enum EndpointFailure {
     /// A redirect without a usable target.
     #[error("redirects to an address that cannot be used")]
     BadRedirect,
-    /// A redirect from TLS to clear text.
-    #[error("redirects from https to http")]
-    Downgrade,
+    /// It leads where this seed does not follow.
+    #[error(transparent)]
+    Refused(Refused),
     /// A chain of redirects without end.
     #[error("redirects more than {limit} times")]
     TooManyRedirects {
@@ -104,6 +105,9 @@ pub enum EndpointFailure {
 impl EndpointFailure {
     /// From the HTTP client's error.
     pub(super) fn of_exchange(error: hyper_util::client::legacy::Error) -> Self {
+        if let Some(refused) = cause_of::<Refused>(&error) {
+            return Self::Refused(refused.clone());
+        }
         // In TLS 1.3 a server refuses its client's certificate when the connection stands already.
         match (is_of_tls(&error), error.is_connect()) {
             (true, _) => Self::Tls(Causes::of(error)),
@@ -138,7 +142,7 @@ impl EndpointFailure {
             | Self::NoManifest
             | Self::WrongRange
             | Self::BadRedirect
-            | Self::Downgrade
+            | Self::Refused(_)
             | Self::TooManyRedirects { .. }
             | Self::NoToken
             | Self::ClearTokenService => false,
@@ -165,7 +169,7 @@ impl EndpointFailure {
             | Self::NoManifest
             | Self::WrongRange
             | Self::BadRedirect
-            | Self::Downgrade
+            | Self::Refused(_)
             | Self::TooManyRedirects { .. }
             | Self::NoToken
             | Self::ClearTokenService => false,
@@ -189,7 +193,7 @@ impl EndpointFailure {
             | Self::NoManifest
             | Self::WrongRange
             | Self::BadRedirect
-            | Self::Downgrade
+            | Self::Refused(_)
             | Self::TooManyRedirects { .. }
             | Self::NoToken
             | Self::ClearTokenService => false,
@@ -220,10 +224,16 @@ impl EndpointFailure {
             Self::Encoded => FailureReason::Encoding,
             Self::NoManifest => FailureReason::Redirect,
             Self::WrongRange => FailureReason::Range,
-            Self::BadRedirect | Self::Downgrade | Self::TooManyRedirects { .. } => FailureReason::Redirect,
+            Self::BadRedirect | Self::TooManyRedirects { .. } => FailureReason::Redirect,
+            Self::Refused(_) => FailureReason::Address,
             Self::NoToken | Self::ClearTokenService => FailureReason::Token,
         }
     }
+}
+
+/// The error of this type that an error goes back to.
+fn cause_of<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
+    error.downcast_ref().or_else(|| cause_of(error.source()?))
 }
 
 /// Whether TLS is at the bottom of it. An I/O error hides what it holds from `source`.

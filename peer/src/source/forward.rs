@@ -176,11 +176,15 @@ impl<'a> Forwarding<'a> {
     /// another repository, as Harbor's to `library/`, or to another manifest: what is granted is what was asked.
     async fn send(&self, endpoint: &EndpointClient) -> Result<Response<BodyStream>, EndpointFailure> {
         let place = self.place(endpoint).await?;
+        let is_foreign_service = self.purpose == Purpose::Token && !place.is_home;
         let request = || {
             let lent = self.body.lend().expect("an endpoint is tried only while the body is unsent");
             let mut request = Request::new(lent);
             *request.method_mut() = self.method.clone();
             *request.headers_mut() = self.headers.clone();
+            if is_foreign_service {
+                wire::for_token_service(request.headers_mut());
+            }
             request
         };
         let repository = match &self.resource {

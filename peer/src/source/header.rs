@@ -34,6 +34,32 @@ const HOP_BY_HOP: [HeaderName; 10] = [
     header::EXPECT,
 ];
 
+/// Leaves of a client's headers what a read needs, for a host that is not the registry's.
+pub(super) fn for_stranger(headers: &mut HeaderMap) {
+    keep(headers, |name| READ_NEEDS.contains(name));
+}
+
+/// Leaves of a client's headers what a token is asked for with, for a host that is not the registry's.
+pub(super) fn for_token_service(headers: &mut HeaderMap) {
+    keep(headers, |name| READ_NEEDS.contains(name) || name == header::AUTHORIZATION);
+}
+
+fn keep(headers: &mut HeaderMap, is_needed: impl Fn(&HeaderName) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().filter(|name| !is_needed(name)).cloned().collect();
+    for name in names {
+        headers.remove(name);
+    }
+}
+
+const READ_NEEDS: [HeaderName; 6] = [
+    header::ACCEPT,
+    header::ACCEPT_ENCODING,
+    header::IF_NONE_MATCH,
+    header::RANGE,
+    header::USER_AGENT,
+    header::VIA,
+];
+
 /// `Range: bytes=a-b` for a half-open byte range that is not empty.
 pub(super) fn range(bytes: &Range<u64>) -> HeaderValue {
     HeaderValue::try_from(format!("bytes={}-{}", bytes.start, bytes.end - 1)).expect("digits are legal")

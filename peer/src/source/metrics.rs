@@ -166,6 +166,8 @@ pub(super) enum FailureReason {
     Range,
     /// A redirect that cannot be followed.
     Redirect,
+    /// A registry that leads where this seed does not follow.
+    Address,
     /// A token service that did not give one.
     Token,
     /// A credential the registry refused.
@@ -199,6 +201,7 @@ label_values!(FailureReason {
     Encoding => "encoding",
     Range => "range",
     Redirect => "redirect",
+    Address => "address",
     Token => "token",
     Refused => "refused",
     RateLimit => "rate_limit",

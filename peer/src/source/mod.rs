@@ -8,10 +8,12 @@
 //! What it leaves to others: who may read when (leases), which client gets what (grants), what to do
 //! with a wrong blob's pieces (purges).
 
+mod address;
 mod ahead;
 mod attempts;
 mod blob_request;
 mod body;
+mod bounds;
 mod caps;
 mod client_certificate;
 mod config;
@@ -40,6 +42,7 @@ mod wholes;
 #[cfg(test)]
 mod tests;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
@@ -52,7 +55,9 @@ use tokio::sync::mpsc;
 use tokio::sync::watch::{Receiver, Sender};
 use tokio_util::sync::CancellationToken;
 
+pub use address::AddressKind;
 pub use body::{BodyStream, BoxError};
+pub use bounds::{Destination, DestinationError, Refused};
 pub use client_certificate::{ClientCertificate, ClientCertificateError};
 pub use config::{Robot, SourceConfig};
 pub use credential::{Credentials, Offer, PlaceFailure, ReadCredential, RegistryAnswer, Verdict};
@@ -65,6 +70,7 @@ pub use upstream::UpstreamError;
 pub use watch::{EndpointHealth, EndpointsHealth};
 
 use ahead::AheadBook;
+use bounds::Bounds;
 use client_certificate::ClientCertificates;
 use forward::Forwarding;
 use metrics::Metrics;
@@ -93,20 +99,21 @@ struct Shared {
 }
 
 impl Source {
-    /// A client that knows no registry yet and calls itself so. Reads the system's root certificates, once.
+    /// A client that knows no registry yet. Reads the system's root certificates, once.
     ///
     /// # Errors
     /// If a client certificate of the settings cannot be read.
     pub fn new(
         config: SourceConfig,
-        pseudonym: Pseudonym,
+        own: OwnDaemon,
         metrics: &mut Registry,
     ) -> Result<Self, ClientCertificateError> {
         let dialling = Dialling {
             roots: system_roots(),
             client_certificates: ClientCertificates::load(&config.client_certificates)?,
-            pseudonym,
+            pseudonym: own.pseudonym,
             connect_timeout: config.connect_timeout,
+            bounds: Arc::new(Bounds::new(own.listeners, config.may_lead_to.clone())),
         };
         Ok(Self(Arc::new(Shared {
             metrics: Metrics::register(metrics),
@@ -190,6 +197,15 @@ impl Source {
         let reading = Reading::new(&self.0, order, sink).run();
         cancel.run_until_cancelled(reading).await.unwrap_or(Err(ReadError::Cancelled))
     }
+}
+
+/// The daemon that a source is a part of.
+#[derive(Debug, Clone)]
+pub struct OwnDaemon {
+    /// What it calls itself towards registries.
+    pub pseudonym: Pseudonym,
+    /// Where it listens for TCP, and no registry leads.
+    pub listeners: Vec<SocketAddr>,
 }
 
 /// The system's roots; none is a warning, for every endpoint may bring its own.

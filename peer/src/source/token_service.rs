@@ -22,6 +22,7 @@ use super::credential::RegistryAnswer;
 use super::endpoint::{EndpointClient, Place};
 use super::failure::EndpointFailure;
 use super::metrics::{Metrics, RequestKind};
+use crate::bare::plain_parameters;
 
 /// Who issues an endpoint's tokens.
 pub(super) enum TokenService {
@@ -80,8 +81,9 @@ pub(super) async fn place(
     let TokenService::At(challenge) = service_of(endpoint, scoped(query), metrics).await? else {
         return Ok(Place { uri: endpoint.uri(base()), is_home: true });
     };
-    let realm = challenge.uri(query).ok_or(EndpointFailure::NoToken)?;
-    let place = endpoint.place(realm);
+    let is_home = endpoint.place(challenge.realm.clone()).is_home;
+    let query = if is_home { query.to_owned() } else { plain_parameters(query) };
+    let place = endpoint.leads(challenge.uri(&query).ok_or(EndpointFailure::NoToken)?)?;
     if has_password && !endpoint.may_see_password(&place) {
         return Err(EndpointFailure::ClearTokenService);
     }

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use flotilla_daemon::registry_auth::BearerChallenge;
 use flotilla_proto::{Authorization, RepositoryName};
-use http::header::{self, HeaderMap, HeaderName};
+use http::header;
 use http::uri::Authority;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -18,6 +18,7 @@ use super::body::{self, BodyStream};
 use super::encoding::plain_prefix;
 use super::endpoint::{EndpointClient, Place};
 use super::failure::EndpointFailure;
+use super::header as wire;
 use super::metrics::{Metrics, RequestKind};
 use super::token::{Token, TokenCache, TokenKey};
 use crate::resource::Resource;
@@ -57,7 +58,7 @@ impl Trail<'_> {
         loop {
             let mut sent = request();
             if !is_trusted {
-                for_stranger(sent.headers_mut());
+                wire::for_stranger(sent.headers_mut());
                 if let Some(token) = self.token_of(&place) {
                     sent.headers_mut().insert(header::AUTHORIZATION, token);
                 }
@@ -108,10 +109,7 @@ impl Trail<'_> {
             }
             (None, Resource::Other) => challenge.pull_uri(self.repository),
         };
-        let realm = self.endpoint.place(realm.ok_or(EndpointFailure::NoToken)?);
-        if EndpointClient::is_downgrade(&place.uri, &realm.uri) {
-            return Err(EndpointFailure::Downgrade);
-        }
+        let realm = self.endpoint.led(&place.uri, realm.ok_or(EndpointFailure::NoToken)?)?;
         let mut request = Request::new(body::empty());
         *request.headers_mut() = self.endpoint.own_headers();
         self.metrics.count_request(RequestKind::Token);
@@ -126,23 +124,6 @@ impl Trail<'_> {
         Ok(true)
     }
 }
-
-/// Leaves of a client's headers what a read needs.
-fn for_stranger(headers: &mut HeaderMap) {
-    let names: Vec<HeaderName> = headers.keys().filter(|name| !READ_NEEDS.contains(name)).cloned().collect();
-    for name in names {
-        headers.remove(name);
-    }
-}
-
-const READ_NEEDS: [HeaderName; 6] = [
-    header::ACCEPT,
-    header::ACCEPT_ENCODING,
-    header::IF_NONE_MATCH,
-    header::RANGE,
-    header::USER_AGENT,
-    header::VIA,
-];
 
 /// Whether a status with a `Location` sends a read elsewhere.
 fn is_redirect(status: StatusCode) -> bool {

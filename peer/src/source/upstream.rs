@@ -13,6 +13,7 @@ use flotilla_daemon::settings::Upstream;
 use flotilla_proto::RegistryHost;
 use rustls::RootCertStore;
 
+use super::bounds::Bounds;
 use super::client_certificate::ClientCertificates;
 use super::endpoint::EndpointClient;
 use crate::via::Pseudonym;
@@ -55,6 +56,7 @@ pub(super) struct Dialling {
     pub(super) client_certificates: ClientCertificates,
     pub(super) pseudonym: Pseudonym,
     pub(super) connect_timeout: Duration,
+    pub(super) bounds: Arc<Bounds>,
 }
 
 #[cfg(test)]
@@ -66,6 +68,7 @@ impl Dialling {
             client_certificates: ClientCertificates::default(),
             pseudonym: Pseudonym::of_cluster(b""),
             connect_timeout: Duration::from_secs(1),
+            bounds: Arc::default(),
         }
     }
 }

@@ -13,6 +13,7 @@ mod faults;
 mod fuzz;
 mod hostile;
 mod hostility;
+mod leading;
 mod manifests;
 mod offline;
 mod picking;

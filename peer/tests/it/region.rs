@@ -30,7 +30,7 @@ pub(crate) struct Node {
     pub(crate) client: Client,
     /// The door `sni`, where it is open.
     pub(crate) sni: Option<SocketAddr>,
-    admin: SocketAddr,
+    pub(crate) admin: SocketAddr,
     life: CancellationToken,
 }
 

@@ -5,39 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use flotilla_daemon::settings::Endpoint;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::mpsc;
 
-use super::fake::{FakeRegistry, serve, status};
+use super::fake::{FakeRegistry, proxy, serve, status};
 use super::{Bench, HOST, anonymous, blob, endpoint, quick_config};
 use crate::source::SourceConfig;
-
-/// An HTTP proxy that tunnels, and tells where to.
-async fn proxy() -> (String, mpsc::UnboundedReceiver<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    let (tell, asked) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        while let Ok((stream, _)) = listener.accept().await {
-            let tell = tell.clone();
-            tokio::spawn(async move {
-                let mut client = BufReader::new(stream);
-                let mut head = String::new();
-                while !head.ends_with("\r\n\r\n") {
-                    client.read_line(&mut head).await.unwrap();
-                }
-                let place = head.strip_prefix("CONNECT ").unwrap().split(' ').next().unwrap().to_owned();
-                let mut server = TcpStream::connect(&place).await.unwrap();
-                tell.send(place).unwrap();
-                client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
-                // Either side may end the tunnel.
-                let _ = copy_bidirectional(&mut client, &mut server).await;
-            });
-        }
-    });
-    (url, asked)
-}
 
 #[tokio::test]
 async fn an_endpoint_behind_a_proxy_is_reached_through_it() {
@@ -47,7 +18,7 @@ async fn an_endpoint_behind_a_proxy_is_reached_through_it() {
         move |seen| serve(&content, seen)
     })
     .await;
-    let (url, mut asked) = proxy().await;
+    let (url, mut asked) = proxy(None).await;
     let proxied = Endpoint {
         proxy: Some(url.parse().unwrap()),
         address: Some(registry.address),

@@ -7,12 +7,14 @@ mod elsewhere;
 mod endpoints;
 mod fake;
 mod forwarding;
+mod leading;
 mod places;
 mod reading;
 mod representation;
 mod tls;
 mod warm;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -25,7 +27,8 @@ use tokio_util::sync::CancellationToken;
 use crate::via::Pseudonym;
 
 use super::{
-    Credentials, ReadCredential, ReadError, ReadOrder, ReadSummary, Source, SourceConfig, SourcePiece,
+    Credentials, OwnDaemon, ReadCredential, ReadError, ReadOrder, ReadSummary, Source, SourceConfig,
+    SourcePiece,
 };
 
 /// A source that knows one upstream, and what it counts.
@@ -47,8 +50,14 @@ impl Bench {
     }
 
     pub(super) fn with_endpoints(endpoints: Vec<Endpoint>, config: SourceConfig) -> Self {
+        Self::beside(Vec::new(), endpoints, config)
+    }
+
+    /// Of a daemon that listens there.
+    pub(super) fn beside(listeners: Vec<SocketAddr>, endpoints: Vec<Endpoint>, config: SourceConfig) -> Self {
         let mut registry = Registry::default();
-        let source = Source::new(config, Pseudonym::of_cluster(b""), &mut registry).unwrap();
+        let own = OwnDaemon { pseudonym: Pseudonym::of_cluster(b""), listeners };
+        let source = Source::new(config, own, &mut registry).unwrap();
         // Without an endpoint there is no upstream.
         let upstream = Upstream::new(host(), endpoints).ok();
         source.set_upstreams(upstream.as_slice());

@@ -14,9 +14,9 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 
-use super::fake::{FakeRegistry, serve, status, with};
+use super::fake::{FakeRegistry, serve, status, text, with};
 use super::{Bench, HOST, anonymous, blob, credentials, host, quick_config};
-use crate::source::{ClientCertificate, Source, SourceConfig};
+use crate::source::{ClientCertificate, OwnDaemon, Source, SourceConfig};
 
 const NAME: &str = "harbor-a.internal.test";
 
@@ -128,18 +128,63 @@ async fn a_registry_of_an_unknown_ca_or_another_name_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn a_redirect_that_leaves_tls_is_not_followed() {
+async fn a_way_that_leaves_tls_is_followed_only_where_an_operator_lists_it() {
     let ca = Ca::new("ours");
-    let storage = FakeRegistry::start(|_| status(200)).await;
-    let registry = FakeRegistry::start_tls(ca.acceptor(NAME), {
+    let content = blob(300_000);
+    let storage = FakeRegistry::start({
+        let content = content.clone();
+        move |seen| match seen.path.starts_with("/token?") {
+            true => text(200, r#"{"token":"for-anybody"}"#),
+            false => serve(&content, seen),
+        }
+    })
+    .await;
+    let redirecting = FakeRegistry::start_tls(ca.acceptor(NAME), {
         let location = storage.url();
         move |_| with(status(307), header::LOCATION, &location)
     })
     .await;
-    let bench = Bench::with_endpoints(vec![endpoint(&registry, Some(&ca))], quick_config());
-    let error = bench.read(&blob(1), &anonymous()).await.error();
-    assert!(error.contains("redirects from https to http"), "{error}");
-    assert!(storage.seen().is_empty());
+    let challenging = FakeRegistry::start_tls(ca.acceptor(NAME), {
+        let (content, realm) = (content.clone(), format!(r#"Bearer realm="{}/token""#, storage.url()));
+        move |seen| match seen.authorization() {
+            "Bearer for-anybody" => serve(&content, seen),
+            _ => with(status(401), header::WWW_AUTHENTICATE, &realm),
+        }
+    })
+    .await;
+    let url = storage.url();
+    for registry in [&redirecting, &challenging] {
+        let bench = Bench::with_endpoints(vec![endpoint(registry, Some(&ca))], quick_config());
+        let error = bench.read(&content, &anonymous()).await.error();
+        let expected =
+            format!("leads from https to {url}: if that is meant, list \"{url}\" in source.may_lead_to");
+        assert!(error.contains(&expected) && error.contains(HOST), "{error}");
+        assert!(storage.seen().is_empty());
+    }
+    for registry in [&redirecting, &challenging] {
+        let config = SourceConfig { may_lead_to: vec![url.parse().unwrap()], ..quick_config() };
+        let bench = Bench::with_endpoints(vec![endpoint(registry, Some(&ca))], config);
+        bench.read(&content, &anonymous()).await.assert_whole(&content);
+    }
+}
+
+#[tokio::test]
+async fn a_registry_known_by_name_leads_as_near_as_the_address_that_it_answers_from() {
+    let (ca, content) = (Ca::new("ours"), blob(300_000));
+    let storage = FakeRegistry::start_tls(ca.acceptor("localhost"), {
+        let content = content.clone();
+        move |seen| serve(&content, seen)
+    })
+    .await;
+    let registry = FakeRegistry::start_tls(ca.acceptor("localhost"), {
+        let location = format!("https://localhost:{}/stored", storage.address.port());
+        move |_| with(status(307), header::LOCATION, &location)
+    })
+    .await;
+    let url = format!("https://localhost:{}", registry.address.port());
+    let named = Endpoint { ca_pem: Some(ca.pem()), ..Endpoint::new(url.parse().unwrap()) };
+    let bench = Bench::with_endpoints(vec![named], quick_config());
+    bench.read(&content, &anonymous()).await.assert_whole(&content);
 }
 
 #[tokio::test]
@@ -208,13 +253,8 @@ async fn a_certificate_is_renewed_in_place_and_one_that_cannot_be_read_is_named(
     watching.abort();
 
     std::fs::write(&certificate.key_file, "rubbish").unwrap();
-    let error = Source::new(
-        config,
-        crate::via::Pseudonym::of_cluster(b""),
-        &mut prometheus_client::registry::Registry::default(),
-    )
-    .err()
-    .unwrap();
-    let error = error.to_string();
+    let own = OwnDaemon { pseudonym: crate::via::Pseudonym::of_cluster(b""), listeners: Vec::new() };
+    let error = Source::new(config, own, &mut prometheus_client::registry::Registry::default());
+    let error = error.err().unwrap().to_string();
     assert!(error.contains(HOST) && error.contains("seed.key"), "{error}");
 }
