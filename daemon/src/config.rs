@@ -113,12 +113,15 @@ impl ManagerConfig {
 pub struct AdminConfig {
     /// The address; loopback by default.
     pub listen: SocketAddr,
+    /// What it is called there besides its addresses, `localhost` and the machine's name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<HostPattern>,
 }
 
 impl AdminConfig {
     /// Loopback, on a daemon's own default port.
     pub const fn on_port(port: u16) -> Self {
-        Self { listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port) }
+        Self { listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port), names: Vec::new() }
     }
 }
 
@@ -135,6 +138,10 @@ impl Default for AdminConfig {
 pub struct MetricsConfig {
     /// The address; nothing by default.
     pub listen: Option<SocketAddr>,
+    /// What Prometheus calls it there, where that is none of its addresses nor the machine's name:
+    /// `["node-17.example.com", "*.peer.default.svc.cluster.local"]`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<HostPattern>,
 }
 
 /// What is logged, and how.

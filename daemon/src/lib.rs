@@ -15,6 +15,7 @@ pub mod identity;
 pub mod life;
 pub mod memory;
 pub mod net;
+pub mod own_names;
 pub mod registry_auth;
 pub mod registry_tls;
 pub mod rpc;

@@ -85,6 +85,9 @@ pub struct DoorConfig {
     /// The address of `proxy`, `mirror` and `prefix`. Whoever reaches it is served with its
     /// own credentials only.
     pub listen: SocketAddr,
+    /// What clients call this node there, besides its addresses, `localhost` and the machine's name.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<HostPattern>,
     /// The address of `sni`, where clients land whose resolver takes this node for a registry:
     /// TLS, port 443. Not open unless given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -107,6 +110,7 @@ impl Default for DoorConfig {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 4001)),
+            names: Vec::new(),
             sni_listen: None,
             tunnels: None,
             proxy_users: None,

@@ -35,6 +35,7 @@ use flotilla_daemon::bind::{ReservedTcp, bind_udp, reserve_tcp};
 use flotilla_daemon::identity::{NodeIdentity, renew_loop};
 use flotilla_daemon::life::{Ended, Life};
 use flotilla_daemon::net::{advertised, daemon_name};
+use flotilla_daemon::own_names::OwnNames;
 use flotilla_daemon::settings::{self, Receiver, RegionSettings};
 use flotilla_daemon::shutdown::Tasks;
 use flotilla_daemon::start::{Starting, TellsSystemd};
@@ -217,6 +218,7 @@ impl Peer {
             default_upstream: config.door.default_upstream.clone(),
             tunnels: Tunnels::new(config.door.listen, config.door.tunnels.clone()),
             proxy_users: config.door.proxy_users.clone(),
+            names: OwnNames::new("door.names", &config.door.names),
             address: door_address.clone(),
         });
         let link = SchedulerLink {

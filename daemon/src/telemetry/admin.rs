@@ -1,4 +1,6 @@
 //! The admin address: `/metrics`, `/healthz`, `/readyz`, and what a daemon adds.
+//!
+//! Loopback is no password: a browser on this machine reaches it for any page. See [`own_names`](crate::own_names).
 
 use std::io;
 use std::net::SocketAddr;
@@ -6,6 +8,7 @@ use std::sync::{Arc, OnceLock};
 
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
@@ -20,6 +23,7 @@ use tower_service::Service as _;
 use super::Readiness;
 use crate::bind::{BindError, bind_tcp};
 use crate::config::{AdminConfig, MetricsConfig};
+use crate::own_names::OwnNames;
 use crate::shutdown::Tasks;
 
 /// What a daemon adds to its admin address once it works.
@@ -37,7 +41,7 @@ pub struct Admin {
 pub struct AdminServer {
     address: SocketAddr,
     pages: Arc<OnceLock<Router>>,
-    metrics: Option<TcpListener>,
+    metrics: Option<(TcpListener, OwnNames)>,
     stop: CancellationToken,
     running: JoinSet<io::Result<()>>,
 }
@@ -57,7 +61,9 @@ impl AdminServer {
         })?;
         let (pages, stop) = (Arc::new(OnceLock::new()), CancellationToken::new());
         let mut running = JoinSet::new();
-        running.spawn(serve(listener, router(readiness, pages.clone()), stop.clone()));
+        let router =
+            answering_to(OwnNames::new("admin.names", &admin.names), router(readiness, pages.clone()));
+        running.spawn(serve(listener, router, stop.clone()));
         Ok(Self { address, pages, metrics: None, stop, running })
     }
 
@@ -67,7 +73,8 @@ impl AdminServer {
     ///
     /// Names the key.
     pub fn bind_metrics(&mut self, metrics: &MetricsConfig) -> Result<(), BindError> {
-        self.metrics = metrics.listen.map(|address| bind_tcp("metrics.listen", address)).transpose()?;
+        let listener = metrics.listen.map(|address| bind_tcp("metrics.listen", address)).transpose()?;
+        self.metrics = listener.map(|listener| (listener, OwnNames::new("metrics.names", &metrics.names)));
         Ok(())
     }
 
@@ -78,15 +85,15 @@ impl AdminServer {
 
     /// Wherever it listens, for metrics alone too.
     pub fn addresses(&self) -> impl Iterator<Item = SocketAddr> {
-        let metrics = self.metrics.as_ref().and_then(|listener| listener.local_addr().ok());
+        let metrics = self.metrics.as_ref().and_then(|(listener, _)| listener.local_addr().ok());
         std::iter::once(self.address).chain(metrics)
     }
 
     /// Adds the pages, and `/metrics` alone at `metrics.listen`; from here on they live as
     /// tasks of the daemon.
     pub fn complete(mut self, tasks: &mut Tasks, admin: Admin) {
-        if let Some(listener) = self.metrics.take() {
-            let router = metrics_router(admin.metrics.clone());
+        if let Some((listener, names)) = self.metrics.take() {
+            let router = answering_to(names, metrics_router(admin.metrics.clone()));
             tasks.spawn_fallible("metrics", serve(listener, router, tasks.shutdown().clone()));
         }
         // Nobody else sets it: `self` is consumed.
@@ -111,6 +118,18 @@ fn router(readiness: Readiness, pages: Arc<OnceLock<Router>>) -> Router {
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz).with_state(readiness.clone()))
         .fallback(move |request: Request| page(pages.get().cloned(), readiness, request))
+}
+
+/// The same pages, for those who mean this daemon.
+fn answering_to(names: OwnNames, router: Router) -> Router {
+    router.layer(from_fn_with_state(Arc::new(names), meant))
+}
+
+async fn meant(State(names): State<Arc<OwnNames>>, request: Request, next: Next) -> Response {
+    match names.check(request.uri(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(stranger) => (StatusCode::FORBIDDEN, format!("{stranger}\n")).into_response(),
+    }
 }
 
 /// A page of the daemon's own; until it has some, what it waits for.
@@ -165,8 +184,9 @@ mod tests {
         readiness.missing("settings", "none from the manager yet");
         let config = AdminConfig::on_port(0);
         let mut server = AdminServer::start(&config, readiness.clone()).unwrap();
-        server.bind_metrics(&MetricsConfig { listen: Some(config.listen) }).unwrap();
-        let address = server.address();
+        let names = vec!["*.example.com".parse().unwrap()];
+        server.bind_metrics(&MetricsConfig { listen: Some(config.listen), names }).unwrap();
+        let (address, for_prometheus) = (server.address(), server.addresses().last().unwrap());
         assert!(fetch(address, "/healthz").await.starts_with("HTTP/1.1 200"));
         assert!(fetch(address, "/status").await.starts_with("HTTP/1.1 503"));
 
@@ -186,14 +206,32 @@ mod tests {
 
         assert!(fetch(address, "/nowhere").await.starts_with("HTTP/1.1 404"));
 
+        for page in ["/healthz", "/readyz", "/metrics", "/status", "/nowhere"] {
+            let rebound = ask(address, page, "Host: evil.test").await;
+            assert!(rebound.starts_with("HTTP/1.1 403") && rebound.contains("admin.names"), "{rebound}");
+            let foreign = ask(address, page, "Host: localhost\r\nOrigin: http://evil.test").await;
+            assert!(foreign.starts_with("HTTP/1.1 403") && foreign.contains("admin.names"), "{foreign}");
+        }
+        for lines in [format!("Host: {address}"), "X-No-Host: 1".to_owned()] {
+            assert!(ask(address, "/metrics", &lines).await.starts_with("HTTP/1.1 200"), "{lines}");
+        }
+        let scraped = ask(for_prometheus, "/metrics", "Host: node-17.example.com:9100").await;
+        assert!(scraped.starts_with("HTTP/1.1 200"), "{scraped}");
+        let rebound = ask(for_prometheus, "/metrics", "Host: evil.test").await;
+        assert!(rebound.starts_with("HTTP/1.1 403") && rebound.contains("metrics.names"), "{rebound}");
+
         shutdown.cancel();
         tasks.drain(std::time::Duration::from_secs(30)).await.unwrap();
         TcpStream::connect(address).await.unwrap_err();
     }
 
     async fn fetch(address: SocketAddr, path: &str) -> String {
+        ask(address, path, "Host: localhost").await
+    }
+
+    async fn ask(address: SocketAddr, path: &str, lines: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\n{lines}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.unwrap();

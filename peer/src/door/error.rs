@@ -1,5 +1,6 @@
 //! Errors at the door, in the form that OCI clients show to people.
 
+use flotilla_daemon::own_names::NotMeant;
 use flotilla_proto::Failure;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::json;
@@ -19,6 +20,11 @@ pub(super) fn refusal(status: StatusCode, code: &str, message: &str) -> Response
     headers.insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
     headers.insert(REFUSED_BY, HeaderValue::from_static("peer"));
     response
+}
+
+/// A request that was sent to somebody else, or by somebody else than it seems.
+pub(super) fn not_meant(stranger: &NotMeant) -> Response<BodyStream> {
+    refusal(StatusCode::FORBIDDEN, "DENIED", &stranger.to_string())
 }
 
 /// As [`refusal`], of a proxy that wants to know who asks (RFC 9110 §11.7.1).

@@ -33,6 +33,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use flotilla_daemon::own_names::OwnNames;
 use flotilla_daemon::settings::Receiver;
 use flotilla_proto::RegistryHost;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -47,7 +48,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::error::{refusal, refused_by_registry};
+use self::error::{not_meant, refusal, refused_by_registry};
 use self::proxy::Upgrade;
 use self::route::{FrontDoor, Target, route};
 use crate::bare::is_ambiguous;
@@ -72,6 +73,8 @@ pub(crate) struct Door {
     pub(crate) tunnels: Tunnels,
     /// The file of those who may use the proxy; without one, everybody.
     pub(crate) proxy_users: Option<PathBuf>,
+    /// What this node is called by those who speak to it as itself.
+    pub(crate) names: OwnNames,
     /// What this node is called where a client does not say: `host:port` of `proxy`, `mirror` and `prefix`.
     pub(crate) address: String,
 }
@@ -156,6 +159,9 @@ impl Door {
         if let Some(authority) = request.uri().authority() {
             return Ok(self.absolute(authority.clone(), request).await);
         }
+        if let Err(stranger) = self.names.check(request.uri(), request.headers()) {
+            return Ok(not_meant(&stranger));
+        }
         let Some(path) = request.uri().path_and_query() else {
             return Ok(refusal(StatusCode::BAD_REQUEST, "UNSUPPORTED", "a request without a path"));
         };
@@ -213,6 +219,11 @@ impl Door {
                 target.upstream
             );
             return refusal(StatusCode::LOOP_DETECTED, "UNAVAILABLE", &message);
+        }
+        // What it names is a registry; whose page asks is to be seen all the same.
+        let meant = self.names.check_origin(request.uri(), request.headers());
+        if let Err(stranger) = meant {
+            return not_meant(&stranger);
         }
         if is_ambiguous(request.headers()) {
             let message =

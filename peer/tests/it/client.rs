@@ -78,7 +78,7 @@ impl Client {
         headers: &[(&str, &str)],
     ) -> http::Response<Incoming> {
         let stream = TcpStream::connect(self.door).await.unwrap();
-        within(exchange(stream, self.request(method, path, headers))).await
+        within(exchange(stream, self.request(&self.door.to_string(), method, path, headers))).await
     }
 
     /// GET through the proxy, over TLS that this node's own CA vouches for.
@@ -105,7 +105,7 @@ impl Client {
                 tls(TcpStream::connect(address).await.unwrap(), HOST, &roots_of(bundle)).await
             }
         };
-        let request = self.request(method, path, headers);
+        let request = self.request(HOST, method, path, headers);
         collect(within(exchange(stream.unwrap(), request)).await).await
     }
 
@@ -119,11 +119,21 @@ impl Client {
         path: String,
     ) -> std::io::Result<Answer> {
         let stream = tls(TcpStream::connect(sni).await?, host, roots).await?;
-        Ok(collect(within(exchange(stream, self.request(method, &path, &[]))).await).await)
+        Ok(collect(within(exchange(stream, self.request(HOST, method, &path, &[]))).await).await)
     }
 
-    fn request(&self, method: Method, path: &str, headers: &[(&str, &str)]) -> Request<Empty<Bytes>> {
-        let mut request = Request::builder().method(method).uri(path).header(header::HOST, HOST);
+    /// A request to what is called `host`, unless `headers` say another.
+    fn request(
+        &self,
+        host: &str,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Request<Empty<Bytes>> {
+        let mut request = Request::builder().method(method).uri(path);
+        if !headers.iter().any(|(name, _)| *name == "host") {
+            request = request.header(header::HOST, host);
+        }
         request = request.header(header::ACCEPT, MANIFEST);
         for (name, value) in headers {
             request = request.header(*name, *value);

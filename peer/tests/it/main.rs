@@ -15,6 +15,7 @@ mod hostile;
 mod hostility;
 mod leading;
 mod manifests;
+mod names;
 mod offline;
 mod picking;
 mod pieces;

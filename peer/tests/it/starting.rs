@@ -234,7 +234,7 @@ impl Running {
     /// `None` while the peer is between two lives, at any point of the exchange.
     async fn admin(&self, path: &str) -> Option<(u16, String)> {
         let mut stream = TcpStream::connect(self.config.admin.listen).await.ok()?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.ok()?;

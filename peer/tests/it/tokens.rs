@@ -22,8 +22,9 @@ fn parameter(answer: &Answer, name: &str) -> String {
 /// Asks where the challenge says, as a client does; the token as a credential.
 async fn traded(client: &Client, challenged: &Answer, scope: &str) -> String {
     let realm = parameter(challenged, "realm");
-    let path =
-        realm.strip_prefix(&format!("http://{HOST}")).unwrap_or_else(|| panic!("{realm} leads elsewhere"));
+    let path = realm
+        .strip_prefix(&format!("http://{}", client.door))
+        .unwrap_or_else(|| panic!("{realm} leads elsewhere"));
     let service = parameter(challenged, "service").replace(' ', "%20");
     let answer = client.get(&format!("{path}?account=u&scope={scope}&service={service}")).await;
     assert_eq!(answer.status, 200, "{answer:?}");
