@@ -13,6 +13,8 @@ use hyper::body::Incoming;
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::{Instant, Sleep};
 
+use super::caps::Caps;
+
 /// A body that streams in either direction.
 pub type BodyStream = UnsyncBoxBody<Bytes, BoxError>;
 
@@ -119,17 +121,41 @@ impl Body for Lent {
     }
 }
 
-/// A registry's answer passed on: fails when nothing comes for `idle`, counts what comes.
+/// A registry's answer passed on: fails when nothing comes for `idle`. A blob's is counted, and held to the
+/// endpoint's cap.
 pub(super) struct Relayed {
     body: Incoming,
     idle: Duration,
     waiting: Option<Pin<Box<Sleep>>>,
-    counter: Option<Counter>,
+    blob: Option<RelayedBlob>,
+}
+
+/// What passing a blob on costs.
+pub(super) struct RelayedBlob {
+    pub(super) counter: Counter,
+    pub(super) caps: Arc<Caps>,
+    /// Until when what came before has not had its time.
+    pub(super) paying: Option<Pin<Box<Sleep>>>,
+}
+
+impl RelayedBlob {
+    fn came(&mut self, bytes: usize) {
+        self.counter.inc_by(bytes as u64);
+        self.paying = self.caps.paid_at(bytes).map(|paid| Box::pin(tokio::time::sleep_until(paid)));
+    }
+
+    fn poll_paid(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(paying) = &mut self.paying {
+            ready!(paying.as_mut().poll(cx));
+            self.paying = None;
+        }
+        Poll::Ready(())
+    }
 }
 
 impl Relayed {
-    pub(super) fn new(body: Incoming, idle: Duration, counter: Option<Counter>) -> Self {
-        Self { body, idle, waiting: None, counter }
+    pub(super) fn new(body: Incoming, idle: Duration, blob: Option<RelayedBlob>) -> Self {
+        Self { body, idle, waiting: None, blob }
     }
 }
 
@@ -142,11 +168,14 @@ impl Body for Relayed {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
+        if let Some(blob) = &mut this.blob {
+            ready!(blob.poll_paid(cx));
+        }
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
             // The clock runs only while the registry is waited for: a client that reads slowly is no fault of it.
             this.waiting = None;
-            if let (Some(counter), Some(Ok(frame))) = (&this.counter, &frame) {
-                counter.inc_by(frame.data_ref().map_or(0, Bytes::len) as u64);
+            if let (Some(blob), Some(Ok(frame))) = (&mut this.blob, &frame) {
+                blob.came(frame.data_ref().map_or(0, Bytes::len));
             }
             return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
         }

@@ -23,14 +23,19 @@ impl Caps {
     /// Waits until so many bytes, which have come, have had their time: what is not read meanwhile, TCP
     /// keeps the registry from sending.
     pub(super) async fn pass(&self, bytes: usize) {
+        if let Some(paid) = self.paid_at(bytes) {
+            tokio::time::sleep_until(paid).await;
+        }
+    }
+
+    /// When so many bytes, which have come, have had their time, where anything holds them back.
+    pub(super) fn paid_at(&self, bytes: usize) -> Option<tokio::time::Instant> {
         if self.caps.is_empty() {
-            return;
+            return None;
         }
         let now = Zoned::now();
         let minute = u16::from(now.hour().unsigned_abs()) * 60 + u16::from(now.minute().unsigned_abs());
-        if let Some(paid) = self.take(minute, Instant::now(), bytes) {
-            tokio::time::sleep_until(paid.into()).await;
-        }
+        self.take(minute, Instant::now(), bytes).map(Into::into)
     }
 
     /// Takes so many bytes; when the next may follow.

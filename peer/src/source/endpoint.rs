@@ -34,7 +34,7 @@ pub(super) struct EndpointClient {
     /// Its URL, as people know it.
     name: String,
     /// What is read from it at most.
-    pub(super) caps: Caps,
+    pub(super) caps: Arc<Caps>,
     public: RegistryHost,
     /// What this cluster calls itself.
     pub(super) pseudonym: Pseudonym,
@@ -94,7 +94,7 @@ impl EndpointClient {
             connector,
             settings: settings.clone(),
             name: url.to_string(),
-            caps: Caps::new(settings.caps.clone()),
+            caps: Arc::new(Caps::new(settings.caps.clone())),
             public: public.clone(),
             pseudonym: dialling.pseudonym.clone(),
             scheme: if url.is_https() { Scheme::HTTPS } else { Scheme::HTTP },
@@ -102,7 +102,7 @@ impl EndpointClient {
             host_header: HeaderValue::try_from(public.as_str()).expect("a host name is a legal header"),
             own,
             bounds: dialling.bounds.clone(),
-            refusals: Seldom::default(),
+            refusals: Seldom::every(REFUSALS_TOLD),
             learned: Learned::default(),
             encodes: AtomicBool::new(false),
             rest: Mutex::default(),
@@ -340,6 +340,8 @@ pub(super) struct Place {
     pub(super) is_home: bool,
 }
 
+/// A registry that leads where it may not does so for every client.
+const REFUSALS_TOLD: Duration = Duration::from_secs(60);
 /// After an outage others are tried first this long, unless it is found well before: somewhat longer than
 /// it takes to ask again.
 const REST_AFTER_OUTAGE: Duration = Duration::from_secs(15);

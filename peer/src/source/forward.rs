@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use tokio::time::Instant;
 
 use super::Shared;
-use super::body::{self, BodyStream, Outgoing, Relayed};
+use super::body::{self, BodyStream, Outgoing, Relayed, RelayedBlob};
 use super::encoding::{Codings, plain_prefix};
 use super::endpoint::{EndpointClient, Place};
 use super::failure::EndpointFailure;
@@ -256,7 +256,7 @@ impl<'a> Forwarding<'a> {
         if self.is_manifest_read() && self.method == Method::GET && status == StatusCode::OK {
             return self.manifest(response, is_trusted).await;
         }
-        Ok(self.relay(response))
+        Ok(self.relay(endpoint, response))
     }
 
     /// A manifest as it is, whatever the way has made of it: its digest decides.
@@ -350,16 +350,20 @@ impl<'a> Forwarding<'a> {
         outcome
     }
 
-    fn relay(&self, response: Response<Incoming>) -> Response<BodyStream> {
+    fn relay(&self, endpoint: &EndpointClient, response: Response<Incoming>) -> Response<BodyStream> {
         let (mut parts, body) = response.into_parts();
         if self.purpose == Purpose::Probe && parts.status.is_success() {
             self.count_probe(&parts.headers);
             return Response::from_parts(parts, body::empty());
         }
         let has_blob = self.method == Method::GET && self.is_blob_read() && parts.status.is_success();
-        let counter = has_blob.then(|| self.shared.metrics.blob_bytes(Reader::Client));
+        let blob = has_blob.then(|| RelayedBlob {
+            counter: self.shared.metrics.blob_bytes(Reader::Client),
+            caps: endpoint.caps.clone(),
+            paying: None,
+        });
         let idle = if self.is_bounded() { READ_IDLE } else { PASS_IDLE };
-        let body = Relayed::new(body, idle, counter).boxed_unsync();
+        let body = Relayed::new(body, idle, blob).boxed_unsync();
         let codings = Codings::of(&parts.headers).filter(|_| self.is_plain_wanted() && !has_blob);
         let Some(codings) = codings.filter(|codings| !codings.is_identity()) else {
             return Response::from_parts(parts, body);

@@ -5,10 +5,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use flotilla_daemon::settings::Endpoint;
+use flotilla_proto::Digest;
+use http::{Request, header};
+use http_body_util::BodyExt as _;
 
 use super::fake::{FakeRegistry, proxy, serve, status};
-use super::{Bench, HOST, anonymous, blob, endpoint, quick_config};
-use crate::source::SourceConfig;
+use super::{Bench, HOST, anonymous, blob, endpoint, host, quick_config};
+use crate::source::{Purpose, SourceConfig, body};
 
 #[tokio::test]
 async fn an_endpoint_behind_a_proxy_is_reached_through_it() {
@@ -49,6 +52,26 @@ async fn a_cap_holds_back_the_reading_of_a_blob() {
     // 1.5 MB less the burst of 100 ms, however many frames they come in.
     assert!(began_at.elapsed() >= Duration::from_millis(1_400), "{:?}", began_at.elapsed());
     assert_eq!(registry.seen().len(), 1, "a pause of ours is no stall of the registry's");
+}
+
+#[tokio::test]
+async fn a_cap_holds_back_a_blob_that_passes_to_one_client() {
+    let content = blob(1_500_000);
+    let registry = FakeRegistry::start({
+        let content = content.clone();
+        move |seen| serve(&content, seen)
+    })
+    .await;
+    let capped = Endpoint { caps: vec!["1 MB".parse().unwrap()], ..endpoint(&registry.url()) };
+    let bench = Bench::with_endpoints(vec![capped], quick_config());
+    let path = format!("/v2/app/blobs/{}", Digest::of(&content));
+    let request = Request::get(path).header(header::COOKIE, "sid=1").body(body::empty()).unwrap();
+    let began_at = Instant::now();
+    let answer = bench.source.forward(&host(), request, Purpose::Pass).await.unwrap();
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), content);
+    // As above.
+    assert!(began_at.elapsed() >= Duration::from_millis(1_400), "{:?}", began_at.elapsed());
+    assert_eq!(bench.counter("flotilla_peer_source_bytes_total{reader=\"client\"}"), 1_500_000);
 }
 
 #[tokio::test]
