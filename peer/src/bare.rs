@@ -6,9 +6,33 @@
 
 use http::{HeaderMap, HeaderName, header};
 
+/// What in a request may be a credential besides its `Authorization`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Besides<'a> {
+    Cookie,
+    /// A header of this name.
+    Header(&'a HeaderName),
+    Query,
+    Body,
+}
+
 /// Whether nothing in a request to read but its `Authorization` can be a credential.
 pub(crate) fn is_bare(headers: &HeaderMap, query: Option<&str>) -> bool {
-    headers.keys().all(is_known) && pairs(query.unwrap_or_default()).all(is_plain) && !has_body(headers)
+    besides(headers, query).is_none()
+}
+
+/// The first thing in a request to read that may be a credential besides its `Authorization`.
+pub(crate) fn besides<'a>(headers: &'a HeaderMap, query: Option<&str>) -> Option<Besides<'a>> {
+    if headers.contains_key(header::COOKIE) {
+        return Some(Besides::Cookie);
+    }
+    if let Some(name) = headers.keys().find(|name| !is_known(name)) {
+        return Some(Besides::Header(name));
+    }
+    if !pairs(query.unwrap_or_default()).all(is_plain) {
+        return Some(Besides::Query);
+    }
+    has_body(headers).then_some(Besides::Body)
 }
 
 /// Of a query what a token is asked for with.
@@ -140,6 +164,19 @@ mod tests {
         for query in ["access_token=x", "sig", "ns=a&token=x", "ns=a;token=x", "scope=a&X-Amz-Signature=x"] {
             assert!(!is_bare(&HeaderMap::new(), Some(query)), "{query}");
         }
+    }
+
+    #[test]
+    fn what_it_is_is_known_by_its_name() {
+        let both = headers(&[("accept", "x"), ("x-api-key", "x"), ("cookie", "x")]);
+        assert_eq!(besides(&both, None), Some(Besides::Cookie));
+        let key = headers(&[("accept", "x"), ("x-api-key", "x")]);
+        assert_eq!(
+            besides(&key, Some("token=x")),
+            Some(Besides::Header(&HeaderName::from_static("x-api-key")))
+        );
+        assert_eq!(besides(&HeaderMap::new(), Some("token=x")), Some(Besides::Query));
+        assert_eq!(besides(&headers(&[("content-length", "7")]), None), Some(Besides::Body));
     }
 
     #[test]

@@ -46,7 +46,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::{DoorConfig, InvalidPeerConfigError, Mtu, MtuError, PeerConfig, TransportConfig};
 
 use crate::control::SchedulerLink;
-use crate::door::{Answerer, Authorities, Door, DoorListeners, KeptTokens, Probes, Tunnels, Turns};
+use crate::door::{Answerer, Authorities, Bypasses, Door, DoorListeners, KeptTokens, Probes, Tunnels, Turns};
 use crate::egress::Egress;
 use crate::grant::{Confirmed, Manifests};
 use crate::metrics::PieceBytes;
@@ -209,6 +209,7 @@ impl Peer {
                 manifests: Manifests::default(),
                 kept_tokens: KeptTokens::default(),
                 piece_bytes,
+                bypasses: Bypasses::register(&mut metrics),
                 asking: Turns::default(),
                 probes: Probes::default(),
             }),

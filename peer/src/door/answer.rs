@@ -9,6 +9,7 @@ use flotilla_proto::{Digest, RegistryHost, RepositoryName};
 use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
+use super::bypass::Bypasses;
 use super::error::{REFUSED_BY, not_forwarded, refusal};
 use super::offline::KeptTokens;
 use super::probing::Probes;
@@ -40,6 +41,7 @@ pub(crate) struct Answerer {
     /// What clients were given by token services, for while these are unreachable.
     pub(crate) kept_tokens: KeptTokens,
     pub(crate) piece_bytes: PieceBytes,
+    pub(crate) bypasses: Bypasses,
     /// Who asks a seed for a small blob.
     pub(crate) asking: Turns,
     /// Whose credential is being judged for which blob.

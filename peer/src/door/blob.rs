@@ -21,7 +21,7 @@ use super::probing::{self, Part};
 use super::pursuit::{Lost, Pursuit};
 use super::range;
 use super::route::Target;
-use crate::bare::is_bare;
+use crate::bare::besides;
 use crate::body;
 use crate::egress::PATIENCE;
 use crate::grant::{Holder, life};
@@ -51,7 +51,8 @@ pub(super) async fn answer(
             return refusal(StatusCode::BAD_REQUEST, "DIGEST_INVALID", &format!("{digest:?}: {error}"));
         }
     };
-    if !is_bare(&head.headers, target.path.query()) {
+    if let Some(besides) = besides(&head.headers, target.path.query()) {
+        door.bypasses.note(&target.upstream, besides);
         return door.pass(target, Request::from_parts(head, body)).await;
     }
     let authorization = authorization(&head.headers);

@@ -12,7 +12,7 @@ use super::blob::HEADER_TIME;
 use super::error::{API_VERSION, refusal};
 use super::prefetch;
 use super::route::Target;
-use crate::bare::is_bare;
+use crate::bare::besides;
 use crate::body;
 use crate::grant::{MAX_MANIFEST, Manifest, life};
 use crate::http_wire::authorization;
@@ -27,7 +27,8 @@ impl Answerer {
         reference: &str,
         mut request: Request<BodyStream>,
     ) -> Response<BodyStream> {
-        if !is_bare(request.headers(), target.path.query()) {
+        if let Some(besides) = besides(request.headers(), target.path.query()) {
+            self.bypasses.note(&target.upstream, besides);
             // The registry may have answered another than the holder of the credential.
             return self.pass(target, request).await;
         }

@@ -9,6 +9,7 @@ mod allow;
 mod answer;
 mod blob;
 mod blob_body;
+mod bypass;
 mod ca;
 mod conditions;
 mod error;
@@ -57,6 +58,7 @@ use crate::via::Pseudonym;
 
 pub(crate) use allow::Tunnels;
 pub(crate) use answer::Answerer;
+pub(crate) use bypass::Bypasses;
 pub(crate) use ca::Authorities;
 pub(crate) use offline::KeptTokens;
 pub(crate) use probing::Probes;

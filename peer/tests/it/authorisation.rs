@@ -43,8 +43,12 @@ async fn a_cached_private_blob_is_refused_in_the_registry_s_own_words() {
 /// A browser's session, an API key, a token in the query: registries take them as well as `Authorization`.
 #[tokio::test]
 async fn what_another_kind_of_credential_opened_is_opened_to_nobody_without_it() {
-    let ways = [("cookie", "sid=alice"), ("x-api-key", "key-of-alice"), ("", "token-of-alice")];
-    for (header, secret) in ways {
+    let ways = [
+        ("cookie", "sid=alice", "cookie"),
+        ("x-api-key", "key-of-alice", "header"),
+        ("", "token-of-alice", "query"),
+    ];
+    for (header, secret, kind) in ways {
         let region = Region::start().await;
         let blob = noise(1, 300_000);
         region.registry.push("priv/app", "v1", &[&blob]);
@@ -72,6 +76,10 @@ async fn what_another_kind_of_credential_opened_is_opened_to_nobody_without_it()
         let log = region.registry.log();
         let mut reads = log.iter().filter(|asked| asked.path == blob_path && asked.status.is_success());
         assert!(reads.all(|asked| asked.authorization == secret), "nothing is read ahead without it");
+        let past = async |kind: &str| {
+            region.one.metric(&format!("flotilla_peer_bypasses_total{{kind=\"{kind}\"}}")).await
+        };
+        assert_eq!((past(kind).await, past("body").await), (3, 0), "{kind}");
     }
 }
 

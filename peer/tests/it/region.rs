@@ -164,7 +164,8 @@ impl Node {
         self.metric("flotilla_peer_path_mtu_bytes").await
     }
 
-    async fn metric(&self, name: &str) -> u64 {
+    /// The value of a metric, by its name and labels.
+    pub(crate) async fn metric(&self, name: &str) -> u64 {
         let metrics = self.admin("/metrics").await.body;
         let text = String::from_utf8(metrics.to_vec()).unwrap();
         let value = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();

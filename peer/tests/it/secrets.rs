@@ -6,11 +6,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use http::Method;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::cluster::Cluster;
 use crate::region::{Region, blob_path, noise};
+use crate::registry::HOST;
 
 /// On the one thread of this test, so that what other tests log is not among it.
 #[tokio::test]
@@ -26,10 +28,12 @@ async fn no_credential_is_in_a_log_or_on_a_disk() {
         .set_default();
     let region = Region::start().await;
     let (good, bad) = ("Basic dTpodW50ZXIyLWdvb2Q=", "Bearer s3cret-t0ken-refused");
+    let key = "k3y-0f-alice";
     let blob = noise(1, 300_000);
     region.registry.push("priv/app", "v1", &[&blob]);
     region.registry.protect(r#"Basic realm="registry.test""#);
     region.registry.allow(good, "priv/app");
+    region.registry.allow(key, "priv/app");
     for node in [&region.one, &region.two, &region.seed] {
         let client = node.client.with(good);
         assert_eq!(client.mirror("/v2/priv/app/manifests/v1").await.status, 200);
@@ -38,6 +42,9 @@ async fn no_credential_is_in_a_log_or_on_a_disk() {
         let refused = node.client.with(bad);
         assert_eq!(refused.mirror("/v2/priv/app/manifests/v1").await.status, 401);
         assert_eq!(refused.mirror(&blob_path("priv/app", &blob)).await.status, 401);
+        let (path, lines) = (format!("/v2/priv/app/manifests/v1?ns={HOST}"), [("x-api-key", key)]);
+        assert_eq!(node.client.ask(Method::GET, &path, &lines).await.status, 200);
+        assert_eq!(node.client.ask(Method::GET, &path, &lines).await.status, 200);
     }
     drop(logging);
 
@@ -45,7 +52,12 @@ async fn no_credential_is_in_a_log_or_on_a_disk() {
     for expected in ["TRACE", "DEBUG", "peer started", "answered", "source read ordered"] {
         assert!(text.contains(expected), "{expected} is logged");
     }
-    for secret in [good, bad].map(|credential| credential.split_once(' ').unwrap().1) {
+    let told: Vec<&str> = text.lines().filter(|line| line.contains("goes past the region")).collect();
+    assert_eq!(told.len(), 3, "once on each node: {told:?}");
+    for line in told {
+        assert!(line.contains("WARN") && line.contains("\"x-api-key\"") && line.contains(HOST), "{line}");
+    }
+    for secret in [good, bad, key].map(|credential| credential.rsplit(' ').next().unwrap()) {
         let line = text.lines().find(|line| line.contains(secret));
         assert_eq!(line, None);
         let file = find(region.cluster.dir.path(), secret.as_bytes());
