@@ -111,7 +111,9 @@ fn whatever_is_sent_to_a_door_is_answered_or_refused_in_time() {
         format!("CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n\r\n"),
         format!("GET http://{HOST}/v2/ HTTP/1.1\r\nHost: {HOST}\r\nProxy-Authorization: Basic eDp5\r\n\r\n"),
         "GET /flotilla/token/?service=a&scope=repository:app:pull HTTP/1.0\r\n\r\n".to_owned(),
-        format!("POST /v2/app/blobs/uploads/?ns={HOST} HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc"),
+        format!(
+            "POST /v2/app/blobs/uploads/?ns={HOST} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 3\r\n\r\nabc"
+        ),
     ];
     let door = region.one.client.door;
     let strategy = (0..heads.len(), proptest::collection::vec(change(), 1..6));
