@@ -92,6 +92,22 @@ impl ManagerConfig {
         text.parse().map(Some).map_err(|source| JoinTokenError::Parse { from, source })
     }
 
+    /// Deletes the file of a join token that this daemon has joined with, where it may: another one
+    /// that was put in its place meanwhile stays.
+    pub fn delete_used(&self, used: &JoinTokenText) {
+        let (None, Some(file)) = (&self.join_token, &self.join_token_file) else { return };
+        let is_used = |token: JoinTokenText| token.token().secret == used.token().secret;
+        if !self.join_token().ok().flatten().is_some_and(is_used) {
+            return;
+        }
+        match std::fs::remove_file(file) {
+            Ok(()) => tracing::info!(file = %file.display(), "the join token is used, its file deleted"),
+            Err(error) => {
+                tracing::info!(file = %file.display(), %error, "the join token is used; this daemon may not delete its file");
+            }
+        }
+    }
+
     /// Where the configuration says that the manager is.
     pub fn addresses(&self) -> Vec<ManagerUrl> {
         self.address.iter().chain(&self.addresses).cloned().collect()

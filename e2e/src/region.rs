@@ -26,6 +26,7 @@ pub struct Region<'a> {
 /// The line `flotilla up --json` prints when all is ready, as far as stories go.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Addresses {
+    manager: String,
     pub(crate) peers: Vec<Peer>,
 }
 
@@ -97,6 +98,16 @@ impl<'a> Region<'a> {
     /// The seed.
     pub fn seed(&self) -> Result<&Peer> {
         self.addresses.peers.iter().find(|peer| peer.role == "seed").context("a region has a seed")
+    }
+
+    /// A join token for one more peer, as the administrator makes it.
+    pub fn peer_token(&self) -> Result<String> {
+        let mut command = self.stage.flotilla();
+        command.args(["token", "create", "--region", REGION, "--role", "peer"]);
+        command.args(["--manager", &self.addresses.manager]);
+        command.arg("--identity").arg(self.dir().join("manager/admin"));
+        let said = process::run(&self.stage.logs(), "token", command, TOKEN_TIMEOUT)?.success()?;
+        Ok(said.trim_end().lines().last().context("no token")?.to_owned())
     }
 
     /// Where it keeps state and logs.
@@ -224,6 +235,10 @@ fn is_zombie(pid: Pid) -> bool {
 /// Of the harness's own logs, and of those that `flotilla up` keeps.
 const LOG_NAMES: [&[u8]; 3] = [b".out", b".err", b"/log"];
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+const TOKEN_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// What `flotilla up` calls its region.
+const REGION: &str = "local";
 
 #[cfg(test)]
 mod tests {

@@ -130,7 +130,8 @@ impl Manager {
             revision,
             "manager ready"
         );
-        let tls = self.own.manager.server_config(&[rpc::ALPN_GRPC], ClientAuth::Optional);
+        // It learns of no revoked keys: whoever was removed must be told so, which a handshake cannot.
+        let identity = self.own.manager.clone();
         let mut tasks = Tasks::new(shutdown.clone());
         tasks
             .spawn_until_shutdown("renewal", self.own.renew_loop(self.ca.clone(), self.certificate_lifetime));
@@ -144,7 +145,8 @@ impl Manager {
             shutdown: shutdown.clone(),
         };
         let admin = Admin { metrics: Arc::new(self.metrics), routes: axum::Router::new() };
-        let grpc = rpc::serve(self.listener, tls, services.routes(), shutdown.clone());
+        let grpc =
+            rpc::serve(self.listener, &identity, ClientAuth::Optional, services.routes(), shutdown.clone());
         tasks.spawn_fallible("grpc", grpc);
         self.admin.complete(&mut tasks, admin);
         self.starting.done();

@@ -7,7 +7,7 @@ use flotilla_daemon::settings::Upstream;
 use flotilla_proto::wire::manager as wire;
 use flotilla_proto::{Identity, PeerId, RegionName, RegistryHost};
 
-use crate::store::{RegistryChangeError, Store};
+use crate::store::{Applicant, Enrolled, EnrolmentRefused, RegistryChangeError, Removal, Store};
 use crate::watch::{Watcher, Watchers};
 
 /// Regions, registries and daemons of one cluster; a clone is the same.
@@ -71,12 +71,24 @@ impl Topology {
         Ok(daemons.collect())
     }
 
-    /// Removes a daemon: it gets no settings and no renewal any more. `false` if there is none.
-    pub(crate) async fn remove_daemon(&self, id: &PeerId) -> Result<bool, sqlx::Error> {
-        let removed = self.store.remove_daemon(id).await?;
-        if removed {
+    /// Gives a daemon its name and key.
+    pub(crate) async fn enrol(&self, applicant: &Applicant<'_>) -> Result<Enrolled, EnrolmentRefused> {
+        let enrolled = self.store.enrol(applicant, SystemTime::now()).await?;
+        if enrolled.replaced {
             self.watchers.announce();
-            tracing::info!(daemon = %id, "daemon removed");
+            tracing::info!(daemon = %applicant.id, "the daemon's former key is revoked, at its word");
+        }
+        Ok(enrolled)
+    }
+
+    /// Removes a daemon: it gets no settings and no renewal any more, and no daemon trusts its key.
+    /// `None` if there is none.
+    pub(crate) async fn remove_daemon(&self, id: &PeerId) -> Result<Option<Removal>, sqlx::Error> {
+        let removed = self.store.remove_daemon(id, SystemTime::now()).await?;
+        if let Some(removal) = removed {
+            self.watchers.announce();
+            let is_revoked = matches!(removal, Removal::Revoked(_));
+            tracing::info!(daemon = %id, is_revoked, "daemon removed");
         }
         Ok(removed)
     }
@@ -97,6 +109,6 @@ impl Topology {
     }
 
     pub(crate) async fn settings(&self, region: &RegionName) -> Result<wire::RegionSettings, sqlx::Error> {
-        self.store.settings(&self.cluster, region).await
+        self.store.settings(&self.cluster, region, SystemTime::now()).await
     }
 }

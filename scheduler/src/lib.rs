@@ -97,10 +97,11 @@ impl Scheduler {
         let (events, waiting) = mpsc::channel(EVENTS_WAITING);
         let service = rpc::SchedulerServer::new(Link::new(region.clone(), events.clone()))
             .max_decoding_message_size(MAX_MESSAGE);
-        let tls = identity.server_config(&[rpc::ALPN_GRPC], ClientAuth::Required);
         let listener = listener.listen()?;
 
         let life = Life::new(shutdown);
+        let (routes, ending) = (Routes::new(service), life.token().clone());
+        let serve = rpc::serve(listener, &identity, ClientAuth::Required, routes, ending);
         let mut tasks = Tasks::new(life.token().clone());
         admin.complete(&mut tasks, Admin { metrics: Arc::new(registry), routes: axum::Router::new() });
         readiness.missing(SETTINGS, "no settings from the manager yet");
@@ -111,7 +112,7 @@ impl Scheduler {
         tasks.spawn("driver", driver.run(waiting, life.token().clone()));
         starting.done();
         tracing::info!(%name, %region, listen = %config.listen, %advertise, "scheduler ready");
-        let served = rpc::serve(listener, tls, Routes::new(service), life.token().clone()).await;
+        let served = serve.await;
         let ended = life.ended();
         life.token().cancel();
         served.context("serve gRPC")?;

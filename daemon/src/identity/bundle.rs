@@ -1,7 +1,8 @@
 //! An identity's files: `key.pem`, `cert.pem`, `ca.pem` and `manager` in one directory.
 //!
 //! `cert.pem` is written last and makes the rest valid; a renewal keeps the key and so
-//! replaces this one file, which cannot come apart in a crash.
+//! replaces this one file, which cannot come apart in a crash. `joining.pem` is the key of a
+//! daemon that joins, until it has.
 
 use std::fmt;
 use std::io;
@@ -9,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use rcgen::KeyPair;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
@@ -69,7 +71,8 @@ impl IdentityBundle {
             let file = dir.join(name);
             write_atomic(&file, text.as_bytes(), access).map_err(failed(&file))?;
         }
-        write_chain(dir, &self.chain)
+        write_chain(dir, &self.chain)?;
+        forget_joining_key(dir)
     }
 }
 
@@ -77,6 +80,39 @@ impl fmt::Debug for IdentityBundle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("IdentityBundle").field("manager", &self.manager).finish_non_exhaustive()
     }
+}
+
+/// The key to join with. It is kept before the manager sees it: whose answer was lost comes again
+/// with the same key, and gets the same answer.
+pub(super) fn joining_key(dir: &Path) -> Result<KeyPair, JoiningKeyError> {
+    let file = dir.join(JOINING_KEY_FILE);
+    // One that cannot be read was never shown to the manager, or is lost: another one takes its place.
+    if let Some(key) = read_key(&file) {
+        return Ok(key);
+    }
+    let key = KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256)?;
+    let written = create_private_dir(dir)
+        .and_then(|()| write_atomic(&file, key.serialize_pem().as_bytes(), Access::Private));
+    written.map_err(|source| BundleError::Write { file, source })?;
+    Ok(key)
+}
+
+/// The next join takes another key.
+pub(super) fn forget_joining_key(dir: &Path) -> Result<(), BundleError> {
+    let file = dir.join(JOINING_KEY_FILE);
+    match std::fs::remove_file(&file) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(BundleError::Write { file, source }),
+        Err(_) | Ok(()) => Ok(()),
+    }
+}
+
+/// The key of an identity that is not good any more, if it is there.
+pub(super) fn former_key(dir: &Path) -> Option<KeyPair> {
+    read_key(&dir.join(KEY_FILE))
+}
+
+fn read_key(file: &Path) -> Option<KeyPair> {
+    KeyPair::from_pem(&std::fs::read_to_string(file).ok()?).ok()
 }
 
 pub(super) fn write_chain(dir: &Path, chain: &[CertificateDer<'_>]) -> Result<(), BundleError> {
@@ -120,9 +156,19 @@ pub(super) const KEY_FILE: &str = "key.pem";
 pub(super) const CERTIFICATE_FILE: &str = "cert.pem";
 pub(super) const CA_FILE: &str = "ca.pem";
 const MANAGER_FILE: &str = "manager";
+const JOINING_KEY_FILE: &str = "joining.pem";
 
 /// RFC 7468 §2.
 const PEM_LINE_LEN: usize = 64;
+
+/// Why there is no key to join with.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum JoiningKeyError {
+    #[error(transparent)]
+    Make(#[from] rcgen::Error),
+    #[error(transparent)]
+    Keep(#[from] BundleError),
+}
 
 /// Why an identity's files cannot be read or written.
 #[derive(Debug, thiserror::Error)]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use flotilla_proto::{Identity, ParseIdentityError};
+use flotilla_proto::{Identity, KeyHash, ParseIdentityError};
 use rustls::pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
@@ -25,6 +25,17 @@ pub fn peer_identity(certs: &[CertificateDer<'_>]) -> Result<Identity, PeerIdent
         (Some(uri), None) => Ok(uri.parse()?),
         _ => Err(PeerIdentityError::NotOneIdentity),
     }
+}
+
+/// For which key the first of `certs` is. As [`peer_identity`], it reads and does not check.
+///
+/// # Errors
+///
+/// If there is no certificate, or it cannot be read.
+pub fn peer_key(certs: &[CertificateDer<'_>]) -> Result<KeyHash, PeerIdentityError> {
+    let certificate = certs.first().ok_or(PeerIdentityError::NoCertificate)?;
+    let (_, parsed) = X509Certificate::from_der(certificate).map_err(|_| PeerIdentityError::Unreadable)?;
+    Ok(KeyHash::of(parsed.public_key().raw))
 }
 
 /// How long a certificate is good.

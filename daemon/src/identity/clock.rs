@@ -1,4 +1,5 @@
-//! Errors of TLS that come from a clock, told as what they are: whose clock says what.
+//! Errors of TLS that come from a clock, told as what they are: whose clock says what. And of a
+//! revoked key: whose it is.
 //!
 //! A certificate is good from [`super::BACKDATED`] before it was made until the end of its
 //! life; whose clock is outside of that accepts nobody, or is accepted by nobody.
@@ -11,8 +12,12 @@ use rustls::{AlertDescription, CertificateError, Error};
 
 /// An error of a connection, for people.
 pub fn explain(error: &io::Error) -> String {
-    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
-    tls.map_or_else(|| error.to_string(), explain_tls)
+    if let Some(tls) = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>()) {
+        return explain_tls(tls);
+    }
+    // HTTP/2 passes on an error's text alone.
+    let (text, revoked) = (error.to_string(), Error::AlertReceived(AlertDescription::CertificateRevoked));
+    if text.contains(&revoked.to_string()) { explain_tls(&revoked) } else { text }
 }
 
 /// An error of TLS, for people.
@@ -29,6 +34,13 @@ pub fn explain_tls(error: &Error) -> String {
              clock; this machine's clock says {}: compare the two (`timedatectl`)",
             shown(SystemTime::now())
         ),
+        Error::InvalidCertificate(CertificateError::Revoked) => {
+            "the other side's key is revoked: it was removed from the topology".to_owned()
+        }
+        Error::AlertReceived(AlertDescription::CertificateRevoked) => {
+            "the other side says that this daemon's key is revoked: it was removed from the topology"
+                .to_owned()
+        }
         other => other.to_string(),
     }
 }
@@ -36,6 +48,13 @@ pub fn explain_tls(error: &Error) -> String {
 /// A text that holds an error of TLS, as QUIC passes it on: the times in it, told as
 /// [`explain_tls`] tells them. It is `judge`'s text, by its clock.
 pub fn explain_text(judge: Judge, text: &str) -> String {
+    // RFC 9001 §4.8: QUIC has the number of TLS's alert, here certificate_revoked (RFC 8446 §6).
+    if text.contains("handshake failed: error 44") {
+        return match judge {
+            Judge::ThisMachine => explain_tls(&CertificateError::Revoked.into()),
+            Judge::OtherSide => explain_tls(&Error::AlertReceived(AlertDescription::CertificateRevoked)),
+        };
+    }
     let told = |mark: &str, tell: fn(Judge, SystemTime, SystemTime) -> String| {
         let (_, rest) = text.split_once("verification time ")?;
         let (time, rest) = rest.split_once(" (UNIX)")?;
@@ -145,6 +164,18 @@ mod tests {
 
     fn unix(seconds: u64) -> UnixTime {
         UnixTime::since_unix_epoch(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn a_revoked_key_is_told_as_one_by_http_and_quic_too() {
+        let alert = Error::AlertReceived(AlertDescription::CertificateRevoked);
+        let passed_on = io::Error::new(io::ErrorKind::InvalidData, alert.to_string());
+        let direct = io::Error::new(io::ErrorKind::InvalidData, alert);
+        assert_eq!(explain(&passed_on), explain(&direct));
+        assert!(explain(&direct).contains("this daemon's key is revoked"), "{}", explain(&direct));
+        let by_quic = "aborted by peer: the cryptographic handshake failed: error 44";
+        assert_eq!(explain_text(Judge::OtherSide, by_quic), explain(&direct));
+        assert!(explain_text(Judge::ThisMachine, by_quic).starts_with("the other side's key is revoked"));
     }
 
     #[test]

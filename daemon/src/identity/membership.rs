@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use flotilla_proto::JoinTokenText;
 
-use super::bundle::BundleError;
+use super::bundle::{self, BundleError};
 use crate::files::{Access, write_atomic};
 
 /// The files of one identity's directory.
@@ -29,6 +29,8 @@ impl Membership<'_> {
         if let (None, Some(token)) = (self.used_token(), current) {
             self.write(TOKEN_FILE, &fingerprint(token))?;
         }
+        // It may be the key that was revoked.
+        bundle::forget_joining_key(self.0)?;
         self.write(REMOVED_FILE, "removed from the topology; a new join token enrols this daemon again\n")
     }
 

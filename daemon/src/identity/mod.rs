@@ -2,8 +2,9 @@
 //!
 //! A [`NodeIdentity`] is read from a directory or got from the manager with a join token.
 //! Everything it hands out resolves the certificate at each handshake, so a renewal needs
-//! neither a restart nor a reconnect. Only certificates of the cluster's CA are accepted;
-//! what a caller may do with one is decided where it calls, by its [`Identity`].
+//! neither a restart nor a reconnect. Only certificates of the cluster's CA are accepted, and
+//! none for a key that the manager has revoked ([`RevokedKeys`]); what a caller may do with one
+//! is decided where it calls, by its [`Identity`].
 
 mod bundle;
 mod certificate;
@@ -12,6 +13,7 @@ mod enrol;
 mod manager_url;
 mod membership;
 mod renew;
+mod revoked;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tls;
@@ -22,7 +24,8 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use flotilla_proto::wire::manager::RenewRequest;
-use flotilla_proto::{Identity, PeerId};
+use flotilla_proto::{Identity, KeyHash, PeerId};
+use rcgen::PublicKeyData as _;
 use rustls::RootCertStore;
 use rustls::pki_types::CertificateDer;
 use rustls::sign::CertifiedKey;
@@ -32,12 +35,14 @@ use crate::rpc::{self, CALL_TIMEOUT};
 use crate::start::{MayPass, io_may_pass};
 
 pub use bundle::{BundleError, IdentityBundle};
-pub use certificate::{BACKDATED, PeerIdentityError, Validity, peer_identity};
+pub use certificate::{BACKDATED, PeerIdentityError, Validity, peer_identity, peer_key};
 pub use enrol::EnrolError;
 pub use manager_url::{ManagerUrl, ParseManagerUrlError, manager_id};
 pub use renew::{RenewError, renew_loop};
+pub use revoked::RevokedKeys;
 pub use tls::ClientAuth;
 
+use enrol::Joining;
 use membership::Membership;
 
 /// This daemon's identity; a clone is the same identity and sees its renewals.
@@ -54,6 +59,8 @@ struct Inner {
     ca: CertificateDer<'static>,
     roots: Arc<RootCertStore>,
     key: rcgen::KeyPair,
+    /// Of others.
+    revoked: RevokedKeys,
     current: ArcSwap<Current>,
 }
 
@@ -74,40 +81,50 @@ impl NodeIdentity {
     /// If what is kept is damaged or another daemon's, if there is no token where one is
     /// needed, or if the manager cannot be reached or refuses. Takes 10 s at most.
     pub async fn open(dir: &Path, id: &PeerId, manager: &ManagerConfig) -> Result<Self, OpenIdentityError> {
-        let kept = match Membership(dir).is_removed() {
-            true => Err(OpenIdentityError::Removed { token: manager.token_place() }),
-            false => Self::load_for(dir, manager),
-        };
-        match kept {
-            Ok(kept) if kept.identity().id == *id => Ok(kept),
-            Ok(kept) => Err(OpenIdentityError::OtherDaemon {
-                dir: dir.to_owned(),
-                kept: kept.identity().id.clone(),
-                asked: id.clone(),
-            }),
+        let missing = match Self::kept(dir, id, manager) {
             Err(
                 missing @ (OpenIdentityError::Absent { .. }
                 | OpenIdentityError::Expired { .. }
                 | OpenIdentityError::Removed { .. }),
-            ) => {
-                let token = match (manager.join_token(), &missing) {
-                    // That the token is gone too is not what the operator must hear of first.
-                    (Ok(None) | Err(JoinTokenError::Read { .. }), OpenIdentityError::Removed { .. }) => None,
-                    (token, _) => token?,
-                };
-                let Some(token) = token else { return Err(missing) };
-                if matches!(missing, OpenIdentityError::Removed { .. }) && Membership(dir).came_from(&token) {
-                    return Err(missing);
-                }
-                let bundle = enrol::enrol(id, &token, &manager.addresses()).await?;
-                let enrolled = Self::checked(dir, &bundle, manager.addresses())?;
-                bundle.write(dir)?;
-                Membership(dir).joined(&token)?;
-                tracing::info!(identity = %enrolled.identity(), "enrolled");
-                Ok(enrolled)
-            }
-            Err(other) => Err(other),
+            ) => missing,
+            kept => return kept,
+        };
+        let token = match (manager.join_token(), &missing) {
+            (Ok(None), _) => return Err(missing),
+            // That the token is gone too is not what the operator must hear of first.
+            (
+                Err(JoinTokenError::Read { .. }),
+                OpenIdentityError::Removed { .. } | OpenIdentityError::Expired { .. },
+            ) => return Err(missing),
+            (Ok(Some(token)), _) => token,
+            (Err(error), _) => return Err(error.into()),
+        };
+        let former = match &missing {
+            OpenIdentityError::Removed { .. } if Membership(dir).came_from(&token) => return Err(missing),
+            OpenIdentityError::Expired { .. } => bundle::former_key(dir),
+            _ => None,
+        };
+        let (configured, former) = (&manager.addresses(), former.as_ref());
+        let bundle = enrol::enrol(&Joining { dir, id, token: &token, configured, former }).await?;
+        let enrolled = Self::checked(dir, &bundle, manager.addresses())?;
+        bundle.write(dir)?;
+        Membership(dir).joined(&token)?;
+        manager.delete_used(&token);
+        tracing::info!(identity = %enrolled.identity(), key = enrolled.key().short(), "enrolled");
+        Ok(enrolled)
+    }
+
+    /// What is kept in `dir`, if it is `id`'s and this daemon was not removed.
+    fn kept(dir: &Path, id: &PeerId, manager: &ManagerConfig) -> Result<Self, OpenIdentityError> {
+        if Membership(dir).is_removed() {
+            return Err(OpenIdentityError::Removed { token: manager.token_place() });
         }
+        let kept = Self::load_for(dir, manager)?;
+        if kept.identity().id == *id {
+            return Ok(kept);
+        }
+        let (dir, kept) = (dir.to_owned(), kept.identity().id.clone());
+        Err(OpenIdentityError::OtherDaemon { dir, kept, asked: id.clone() })
     }
 
     /// The identity kept in `dir`.
@@ -179,6 +196,7 @@ impl NodeIdentity {
             ca: bundle.ca.clone(),
             roots,
             key,
+            revoked: RevokedKeys::default(),
             current: ArcSwap::from_pointee(current),
         })))
     }
@@ -212,6 +230,16 @@ impl NodeIdentity {
     /// The public key, which a renewal keeps.
     pub fn public_key(&self) -> &(impl rcgen::PublicKeyData + use<>) {
         &self.0.key
+    }
+
+    /// The hash of the public key, by which it is revoked.
+    pub fn key(&self) -> KeyHash {
+        KeyHash::of(&self.0.key.subject_public_key_info())
+    }
+
+    /// The keys that no configuration handed out trusts, from the moment on when they are told here.
+    pub fn revoked_keys(&self) -> &RevokedKeys {
+        &self.0.revoked
     }
 
     /// A secret for one `purpose`, the same at each start: the private key through BLAKE3's key derivation,
@@ -337,10 +365,14 @@ impl MayPass for OpenIdentityError {
             Self::Removed { .. } | Self::Expired { .. } | Self::NotYet { .. } => true,
             Self::Absent { .. } | Self::OtherDaemon { .. } | Self::Damaged { .. } => false,
             Self::Bundle(BundleError::Read { source, .. } | BundleError::Write { source, .. })
+            | Self::Enrol(EnrolError::Keep(
+                BundleError::Read { source, .. } | BundleError::Write { source, .. },
+            ))
             | Self::Token(JoinTokenError::Read { source, .. }) => io_may_pass(source),
             Self::Bundle(BundleError::Certificates { .. } | BundleError::Manager { .. })
+            | Self::Enrol(EnrolError::Keep(BundleError::Certificates { .. } | BundleError::Manager { .. }))
             | Self::Token(JoinTokenError::Parse { .. }) => false,
-            Self::Enrol(EnrolError::Unreachable { .. }) => true,
+            Self::Enrol(EnrolError::Unreachable { .. } | EnrolError::KeyRefused { .. }) => true,
             Self::Enrol(
                 EnrolError::TokenManager(_)
                 | EnrolError::TokenCa

@@ -14,6 +14,7 @@ use rustls::version::TLS13;
 use rustls::{CipherSuite, ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
 
 use super::certificate::{PeerIdentityError, Validity, peer_identity};
+use super::revoked::{UnrevokedClients, UnrevokedServers};
 use super::{Current, NodeIdentity};
 
 /// Whether a server lets in clients that show no certificate.
@@ -26,8 +27,8 @@ pub enum ClientAuth {
 }
 
 impl NodeIdentity {
-    /// For servers: the caller's chain is verified against the cluster's CA, and whose it
-    /// is, is [`peer_identity`]'s to say.
+    /// For servers: the caller's chain is verified against the cluster's CA, its key must not be
+    /// revoked, and whose it is, is [`peer_identity`]'s to say.
     pub fn server_config(&self, alpn: &[&[u8]], client_auth: ClientAuth) -> Arc<ServerConfig> {
         let verifier = WebPkiClientVerifier::builder_with_provider(self.0.roots.clone(), PROVIDER.clone());
         let verifier = match client_auth {
@@ -37,7 +38,10 @@ impl NodeIdentity {
         let mut config = ServerConfig::builder_with_provider(PROVIDER.clone())
             .with_protocol_versions(&[&TLS13])
             .expect("the provider has TLS 1.3 suites")
-            .with_client_cert_verifier(verifier.build().expect("the CA was read as a root"))
+            .with_client_cert_verifier(Arc::new(UnrevokedClients {
+                inner: verifier.build().expect("the CA was read as a root"),
+                revoked: self.0.revoked.clone(),
+            }))
             .with_cert_resolver(Arc::new(Resolver(self.clone())));
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         // A resumed session would skip verification, and so outlive its certificate.
@@ -47,10 +51,15 @@ impl NodeIdentity {
     }
 
     /// For clients: the server must hold a certificate of the cluster's CA for the name
-    /// that is dialled, `<id>.flotilla`.
+    /// that is dialled, `<id>.flotilla`, and for a key that is not revoked.
     pub fn client_config(&self, alpn: &[&[u8]]) -> Arc<ClientConfig> {
-        let mut config =
-            client_builder(self.0.roots.clone()).with_client_cert_resolver(Arc::new(Resolver(self.clone())));
+        let verifier =
+            UnrevokedServers { inner: server_verifier(&self.0.roots), revoked: self.0.revoked.clone() };
+        // Called dangerous by rustls because it could be any verifier; this one only refuses more.
+        let mut config = client_builder()
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(Arc::new(Resolver(self.clone())));
         config.alpn_protocols = alpn.iter().map(|name| name.to_vec()).collect();
         config.resumption = Resumption::disabled();
         Arc::new(config)
@@ -59,19 +68,22 @@ impl NodeIdentity {
 
 /// For the first contact: no certificate yet, but the server is verified all the same.
 pub(super) fn anonymous_client_config(roots: Arc<RootCertStore>, alpn: &[u8]) -> Arc<ClientConfig> {
-    let mut config = client_builder(roots).with_no_client_auth();
+    let mut config = client_builder().with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![alpn.to_vec()];
     config.resumption = Resumption::disabled();
     Arc::new(config)
 }
 
-fn client_builder(
-    roots: Arc<RootCertStore>,
-) -> rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert> {
+fn client_builder() -> rustls::ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
     ClientConfig::builder_with_provider(PROVIDER.clone())
         .with_protocol_versions(&[&TLS13])
         .expect("the provider has TLS 1.3 suites")
-        .with_root_certificates(roots)
+}
+
+fn server_verifier(roots: &Arc<RootCertStore>) -> Arc<WebPkiServerVerifier> {
+    WebPkiServerVerifier::builder_with_provider(roots.clone(), PROVIDER.clone())
+        .build()
+        .expect("the CA was read as a root")
 }
 
 /// The cluster's CA as the only root there is.
@@ -101,10 +113,13 @@ pub(super) fn certify(
     }
     let name = ServerName::try_from(identity.id.dns_name()).expect("an id is a DNS label");
     let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    WebPkiServerVerifier::builder_with_provider(roots.clone(), PROVIDER.clone())
-        .build()
-        .expect("the CA was read as a root")
-        .verify_server_cert(leaf, intermediates, &name, &[], UnixTime::since_unix_epoch(since_epoch))?;
+    server_verifier(roots).verify_server_cert(
+        leaf,
+        intermediates,
+        &name,
+        &[],
+        UnixTime::since_unix_epoch(since_epoch),
+    )?;
     let key = PrivateKeyDer::try_from(key.serialize_der()).map_err(|_| CertifyError::Key)?;
     let certified = CertifiedKey::from_der(chain, key, &PROVIDER)?;
     Ok((identity, Current { certified: Arc::new(certified), validity }))

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use flotilla_proto::{Identity, Role};
+use flotilla_proto::{Identity, KeyHash, Role};
 use tonic::{Request, Status};
 
 /// The far end of a connection, an extension of every request that comes over it.
@@ -10,6 +10,8 @@ use tonic::{Request, Status};
 pub struct Caller {
     /// Whose certificate it showed; `None` only where a server lets clients in without one.
     pub identity: Option<Identity>,
+    /// The key of that certificate.
+    pub key: Option<KeyHash>,
     /// Where it calls from.
     pub address: SocketAddr,
 }
@@ -20,11 +22,21 @@ pub struct Caller {
 ///
 /// `Unauthenticated` if it showed none.
 pub fn caller<T>(request: &Request<T>) -> Result<Identity, Status> {
-    request
-        .extensions()
-        .get::<Caller>()
-        .and_then(|caller| caller.identity.clone())
-        .ok_or_else(|| Status::unauthenticated("this call needs a certificate of the cluster"))
+    request.extensions().get::<Caller>().and_then(|caller| caller.identity.clone()).ok_or_else(no_certificate)
+}
+
+fn no_certificate() -> Status {
+    Status::unauthenticated("this call needs a certificate of the cluster")
+}
+
+/// The key of the certificate that the caller showed.
+///
+/// # Errors
+///
+/// `Unauthenticated` if it showed none.
+pub fn caller_key<T>(request: &Request<T>) -> Result<KeyHash, Status> {
+    let caller = request.extensions().get::<Caller>();
+    caller.and_then(|caller| caller.key).ok_or_else(no_certificate)
 }
 
 /// The caller, if it has one of `roles`.
@@ -56,7 +68,11 @@ mod tests {
     fn request_by(identity: Option<&str>) -> Request<()> {
         let mut request = Request::new(());
         let identity = identity.map(|text| text.parse().unwrap());
-        request.extensions_mut().insert(Caller { identity, address: "127.0.0.1:1".parse().unwrap() });
+        request.extensions_mut().insert(Caller {
+            identity,
+            key: None,
+            address: "127.0.0.1:1".parse().unwrap(),
+        });
         request
     }
 

@@ -10,6 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use flotilla_proto::PeerId;
+use futures_util::FutureExt as _;
 use http::Uri;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -20,14 +21,16 @@ use tokio_rustls::client::TlsStream;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
+use super::guarded::{Guarded, MustEnd};
 use super::{ALPN_GRPC, KEEP_ALIVE};
-use crate::identity::{NodeIdentity, clock, manager_id};
+use crate::identity::{NodeIdentity, RevokedKeys, clock, manager_id, peer_key};
 
 /// A channel to the daemon `server` at `address` (`host:port` or a socket address), whose
 /// certificate must be `server`'s. It connects at its first call and after every loss; a
 /// call that cannot connect within 5 s fails with `Unavailable`, for [`reason`] to explain.
 pub fn channel(identity: &NodeIdentity, address: impl fmt::Display, server: &PeerId) -> Channel {
-    channel_over(identity.client_config(&[ALPN_GRPC]), &[&address.to_string()], server)
+    let tls = identity.client_config(&[ALPN_GRPC]);
+    connected_lazily(tls, identity.revoked_keys().clone(), &[&address.to_string()], server)
 }
 
 /// A channel to the manager that the identity is from, wherever it is found.
@@ -39,12 +42,22 @@ pub fn manager_channel(identity: &NodeIdentity) -> Channel {
 /// contact, without a certificate. Each connection is tried at every one of `addresses`, the
 /// one that was right last time first; they share the 5 s.
 pub fn channel_over(tls: Arc<ClientConfig>, addresses: &[&str], server: &PeerId) -> Channel {
+    connected_lazily(tls, RevokedKeys::default(), addresses, server)
+}
+
+fn connected_lazily(
+    tls: Arc<ClientConfig>,
+    revoked: RevokedKeys,
+    addresses: &[&str],
+    server: &PeerId,
+) -> Channel {
     let dns_name = server.dns_name();
     let connector = Connector {
         addresses: addresses.iter().map(|address| Arc::from(*address)).collect(),
         last_good: Arc::default(),
         server_name: ServerName::try_from(dns_name.clone()).expect("an id is a DNS label"),
         tls: TlsConnector::from(tls),
+        revoked,
     };
     // `http` because the connector speaks TLS and tonic must not add its own.
     Endpoint::from_shared(format!("http://{dns_name}"))
@@ -86,10 +99,11 @@ struct Connector {
     last_good: Arc<AtomicUsize>,
     server_name: ServerName<'static>,
     tls: TlsConnector,
+    revoked: RevokedKeys,
 }
 
 impl tower_service::Service<Uri> for Connector {
-    type Response = TokioIo<TlsStream<TcpStream>>;
+    type Response = TokioIo<Connection>;
     type Error = ConnectError;
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ConnectError>> + Send>>;
 
@@ -99,7 +113,7 @@ impl tower_service::Service<Uri> for Connector {
 
     fn call(&mut self, _uri: Uri) -> Self::Future {
         let (addresses, last_good) = (self.addresses.clone(), self.last_good.clone());
-        let (server_name, tls) = (self.server_name.clone(), self.tls.clone());
+        let (server_name, tls, revoked) = (self.server_name.clone(), self.tls.clone(), self.revoked.clone());
         Box::pin(async move {
             let count = addresses.len();
             let limit = CONNECT_TIMEOUT / u32::try_from(count).unwrap_or(u32::MAX);
@@ -112,7 +126,7 @@ impl tower_service::Service<Uri> for Connector {
                 match connected.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                     Ok(stream) => {
                         last_good.store(index, Ordering::Relaxed);
-                        return Ok(TokioIo::new(stream));
+                        return Ok(TokioIo::new(guarded(stream, &revoked)));
                     }
                     Err(source) => failures.push(Failure { address: address.clone(), source }),
                 }
@@ -130,6 +144,18 @@ async fn connect(
     let tcp = TcpStream::connect(address).await?;
     tcp.set_nodelay(true)?;
     tls.connect(server_name, tcp).await
+}
+
+/// A connection that ends when the key at its other end is revoked.
+type Connection = Guarded<TlsStream<TcpStream>, ()>;
+
+fn guarded(stream: TlsStream<TcpStream>, revoked: &RevokedKeys) -> Connection {
+    let shown = stream.get_ref().1.peer_certificates().unwrap_or_default();
+    let must_end: MustEnd = match peer_key(shown) {
+        Ok(key) => Box::pin(revoked.until_revoked(key).map(|()| "the other side's key was revoked")),
+        Err(_) => Box::pin(std::future::ready("the other side's key cannot be read")),
+    };
+    Guarded::new(stream, must_end, ())
 }
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

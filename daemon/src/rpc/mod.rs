@@ -2,15 +2,17 @@
 //!
 //! The stubs are generated here, over the messages of `flotilla-proto`. Servers and
 //! channels are made by [`serve`] and [`channel`] and by nothing else: they resolve the
-//! certificate at each handshake and tell a service who calls it ([`caller`], [`require`]).
+//! certificate at each handshake, tell a service who calls it ([`caller`], [`require`]), and
+//! close connections whose other end's key was revoked.
 
 mod caller;
 mod channel;
+mod guarded;
 mod serve;
 
 use std::time::Duration;
 
-pub use caller::{Caller, caller, require};
+pub use caller::{Caller, caller, caller_key, require};
 pub use channel::{channel, channel_over, manager_channel, reason};
 pub use serve::serve;
 

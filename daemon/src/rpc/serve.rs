@@ -5,14 +5,11 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::StreamExt as _;
-use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use flotilla_proto::KeyHash;
+use futures_util::{FutureExt as _, StreamExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -24,29 +21,41 @@ use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::Connected;
 
-use super::{Caller, KEEP_ALIVE};
+use super::guarded::{Guarded, MustEnd};
+use super::{ALPN_GRPC, Caller, KEEP_ALIVE};
 use crate::crowd::{Crowd, Seat};
-use crate::identity::peer_identity;
+use crate::identity::{ClientAuth, NodeIdentity, RevokedKeys, peer_identity, peer_key};
 
 /// Serves `routes` until `shutdown`, then lets calls end for 5 s. A service that streams
 /// should watch the same token.
 ///
 /// A client has 5 s for its handshake. Of those that shake hands, and of those that have no certificate, nobody
 /// waits for another, and nobody keeps another out ([`Crowd`]); beyond 16384 connections with a certificate a
-/// further one is closed at once.
+/// further one is closed at once. Those of a key that `identity` learns to be revoked are closed, with their calls.
 ///
 /// # Errors
 ///
 /// If HTTP/2 cannot be served at all; what goes wrong with one client ends with it.
-pub async fn serve(
+pub fn serve(
     listener: TcpListener,
-    tls: Arc<ServerConfig>,
+    identity: &NodeIdentity,
+    client_auth: ClientAuth,
+    routes: Routes,
+    shutdown: CancellationToken,
+) -> impl Future<Output = Result<(), tonic::transport::Error>> + Send + use<> {
+    let tls = TlsAcceptor::from(identity.server_config(&[ALPN_GRPC], client_auth));
+    let (ready, incoming) = mpsc::channel(READY_CONNECTIONS);
+    let accept = Accept { listener, tls, revoked: identity.revoked_keys().clone(), ready };
+    serve_accepted(accept, incoming, routes, shutdown)
+}
+
+async fn serve_accepted(
+    accept: Accept,
+    incoming: mpsc::Receiver<Connection>,
     routes: Routes,
     shutdown: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
-    let (ready, incoming) = mpsc::channel(READY_CONNECTIONS);
     let incoming = ReceiverStream::new(incoming).map(Ok::<_, io::Error>);
-    let accept = Accept { listener, tls: TlsAcceptor::from(tls), ready };
     let serve = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
@@ -72,6 +81,7 @@ async fn accept_until(accept: Accept, shutdown: &CancellationToken, overdue: imp
 struct Accept {
     listener: TcpListener,
     tls: TlsAcceptor,
+    revoked: RevokedKeys,
     ready: mpsc::Sender<Connection>,
 }
 
@@ -95,7 +105,8 @@ impl Accept {
                 }
             };
             let seat = knocking.enter(address.ip());
-            let room = Room { permits: permits.clone(), strangers: strangers.clone() };
+            let (permits, strangers) = (permits.clone(), strangers.clone());
+            let room = Room { permits, strangers, revoked: self.revoked.clone() };
             let (tls, ready) = (self.tls.clone(), self.ready.clone());
             handshakes.spawn(async move {
                 let shaken = tokio::select! {
@@ -116,31 +127,30 @@ impl Accept {
 struct Room {
     permits: Arc<Semaphore>,
     strangers: Crowd,
+    revoked: RevokedKeys,
 }
 
 /// A connection's place; dropped, there is room for another.
 enum Place {
-    Known {
-        _permit: OwnedSemaphorePermit,
-    },
-    /// It has no certificate, and may be turned away.
-    Stranger {
-        turned_away: Pin<Box<dyn Future<Output = ()> + Send>>,
-        _seat: Seat,
-    },
+    Known { _permit: OwnedSemaphorePermit },
+    Stranger { _seat: Seat },
 }
 
 impl Room {
-    fn place(&self, address: SocketAddr, is_known: bool) -> io::Result<Place> {
-        if !is_known {
+    /// A place, and when it must be left: a stranger may be turned away, a key revoked.
+    fn place(&self, address: SocketAddr, key: Option<KeyHash>) -> io::Result<(Place, MustEnd)> {
+        let Some(key) = key else {
             let seat = self.strangers.enter(address.ip());
-            return Ok(Place::Stranger { turned_away: Box::pin(seat.turned_away()), _seat: seat });
-        }
+            let reason = "others wait that have no certificate either";
+            let must_end = seat.turned_away().map(move |()| reason);
+            return Ok((Place::Stranger { _seat: seat }, Box::pin(must_end)));
+        };
         let permit = self.permits.clone().try_acquire_owned().map_err(|_| {
             tracing::warn!(limit = MAX_CONNECTIONS, "connection closed: too many are open");
             io::Error::other("too many connections are open")
         })?;
-        Ok(Place::Known { _permit: permit })
+        let must_end = self.revoked.until_revoked(key).map(|()| "its key was revoked");
+        Ok((Place::Known { _permit: permit }, Box::pin(must_end)))
     }
 }
 
@@ -148,59 +158,31 @@ async fn handshake(tls: TlsAcceptor, tcp: TcpStream, room: &Room) -> io::Result<
     let address = tcp.peer_addr()?;
     tcp.set_nodelay(true)?;
     let stream = tls.accept(tcp).await?;
-    let identity = match stream.get_ref().1.peer_certificates() {
-        Some(certificates) => Some(peer_identity(certificates).map_err(io::Error::other)?),
-        None => None,
+    let (identity, key) = match stream.get_ref().1.peer_certificates() {
+        Some(shown) => {
+            let identity = peer_identity(shown).map_err(io::Error::other)?;
+            (Some(identity), Some(peer_key(shown).map_err(io::Error::other)?))
+        }
+        None => (None, None),
     };
-    let place = room.place(address, identity.is_some())?;
-    Ok(Connection { stream, caller: Caller { identity, address }, place })
+    let (place, must_end) = room.place(address, key)?;
+    let guest = Guest { caller: Caller { identity, key, address }, _place: place };
+    Ok(Guarded::new(stream, must_end, guest))
 }
 
 /// A connection whose handshake is over.
-struct Connection {
-    stream: TlsStream<TcpStream>,
+type Connection = Guarded<TlsStream<TcpStream>, Guest>;
+
+struct Guest {
     caller: Caller,
-    place: Place,
+    _place: Place,
 }
 
 impl Connected for Connection {
     type ConnectInfo = Caller;
 
     fn connect_info(&self) -> Caller {
-        self.caller.clone()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        if let Place::Stranger { turned_away, .. } = &mut self.place
-            && turned_away.as_mut().poll(context).is_ready()
-        {
-            return Poll::Ready(Err(io::Error::other("others wait that have no certificate either")));
-        }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        self.guest.caller.clone()
     }
 }
 
@@ -219,12 +201,13 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
+    use flotilla_proto::wire::scheduler::{FromPeer, ToPeer};
     use tokio::io::AsyncReadExt as _;
+    use tonic::{Request, Response, Status, Streaming};
 
+    use super::super::{Scheduler, SchedulerClient, SchedulerServer, channel};
     use super::*;
-    use crate::identity::ClientAuth;
     use crate::identity::testing::TestCa;
-    use crate::rpc::ALPN_GRPC;
 
     /// As an attacker does who has no certificate, and one address.
     #[tokio::test]
@@ -232,11 +215,11 @@ mod tests {
         let (dir, ca) = (tempfile::tempdir().unwrap(), TestCa::new());
         let identity = ca.identity(&dir.path().join("s"), "flotilla://prod/eu/scheduler/s-0");
         let caller = ca.identity(&dir.path().join("p"), "flotilla://prod/eu/peer/p-0");
-        let tls = identity.server_config(&[ALPN_GRPC], ClientAuth::Required);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let server = tokio::spawn(serve(listener, tls, Routes::default(), shutdown.clone()));
+        let server = serve(listener, &identity, ClientAuth::Required, Routes::default(), shutdown.clone());
+        let server = tokio::spawn(server);
         let mut silent = Vec::new();
         for _ in 0..Crowd::MANY + 64 {
             silent.push(TcpStream::connect(address).await.unwrap());
@@ -252,15 +235,62 @@ mod tests {
         server.await.unwrap().unwrap();
     }
 
+    #[tokio::test]
+    async fn a_connection_ends_on_either_side_when_the_other_side_s_key_is_revoked() {
+        let (dir, ca) = (tempfile::tempdir().unwrap(), TestCa::new());
+        let server = ca.identity(&dir.path().join("s"), "flotilla://prod/eu/scheduler/s-0");
+        let client = ca.identity(&dir.path().join("p"), "flotilla://prod/eu/peer/p-0");
+        for (side, key) in [(&server, client.key()), (&client, server.key())] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let shutdown = CancellationToken::new();
+            let (attached, mut streams) = mpsc::channel(1);
+            let routes = Routes::new(SchedulerServer::new(Silent(attached)));
+            let serve = serve(listener, &server, ClientAuth::Required, routes, shutdown.clone());
+            let served = tokio::spawn(serve);
+            let mut scheduler = SchedulerClient::new(channel(&client, address, &server.identity().id));
+            let mut heard = scheduler.attach(tokio_stream::pending()).await.unwrap().into_inner();
+            let mut said = streams.recv().await.unwrap();
+
+            side.revoked_keys().replace([key]);
+            soon(heard.message()).await.unwrap_err();
+            soon(said.message()).await.unwrap_err();
+            assert!(soon(scheduler.attach(tokio_stream::pending())).await.is_err(), "it is refused");
+            side.revoked_keys().replace([]);
+            shutdown.cancel();
+            served.await.unwrap().unwrap();
+        }
+    }
+
+    async fn soon<T>(future: impl Future<Output = T>) -> T {
+        tokio::time::timeout(2 * HANDSHAKE_TIMEOUT, future).await.expect("soon")
+    }
+
+    /// A scheduler that says nothing; the test has what peers say.
+    struct Silent(mpsc::Sender<Streaming<FromPeer>>);
+
+    #[tonic::async_trait]
+    impl Scheduler for Silent {
+        type AttachStream = tokio_stream::Pending<Result<ToPeer, Status>>;
+
+        async fn attach(
+            &self,
+            request: Request<Streaming<FromPeer>>,
+        ) -> Result<Response<Self::AttachStream>, Status> {
+            self.0.send(request.into_inner()).await.unwrap();
+            Ok(Response::new(tokio_stream::pending()))
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_client_that_does_not_shake_hands_is_let_go() {
         let dir = tempfile::tempdir().unwrap();
         let identity = TestCa::new().identity(dir.path(), "flotilla://prod/eu/scheduler/s-0");
-        let tls = identity.server_config(&[ALPN_GRPC], ClientAuth::Required);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let server = tokio::spawn(serve(listener, tls, Routes::default(), shutdown.clone()));
+        let server = serve(listener, &identity, ClientAuth::Required, Routes::default(), shutdown.clone());
+        let server = tokio::spawn(server);
 
         let mut silent = TcpStream::connect(address).await.unwrap();
         assert_eq!(silent.read(&mut [0; 16]).await.unwrap(), 0);

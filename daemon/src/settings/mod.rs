@@ -6,11 +6,12 @@ mod upstream;
 mod url;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use flotilla_proto::wire::manager as wire;
-use flotilla_proto::{Identity, ParseLabelError, PeerId, RegionName, RegistryHost};
+use flotilla_proto::{Identity, KeyHash, ParseLabelError, PeerId, RegionName, RegistryHost};
 
 pub use cap::{Cap, Hours, ParseCapError, ParseHoursError};
 pub use endpoint::{Endpoint, ParseWeightError, Weight};
@@ -36,6 +37,8 @@ pub struct RegionSettings {
     pub schedulers: Vec<DaemonAddress>,
     /// The configured seeds, alive or not: they decide a digest's home seed.
     pub seeds: Vec<DaemonAddress>,
+    /// Keys that nobody trusts any more, of every region.
+    pub revoked_keys: BTreeSet<KeyHash>,
 }
 
 /// Where a daemon is.
@@ -57,6 +60,7 @@ impl RegionSettings {
             registries: Vec::new(),
             schedulers: Vec::new(),
             seeds: Vec::new(),
+            revoked_keys: BTreeSet::new(),
         })
     }
 
@@ -81,6 +85,9 @@ impl RegionSettings {
         let registries = message.registries.iter().filter_map(|registry| {
             Upstream::from_wire(registry).map_err(|error| skip("a registry", &registry.host, &error)).ok()
         });
+        let revoked_keys = message.revoked_keys.iter().filter_map(|key| {
+            KeyHash::try_from(&key[..]).map_err(|error| skip("a revoked key", "", &error)).ok()
+        });
         Ok(Self {
             revision: message.revision,
             cluster: message.cluster.parse()?,
@@ -88,6 +95,7 @@ impl RegionSettings {
             registries: registries.collect(),
             schedulers: addresses("a scheduler", &message.schedulers),
             seeds: addresses("a seed", &message.seeds),
+            revoked_keys: revoked_keys.take(MAX_REVOKED_KEYS).collect(),
         })
     }
 
@@ -102,6 +110,9 @@ impl DaemonAddress {
         Ok(Self { id: daemon.id.parse()?, address: daemon.address.parse()? })
     }
 }
+
+/// Revoked keys in the settings at most, half a megabyte. The manager keeps to it.
+pub const MAX_REVOKED_KEYS: usize = 16 * 1024;
 
 /// The settings of the moment, followed through a channel.
 pub type Receiver = tokio::sync::watch::Receiver<Arc<RegionSettings>>;
@@ -132,11 +143,13 @@ mod tests {
             registries: vec![registry("not a host", "https://a"), registry("reg.test", "https://reg.test")],
             schedulers: vec![wire::DaemonAddress { id: "s-0".into(), address: "nowhere".into() }],
             seeds: vec![wire::DaemonAddress { id: "seed-0".into(), address: "10.0.0.1:4006".into() }],
+            revoked_keys: vec![vec![7; 31].into(), vec![7; 32].into()],
         };
         let settings = RegionSettings::from_wire(&message).unwrap();
         assert_eq!(settings.registries.len(), 1);
         assert!(settings.upstream(&"reg.test:443".parse().unwrap()).is_some());
         assert!(settings.schedulers.is_empty());
         assert_eq!(settings.seeds.len(), 1);
+        assert_eq!(settings.revoked_keys.len(), 1);
     }
 }

@@ -16,7 +16,8 @@ use crate::rpc;
 /// Follows the settings of `identity`'s region. The receiver starts with those kept in
 /// `data_dir` (or [`RegionSettings::none_yet`]), so a daemon starts without the manager;
 /// the future keeps them up to date and tells the manager that this daemon is reached at
-/// `advertise` (`ip:port`). It ends only when the manager says that the daemon was removed.
+/// `advertise` (`ip:port`). The revoked keys in them are refused by all that `identity` connects
+/// or serves. It ends only when the manager says that the daemon was removed.
 ///
 /// # Errors
 ///
@@ -31,6 +32,7 @@ pub fn watch(
     let Some(settings) = kept.or_else(|| RegionSettings::none_yet(identity.identity())) else {
         return Err(NoRegionError);
     };
+    identity.revoked_keys().replace(settings.revoked_keys.iter().copied());
     let (sender, receiver) = tokio::sync::watch::channel(Arc::new(settings));
     let watcher = Watcher { identity, file, advertise, sender };
     Ok((receiver, watcher.run()))
@@ -50,11 +52,7 @@ impl Watcher {
         let mut pause = MIN_PAUSE;
         let mut lost = false;
         loop {
-            let request = wire::WatchRequest {
-                address: self.advertise.clone(),
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                known_revision: self.sender.borrow().revision,
-            };
+            let request = self.request();
             let ended = match manager.watch(request).await {
                 Ok(stream) => {
                     if lost {
@@ -85,6 +83,16 @@ impl Watcher {
         }
     }
 
+    fn request(&self) -> wire::WatchRequest {
+        let known = self.sender.borrow();
+        wire::WatchRequest {
+            address: self.advertise.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            known_revision: known.revision,
+            known_revoked_keys: u32::try_from(known.revoked_keys.len()).unwrap_or(u32::MAX),
+        }
+    }
+
     /// Takes settings from the stream; returns why it ended.
     async fn follow(&self, mut stream: tonic::Streaming<wire::RegionSettings>) -> Ended {
         loop {
@@ -101,6 +109,8 @@ impl Watcher {
             Ok(settings) => settings,
             Err(error) => return tracing::warn!(%error, "settings without a proper region; ignored"),
         };
+        // Before the disk has its time.
+        self.identity.revoked_keys().replace(settings.revoked_keys.iter().copied());
         // A small file and a rare one, so that the blocking write is no matter.
         if let Err(error) = write_atomic(&self.file, &message.encode_to_vec(), Access::Private) {
             tracing::warn!(file = %self.file.display(), %error, "settings not kept on disk");
@@ -108,6 +118,7 @@ impl Watcher {
         tracing::info!(
             revision = settings.revision,
             registries = settings.registries.len(),
+            revoked_keys = settings.revoked_keys.len(),
             "settings received"
         );
         self.sender.send_replace(Arc::new(settings));

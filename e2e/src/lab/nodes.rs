@@ -42,7 +42,9 @@ impl<'a> Fleet<'a> {
         let (url, ca) = (format!("https://{REGISTRY_HOST}"), origin.ca().display().to_string());
         admin.tell("registry", &["registry", "set", REGISTRY_HOST, "--url", &url, "--ca", &ca])?;
         let tokens = |role| {
-            admin.tell("token", &["token", "create", "--region", REGION, "--role", role, "--output", "json"])
+            let uses = ["--uses", "unlimited", "--output", "json"];
+            let words = [&["token", "create", "--region", REGION, "--role", role][..], &uses].concat();
+            admin.tell("token", &words)
         };
         let scheduler = start_scheduler(stage, network.control(), &token(&tokens("scheduler")?)?)?;
         let (seed_token, peer_token) = (token(&tokens("seed")?)?, token(&tokens("peer")?)?);

@@ -22,7 +22,7 @@ pub(super) fn unknown_key_is_named(stage: &Stage) -> Result<()> {
 pub(super) fn wrong_join_token_is_refused(stage: &Stage) -> Result<()> {
     let origin = Origin::start(stage)?;
     let region = Region::up(stage, &origin.ca(), 1)?;
-    let right: JoinTokenText = fs::read_to_string(join_token_file(&region)?)?.parse()?;
+    let right: JoinTokenText = region.peer_token()?.parse()?;
     let wrong = JoinToken { secret: "another secret".to_owned(), ..right.token().clone() };
 
     let refusal = Newcomer::with_token(stage, &JoinTokenText::from(wrong), "127.0.0.1:0")?.refusal(stage)?;
@@ -37,7 +37,7 @@ pub(super) fn wrong_join_token_is_refused(stage: &Stage) -> Result<()> {
 pub(super) fn port_in_use_is_named(stage: &Stage) -> Result<()> {
     let origin = Origin::start(stage)?;
     let region = Region::up(stage, &origin.ca(), 1)?;
-    let token = fs::read_to_string(join_token_file(&region)?)?;
+    let token = region.peer_token()?;
     let taken = region.peers().next().map(Peer::door_authority).context("no peer")?;
 
     let refusal = Newcomer::with_token(stage, &token, taken)?.refusal(stage)?;
@@ -77,10 +77,4 @@ fn start_peer(stage: &Stage, config: &Path) -> Result<String> {
     let mut command = stage.flotilla();
     command.arg("peer").arg("--config").arg(config);
     process::run(&stage.logs(), "newcomer", command, Duration::from_secs(10))?.refusal()
-}
-
-/// `flotilla up` leaves each daemon its join token, good for any number of uses.
-fn join_token_file(region: &Region<'_>) -> Result<std::path::PathBuf> {
-    let peer = region.peers().next().context("no peer")?;
-    Ok(region.dir().join(&peer.name).join("join-token"))
 }

@@ -99,8 +99,7 @@ fn run(stage: &Stage, dockerd: &Dockerd<'_>, region: &Region<'_>) -> Result<Proc
     stage.dir("etc-flotilla/tokens")?;
     fs::copy(docker_dir().join("config/peer.toml"), config.join("peer.toml")).context("copy sample")?;
     let token = config.join("tokens/peer");
-    let peer = region.peers().next().context("no peer")?;
-    fs::copy(region.dir().join(&peer.name).join("join-token"), &token).context("copy join token")?;
+    fs::write(&token, region.peer_token()?).context("write join token")?;
     chown(&token, Some(CONTAINER_UID), None)?;
 
     let mut command = dockerd.docker();

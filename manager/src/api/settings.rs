@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use flotilla_daemon::rpc::{self, Settings};
 use flotilla_proto::wire::manager::{Empty, EndpointReport, RegionSettings, WatchRequest};
-use flotilla_proto::{Identity, RegionName, Role};
+use flotilla_proto::{Identity, KeyHash, RegionName, Role};
 use futures_util::{Stream, stream};
 use tonic::{Request, Response, Status};
 
@@ -23,7 +23,8 @@ impl Settings for Services {
         let Some(region) = caller.region.clone() else {
             return Err(Status::permission_denied(format!("{caller} belongs to no region")));
         };
-        self.require_enrolled(&caller).await?;
+        let key = rpc::caller_key(&request)?;
+        self.require_enrolled(&caller, key).await?;
         let request = request.into_inner();
         let address: SocketAddr = parse("address", &request.address)?;
         let version: String = request.version.chars().take(MAX_VERSION_LEN).collect();
@@ -32,9 +33,10 @@ impl Settings for Services {
         let watch = Watch {
             services: self.clone(),
             caller,
+            key,
             region,
             watcher,
-            known_revision: request.known_revision,
+            known: Known { revision: request.known_revision, revoked_keys: request.known_revoked_keys },
             last: None,
         };
         let stream = stream::unfold(Some(watch), |watch| async {
@@ -48,7 +50,7 @@ impl Settings for Services {
 
     async fn report_endpoints(&self, request: Request<EndpointReport>) -> Result<Response<Empty>, Status> {
         let caller = rpc::require(&request, &[Role::Seed])?;
-        self.require_enrolled(&caller).await?;
+        self.require_enrolled(&caller, rpc::caller_key(&request)?).await?;
         self.endpoints.report(&caller.id, request.into_inner());
         Ok(Response::new(Empty {}))
     }
@@ -58,11 +60,24 @@ impl Settings for Services {
 struct Watch {
     services: Services,
     caller: Identity,
+    key: KeyHash,
     region: RegionName,
     watcher: Watcher,
     /// What the daemon has kept on its disk, until something is sent.
-    known_revision: u64,
+    known: Known,
     last: Option<RegionSettings>,
+}
+
+struct Known {
+    revision: u64,
+    revoked_keys: u32,
+}
+
+impl Known {
+    /// Not `<`: a manager restored from a backup may have gone back.
+    fn is(&self, settings: &RegionSettings) -> bool {
+        settings.revision == self.revision && settings.revoked_keys.len() == self.revoked_keys as usize
+    }
 }
 
 impl Watch {
@@ -75,8 +90,7 @@ impl Watch {
             let settings = self.services.topology.settings(&self.region).await;
             let settings = settings.map_err(|error| Some(store_failed(&error)))?;
             let is_news = match &self.last {
-                // Not `<`: a manager restored from a backup may have gone back.
-                None => settings.revision != self.known_revision,
+                None => !self.known.is(&settings),
                 Some(last) => !same_content(last, &settings),
             };
             self.last = Some(settings.clone());
@@ -93,7 +107,7 @@ impl Watch {
         if changed.is_none() {
             return Err(None);
         }
-        self.services.require_enrolled(&self.caller).await.map_err(Some)
+        self.services.require_enrolled(&self.caller, self.key).await.map_err(Some)
     }
 
     async fn note_seen(&self) {
@@ -106,7 +120,8 @@ impl Watch {
 
 /// Most changes concern other regions.
 fn same_content(a: &RegionSettings, b: &RegionSettings) -> bool {
-    (&a.registries, &a.schedulers, &a.seeds) == (&b.registries, &b.schedulers, &b.seeds)
+    (&a.registries, &a.schedulers, &a.seeds, &a.revoked_keys)
+        == (&b.registries, &b.schedulers, &b.seeds, &b.revoked_keys)
 }
 
 /// In characters; a version is a few.

@@ -56,8 +56,12 @@ impl From<EnrolmentRefused> for Status {
         match &error {
             EnrolmentRefused::UnknownToken
             | EnrolmentRefused::ExpiredToken { .. }
-            | EnrolmentRefused::UsedUpToken { .. } => Self::permission_denied(error.to_string()),
-            EnrolmentRefused::Taken { .. } => Self::already_exists(error.to_string()),
+            | EnrolmentRefused::UsedToken(_) => Self::permission_denied(error.to_string()),
+            EnrolmentRefused::Taken { .. } | EnrolmentRefused::OtherKey { .. } => {
+                Self::already_exists(error.to_string())
+            }
+            // To the daemon this code says that another key may do.
+            EnrolmentRefused::RevokedKey => Self::failed_precondition(error.to_string()),
             EnrolmentRefused::Store(source) => store_failed(source),
         }
     }

@@ -6,7 +6,7 @@ use flotilla_daemon::rpc::{self, Topology};
 use flotilla_daemon::settings::Upstream;
 use flotilla_proto::wire::manager::{
     CreateTokenReply, CreateTokenRequest, Daemons, Empty, JoinToken, Name, Region, Regions, Registries,
-    Registry, Token, Tokens,
+    Registry, RemovedDaemon, Token, Tokens,
 };
 use flotilla_proto::{JoinTokenText, PeerId, RegistryHost, Role};
 use tonic::{Request, Response, Status};
@@ -14,7 +14,7 @@ use tonic::{Request, Response, Status};
 use super::Services;
 use super::status::{parse, store_failed};
 use crate::identity::{JoinSecret, random};
-use crate::store::{NewToken, TokenRow};
+use crate::store::{NewToken, Removal, TokenRow};
 
 type Reply<T> = Result<Response<T>, Status>;
 
@@ -75,13 +75,15 @@ impl Topology for Services {
         Ok(Response::new(Daemons { daemons }))
     }
 
-    async fn remove_daemon(&self, request: Request<Name>) -> Reply<Empty> {
+    async fn remove_daemon(&self, request: Request<Name>) -> Reply<RemovedDaemon> {
         admin(&request)?;
         let id: PeerId = parse("daemon", &request.get_ref().name)?;
-        if !self.topology.remove_daemon(&id).await.map_err(|error| store_failed(&error))? {
-            return Err(Status::not_found(format!("there is no daemon `{id}`")));
-        }
-        Ok(Response::new(Empty {}))
+        let removed = self.topology.remove_daemon(&id).await.map_err(|error| store_failed(&error))?;
+        let removal = removed.ok_or_else(|| Status::not_found(format!("there is no daemon `{id}`")))?;
+        Ok(Response::new(match removal {
+            Removal::Revoked(until) => RemovedDaemon { revoked: true, revoked_until: until.cast_unsigned() },
+            Removal::KeyUnknown => RemovedDaemon::default(),
+        }))
     }
 
     async fn list_tokens(&self, request: Request<Empty>) -> Reply<Tokens> {
@@ -92,7 +94,7 @@ impl Topology for Services {
 
     async fn create_token(&self, request: Request<CreateTokenRequest>) -> Reply<CreateTokenReply> {
         admin(&request)?;
-        let CreateTokenRequest { region, role, lifetime_seconds, uses } = request.into_inner();
+        let CreateTokenRequest { region, role, lifetime_seconds, uses, unlimited } = request.into_inner();
         let secret = JoinSecret::generate();
         let token = NewToken {
             id: hex::encode(random::<4>()),
@@ -100,10 +102,10 @@ impl Topology for Services {
             region: parse("region", &region)?,
             role: joining_role(&role)?,
             lifetime: token_lifetime(lifetime_seconds)?,
-            uses: (uses > 0).then_some(uses),
+            uses: (!unlimited).then_some(uses.max(1)),
         };
         let expires_at = self.topology.store().add_token(&token, SystemTime::now()).await?;
-        tracing::info!(token = token.id, region, role, "join token created");
+        tracing::info!(token = token.id, region, role, uses = ?token.uses, "join token created");
         let text = JoinTokenText::from(JoinToken {
             manager: self.url.to_string(),
             ca_der: self.ca.certificate().to_vec().into(),
@@ -156,6 +158,7 @@ fn to_wire(row: TokenRow) -> Token {
         uses_left: row.uses_left.unwrap_or(0),
         unlimited: row.uses_left.is_none(),
         created_at: row.created_at.cast_unsigned(),
+        used_by: row.used_by.unwrap_or_default(),
     }
 }
 

@@ -13,7 +13,7 @@ pub enum PeerCommand {
     /// List the enrolled daemons
     #[command(after_help = "Example:\n  flotilla peer list --output yaml")]
     List,
-    /// Remove a daemon: it gets no settings and no new certificate any more
+    /// Remove a daemon and revoke its key: no daemon speaks with it any more, and its name is free
     #[command(after_help = "Example:\n  flotilla peer remove node-17")]
     Remove {
         /// Its name
@@ -41,11 +41,24 @@ impl PeerCommand {
             }
             Self::Remove { id } => {
                 let named = wire::Name { name: id.to_string() };
-                manager.remove_daemon(request(named)).await.map_err(|status| args.refused(&status))?;
-                Ok(args.output.done(format!("daemon {id} removed"))?)
+                let removed = manager.remove_daemon(request(named)).await;
+                let removed = removed.map_err(|status| args.refused(&status))?.into_inner();
+                Ok(args.output.done(removal(&id, &removed))?)
             }
         }
     }
+}
+
+/// What became of the daemon, for people.
+fn removal(id: &PeerId, removed: &wire::RemovedDaemon) -> String {
+    let key = if removed.revoked {
+        "its key is revoked: within seconds every daemon closes its connections with it".to_owned()
+    } else {
+        "its key is not known, since it was not seen since an older version: others take its certificate until \
+         that ends"
+            .to_owned()
+    };
+    format!("daemon {id} removed; {key}. A new join token enrols the name again (`flotilla token create`)")
 }
 
 #[derive(Debug, Serialize)]

@@ -1,5 +1,7 @@
 //! `flotilla token`.
 
+use std::num::NonZeroU32;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
@@ -16,7 +18,7 @@ pub enum TokenCommand {
     /// Make a join token; its text is shown this once
     #[command(after_help = "Examples:\n  \
         flotilla token create --region eu-west --role peer\n  \
-        flotilla token create --region eu-west --role seed --lifetime 10m --uses 1")]
+        flotilla token create --region eu-west --role peer --lifetime 8h --uses 50")]
     Create {
         /// The region that daemons join
         #[arg(long)]
@@ -27,9 +29,9 @@ pub enum TokenCommand {
         /// How long it can be used
         #[arg(long, default_value = "1h", value_parser = humantime::parse_duration)]
         lifetime: Duration,
-        /// How many daemons may use it; any number unless given
-        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-        uses: Option<u32>,
+        /// How many daemons may join with it: a number, or `unlimited` within its lifetime
+        #[arg(long, value_name = "N", default_value = "1")]
+        uses: Uses,
     },
     /// List the join tokens, without their secrets
     #[command(after_help = "Example:\n  flotilla token list")]
@@ -41,6 +43,28 @@ pub enum TokenCommand {
         id: String,
     },
 }
+
+/// How many daemons may join with a token; `None`: any number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Uses(Option<NonZeroU32>);
+
+impl FromStr for Uses {
+    type Err = ParseUsesError;
+
+    fn from_str(text: &str) -> Result<Self, ParseUsesError> {
+        match text {
+            UNLIMITED => Ok(Self(None)),
+            number => number.parse().map(|uses| Self(Some(uses))).map_err(|_| ParseUsesError),
+        }
+    }
+}
+
+/// A text that is no number of uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a number from 1 on, or `{UNLIMITED}`")]
+pub struct ParseUsesError;
+
+const UNLIMITED: &str = "unlimited";
 
 /// The manager founds the cluster and a person is no daemon: neither joins by a token.
 fn joining_role() -> impl TypedValueParser<Value = Role> {
@@ -61,7 +85,8 @@ impl TokenCommand {
                     region: region.to_string(),
                     role: role.to_string(),
                     lifetime_seconds: lifetime.as_secs(),
-                    uses: uses.unwrap_or(0),
+                    uses: uses.0.map_or(0, NonZeroU32::get),
+                    unlimited: uses.0.is_none(),
                 };
                 create(args, token).await
             }
@@ -78,13 +103,19 @@ impl TokenCommand {
 
 async fn create(args: &ManagerArgs, token: wire::CreateTokenRequest) -> Result<String, CliError> {
     let (region, role) = (token.region.clone(), token.role.clone());
+    let uses_left = (!token.unlimited).then_some(token.uses);
     let reply = args.connect().await?.create_token(request(token)).await;
     let reply = reply.map_err(|status| args.refused(&status))?.into_inner();
-    let created =
-        CreatedView { id: reply.id, region, role, expires_at: time(reply.expires_at), token: reply.token };
+    let expires_at = time(reply.expires_at);
+    let created = CreatedView { id: reply.id, region, role, uses_left, expires_at, token: reply.token };
     Ok(args.output.render(&created, |created| {
+        let who = match created.uses_left {
+            Some(1) => "one daemon".to_owned(),
+            Some(uses) => format!("{uses} daemons"),
+            None => "any number of daemons".to_owned(),
+        };
         format!(
-            "join token {} for the role {} in {}, until {}; its text is not shown again:\n{}",
+            "join token {} for {who} of the role {} in {}, until {}; its text is not shown again:\n{}",
             created.id,
             created.role,
             created.region,
@@ -98,7 +129,7 @@ async fn list(args: &ManagerArgs) -> Result<String, CliError> {
     let reply = args.connect().await?.list_tokens(request(wire::Empty {})).await;
     let tokens = reply.map_err(|status| args.refused(&status))?.into_inner().tokens;
     let tokens: Vec<_> = tokens.into_iter().map(TokenView::from).collect();
-    let headings = ["id", "region", "role", "uses left", "expires", "created"];
+    let headings = ["id", "region", "role", "uses left", "last used by", "expires", "created"];
     Ok(args.output.render(&tokens, |tokens| table(headings, tokens.iter().map(TokenView::row)))?)
 }
 
@@ -108,6 +139,8 @@ struct CreatedView {
     id: String,
     region: String,
     role: String,
+    /// `None`: any number.
+    uses_left: Option<u32>,
     expires_at: Option<String>,
     token: String,
 }
@@ -119,17 +152,20 @@ struct TokenView {
     role: String,
     /// `None`: any number.
     uses_left: Option<u32>,
+    /// The daemon that joined with it last.
+    used_by: Option<String>,
     expires_at: Option<String>,
     created_at: Option<String>,
 }
 
 impl TokenView {
-    fn row(&self) -> [String; 6] {
+    fn row(&self) -> [String; 7] {
         [
             self.id.clone(),
             self.region.clone(),
             self.role.clone(),
-            self.uses_left.map_or_else(|| "any".to_owned(), |uses| uses.to_string()),
+            self.uses_left.map_or_else(|| UNLIMITED.to_owned(), |uses| uses.to_string()),
+            or_dash(self.used_by.as_deref()),
             or_dash(self.expires_at.as_deref()),
             or_dash(self.created_at.as_deref()),
         ]
@@ -143,6 +179,7 @@ impl From<wire::Token> for TokenView {
             region: token.region,
             role: token.role,
             uses_left: (!token.unlimited).then_some(token.uses_left),
+            used_by: (!token.used_by.is_empty()).then_some(token.used_by),
             expires_at: time(token.expires_at),
             created_at: time(token.created_at),
         }

@@ -10,11 +10,11 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use flotilla_daemon::files::{Access, write_atomic};
 use flotilla_daemon::identity::BACKDATED;
-use flotilla_proto::{Identity, RegionName};
+use flotilla_proto::{Identity, KeyHash, RegionName};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CidrSubnet, DistinguishedName,
-    DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose, NameConstraints,
-    PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
+    DnType, DnValue, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair, KeyUsagePurpose,
+    NameConstraints, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, CertificateSigningRequestDer};
@@ -117,6 +117,18 @@ impl SigningRequest {
 
     pub(crate) fn public_key(&self) -> &impl PublicKeyData {
         &self.0.public_key
+    }
+
+    /// The hash of the key.
+    pub(crate) fn key(&self) -> KeyHash {
+        KeyHash::of(&self.0.public_key.subject_public_key_info())
+    }
+
+    /// Whether its signer agrees that another key takes its own's place: it writes that key's hash
+    /// where a name stands.
+    pub(crate) fn agrees_to(&self, key: KeyHash) -> bool {
+        let name = self.0.params.distinguished_name.get(&DnType::CommonName);
+        matches!(name, Some(DnValue::Utf8String(name)) if *name == key.to_string())
     }
 }
 

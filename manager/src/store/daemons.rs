@@ -1,15 +1,15 @@
-//! Daemons: who has enrolled, where each is, and what each is told.
+//! Daemons: where each is, what each is told, and its end.
 
 use std::net::SocketAddr;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use flotilla_proto::wire::manager as wire;
-use flotilla_proto::{Identity, PeerId, RegionName, Role};
+use flotilla_proto::{Identity, KeyHash, PeerId, RegionName, Role};
 use sqlx::sqlite::SqliteRow;
-use sqlx::{FromRow, Row as _, Sqlite, Transaction};
+use sqlx::{FromRow, Row as _};
 
+use super::keys::{revoke, revoked_keys};
 use super::registries::registries;
-use super::tokens::TokenRow;
 use super::{Store, raise_revision, unix_seconds};
 
 /// A daemon as it is kept.
@@ -25,6 +25,28 @@ pub(crate) struct DaemonRow {
     pub(crate) enrolled_at: i64,
     /// Unix seconds.
     pub(crate) seen_at: i64,
+    /// `None` until it was seen, if it enrolled before keys were kept.
+    pub(crate) key_hash: Option<Vec<u8>>,
+    /// Unix seconds.
+    pub(crate) certificate_ends: i64,
+    /// The id of the join token that it came with.
+    pub(crate) token: Option<String>,
+}
+
+impl DaemonRow {
+    /// Whether this is its key.
+    pub(super) fn has(&self, key: &KeyHash) -> bool {
+        self.key_hash.as_deref() == Some(&key.as_bytes()[..])
+    }
+}
+
+/// What became of the key of a daemon that was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// It is revoked until then, in Unix seconds.
+    Revoked(i64),
+    /// It enrolled before keys were kept and was not seen since.
+    KeyUnknown,
 }
 
 impl<'r> FromRow<'r, SqliteRow> for DaemonRow {
@@ -37,6 +59,9 @@ impl<'r> FromRow<'r, SqliteRow> for DaemonRow {
             version: row.try_get("version")?,
             enrolled_at: row.try_get("enrolled_at")?,
             seen_at: row.try_get("seen_at")?,
+            key_hash: row.try_get("key_hash")?,
+            certificate_ends: row.try_get("certificate_ends")?,
+            token: row.try_get("token")?,
         })
     }
 }
@@ -45,52 +70,6 @@ impl Store {
     /// All daemons, by region, role and name.
     pub(crate) async fn daemons(&self) -> Result<Vec<DaemonRow>, sqlx::Error> {
         sqlx::query_as("SELECT * FROM daemons ORDER BY region, role, id").fetch_all(&self.pool).await
-    }
-
-    /// Spends one use of the token with this hash on the daemon `id`; the token says its
-    /// region and role.
-    pub(crate) async fn enrol(
-        &self,
-        id: &PeerId,
-        secret_hash: &[u8; 32],
-        now: SystemTime,
-    ) -> Result<(RegionName, Role), EnrolmentRefused> {
-        let mut transaction = self.begin_write().await?;
-        let token: Option<TokenRow> = sqlx::query_as("SELECT * FROM tokens WHERE secret_hash = ?")
-            .bind(&secret_hash[..])
-            .fetch_optional(&mut *transaction)
-            .await?;
-        let token = token.ok_or(EnrolmentRefused::UnknownToken)?;
-        spend(&mut transaction, &token, now).await?;
-        refuse_taken(&mut transaction, id, &token).await?;
-        sqlx::query(
-            "INSERT INTO daemons (id, region, role, address, version, enrolled_at, seen_at) \
-             VALUES (?, ?, ?, '', '', ?, 0) \
-             ON CONFLICT (id) DO UPDATE SET enrolled_at = excluded.enrolled_at",
-        )
-        .bind(id.as_str())
-        .bind(&token.region)
-        .bind(&token.role)
-        .bind(unix_seconds(now))
-        .execute(&mut *transaction)
-        .await?;
-        transaction.commit().await?;
-        let damaged = || sqlx::Error::Decode("the token's row is damaged".into());
-        let region = token.region.parse().map_err(|_| damaged())?;
-        let role = token.role.parse().map_err(|_| damaged())?;
-        Ok((region, role))
-    }
-
-    /// Whether the daemon is still one of the cluster, in the region and role it claims.
-    pub(crate) async fn is_enrolled(&self, identity: &Identity) -> Result<bool, sqlx::Error> {
-        let found: Option<i64> =
-            sqlx::query_scalar("SELECT 1 FROM daemons WHERE id = ? AND region = ? AND role = ?")
-                .bind(identity.id.as_str())
-                .bind(identity.region.as_ref().map(RegionName::as_str))
-                .bind(identity.role.as_str())
-                .fetch_optional(&self.pool)
-                .await?;
-        Ok(found.is_some())
     }
 
     /// Notes where a daemon says it is. Returns whether others must be told.
@@ -133,20 +112,25 @@ impl Store {
         Ok(())
     }
 
-    /// Removes a daemon; `false` if there is none of that name.
-    pub(crate) async fn remove_daemon(&self, id: &PeerId) -> Result<bool, sqlx::Error> {
+    /// Removes a daemon and revokes its key; `None` if there is none of that name.
+    pub(crate) async fn remove_daemon(
+        &self,
+        id: &PeerId,
+        now: SystemTime,
+    ) -> Result<Option<Removal>, sqlx::Error> {
         let mut transaction = self.begin_write().await?;
-        let removed = sqlx::query("DELETE FROM daemons WHERE id = ?")
+        let removed: Option<DaemonRow> = sqlx::query_as("DELETE FROM daemons WHERE id = ? RETURNING *")
             .bind(id.as_str())
-            .execute(&mut *transaction)
-            .await?
-            .rows_affected()
-            > 0;
-        if removed {
-            raise_revision(&mut transaction).await?;
-        }
+            .fetch_optional(&mut *transaction)
+            .await?;
+        let Some(DaemonRow { id, key_hash, certificate_ends, .. }) = removed else { return Ok(None) };
+        let removal = match key_hash {
+            Some(key) => Removal::Revoked(revoke(&mut transaction, &key, &id, certificate_ends, now).await?),
+            None => Removal::KeyUnknown,
+        };
+        raise_revision(&mut transaction).await?;
         transaction.commit().await?;
-        Ok(removed)
+        Ok(Some(removal))
     }
 
     /// All that the daemons of a region are told, at one moment.
@@ -154,6 +138,7 @@ impl Store {
         &self,
         cluster: &RegionName,
         region: &RegionName,
+        now: SystemTime,
     ) -> Result<wire::RegionSettings, sqlx::Error> {
         let mut snapshot = self.pool.begin().await?;
         let revision: i64 =
@@ -178,65 +163,7 @@ impl Store {
             schedulers: of_role(Role::Scheduler),
             seeds: of_role(Role::Seed),
             registries: registries(&mut snapshot).await?,
+            revoked_keys: revoked_keys(&mut snapshot, now).await?.into_iter().map(Into::into).collect(),
         })
     }
-}
-
-async fn spend(
-    transaction: &mut Transaction<'static, Sqlite>,
-    token: &TokenRow,
-    now: SystemTime,
-) -> Result<(), EnrolmentRefused> {
-    if token.expires_at <= unix_seconds(now) {
-        let since = UNIX_EPOCH + Duration::from_secs(token.expires_at.cast_unsigned());
-        return Err(EnrolmentRefused::ExpiredToken {
-            id: token.id.clone(),
-            since: humantime::format_rfc3339_seconds(since),
-        });
-    }
-    if token.uses_left == Some(0) {
-        return Err(EnrolmentRefused::UsedUpToken { id: token.id.clone() });
-    }
-    sqlx::query("UPDATE tokens SET uses_left = uses_left - 1 WHERE id = ?")
-        .bind(&token.id)
-        .execute(&mut **transaction)
-        .await?;
-    Ok(())
-}
-
-/// A name keeps its region and role: whoever may enrol peers must not become a scheduler
-/// by taking its name.
-async fn refuse_taken(
-    transaction: &mut Transaction<'static, Sqlite>,
-    id: &PeerId,
-    token: &TokenRow,
-) -> Result<(), EnrolmentRefused> {
-    let holder: Option<DaemonRow> = sqlx::query_as("SELECT * FROM daemons WHERE id = ?")
-        .bind(id.as_str())
-        .fetch_optional(&mut **transaction)
-        .await?;
-    match holder {
-        Some(holder) if (&holder.region, &holder.role) != (&token.region, &token.role) => {
-            Err(EnrolmentRefused::Taken { id: id.clone(), role: holder.role, region: holder.region })
-        }
-        Some(_) | None => Ok(()),
-    }
-}
-
-/// Why a daemon may not join.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum EnrolmentRefused {
-    #[error("the join token is unknown: it was revoked, or made by another manager")]
-    UnknownToken,
-    #[error("the join token {id} expired at {since}")]
-    ExpiredToken { id: String, since: humantime::Rfc3339Timestamp },
-    #[error("the join token {id} is used up")]
-    UsedUpToken { id: String },
-    #[error(
-        "the name `{id}` is taken by a {role} of region `{region}`; set another `name` in the daemon's \
-         configuration, or remove that one first (`flotilla peer remove {id}`)"
-    )]
-    Taken { id: PeerId, role: String, region: String },
-    #[error(transparent)]
-    Store(#[from] sqlx::Error),
 }

@@ -1,9 +1,11 @@
-//! The manager's state in SQLite: regions, registries, daemons, join tokens.
+//! The manager's state in SQLite: regions, registries, daemons and their keys, join tokens.
 //!
 //! Every change of what daemons are told raises the revision in the same transaction.
 //! What goes in has been parsed; what comes out is as it went in.
 
 mod daemons;
+mod enrolments;
+mod keys;
 mod regions;
 mod registries;
 mod tokens;
@@ -20,7 +22,9 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{SqlSafeStr as _, Sqlite, SqlitePool, Transaction};
 
-pub(crate) use daemons::EnrolmentRefused;
+pub(crate) use daemons::Removal;
+pub(crate) use enrolments::{Applicant, Enrolled, EnrolmentRefused};
+pub(crate) use keys::CertifiedKey;
 pub(crate) use regions::RegionChangeError;
 pub(crate) use registries::RegistryChangeError;
 pub(crate) use tokens::{NewToken, TokenChangeError, TokenRow};
@@ -93,6 +97,7 @@ fn migrations() -> Vec<Migration> {
         ("upstream options", include_str!("../../migrations/sqlite/0002_upstream_options.sql")),
         ("one docker hub", include_str!("../../migrations/sqlite/0003_one_docker_hub.sql")),
         ("strict grants", include_str!("../../migrations/sqlite/0004_strict_grants.sql")),
+        ("keys", include_str!("../../migrations/sqlite/0005_keys.sql")),
     ];
     let migration = |(version, (name, text)): (i64, (&'static str, &'static str))| {
         Migration::new(version, name.into(), MigrationType::Simple, text.into_sql_str(), false)

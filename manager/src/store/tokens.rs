@@ -31,6 +31,8 @@ pub(crate) struct TokenRow {
     pub(crate) expires_at: i64,
     /// `None`: any number.
     pub(crate) uses_left: Option<u32>,
+    /// The daemon that joined with it last.
+    pub(crate) used_by: Option<String>,
 }
 
 impl<'r> FromRow<'r, SqliteRow> for TokenRow {
@@ -42,6 +44,7 @@ impl<'r> FromRow<'r, SqliteRow> for TokenRow {
             created_at: row.try_get("created_at")?,
             expires_at: row.try_get("expires_at")?,
             uses_left: row.try_get("uses_left")?,
+            used_by: row.try_get("used_by")?,
         })
     }
 }

@@ -109,11 +109,12 @@ async fn a_name_that_has_another_role_cannot_be_taken() {
 }
 
 #[tokio::test]
-async fn a_daemon_that_lost_its_disk_enrols_again_under_its_name() {
+async fn a_daemon_that_lost_its_disk_enrols_again_under_its_name_once_it_is_removed() {
     let cluster = Cluster::start().await;
     cluster.run("region add eu").await.unwrap();
     let before = cluster.enrol("node-1", "eu", "peer").await;
     std::fs::remove_dir_all(cluster.daemon_dir("node-1")).unwrap();
+    cluster.run("peer remove node-1").await.unwrap();
     let after = cluster.enrol("node-1", "eu", "peer").await;
     assert_eq!(before.identity(), after.identity());
 }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use clap::Parser as _;
 use flotilla_daemon::config::ManagerConfig;
@@ -12,6 +12,7 @@ use flotilla_daemon::settings::{self, RegionSettings};
 use flotilla_manager::cli::{
     ManagerArgs, PeerCommand, RegionCommand, RegistryCommand, TokenCommand, TopologyCommand,
 };
+use flotilla_manager::identity::Ca;
 use flotilla_manager::{Config, Manager};
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,13 @@ pub(crate) struct Cluster {
 impl Cluster {
     pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
+    }
+
+    /// A manager that knows the region `eu`.
+    pub(crate) async fn with_region() -> Self {
+        let cluster = Self::start().await;
+        cluster.run("region add eu").await.unwrap();
+        cluster
     }
 
     pub(crate) async fn start_with(adjust: impl FnOnce(&mut Config)) -> Self {
@@ -99,6 +107,16 @@ impl Cluster {
     pub(crate) async fn enrol(&self, id: &str, region: &str, role: &str) -> NodeIdentity {
         let token = self.token(region, role).await;
         self.enrol_with(id, &token).await.unwrap()
+    }
+
+    /// Puts a certificate in place of a daemon's that ended long ago.
+    pub(crate) fn expire(&self, identity: &NodeIdentity) {
+        let ca = Ca::open(&self.config.data_dir, &self.config.cluster).unwrap();
+        let long_ago = SystemTime::now() - Duration::from_secs(30 * 24 * 60 * 60);
+        let minute = Duration::from_secs(60);
+        let expired = ca.issue(identity.identity(), identity.public_key(), long_ago, minute).unwrap();
+        let dir = self.daemon_dir(identity.identity().id.as_str());
+        std::fs::write(dir.join("cert.pem"), crate::tls::to_pem(&expired)).unwrap();
     }
 
     /// Follows the settings as the daemon would, reached at `advertise`.

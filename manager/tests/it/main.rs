@@ -5,7 +5,9 @@
 mod command_line;
 mod enrolment;
 mod harness;
+mod keys;
 mod renewal;
+mod revocation;
 mod settings;
 mod start;
 mod tls;

@@ -4,7 +4,6 @@ use std::time::{Duration, SystemTime};
 
 use flotilla_daemon::identity::{ClientAuth, NodeIdentity, renew_loop};
 use flotilla_daemon::rpc;
-use flotilla_manager::identity::Ca;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -19,9 +18,9 @@ async fn a_renewed_certificate_is_used_by_a_live_server_at_once() {
     let peer = cluster.enrol("node-1", "eu", "peer").await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let tls = scheduler.server_config(&[rpc::ALPN_GRPC], ClientAuth::Required);
     let shutdown = CancellationToken::new();
-    let server = tokio::spawn(rpc::serve(listener, tls, tonic::service::Routes::default(), shutdown.clone()));
+    let (routes, auth) = (tonic::service::Routes::default(), ClientAuth::Required);
+    let server = tokio::spawn(rpc::serve(listener, &scheduler, auth, routes, shutdown.clone()));
 
     let before = presented(address, &peer, "planner").await.unwrap();
     scheduler.renew().await.unwrap();
@@ -84,10 +83,7 @@ async fn a_certificate_that_expired_on_disk_is_named_with_what_to_do() {
     cluster.run("region add eu").await.unwrap();
     let peer = cluster.enrol("node-1", "eu", "peer").await;
     let dir = cluster.daemon_dir("node-1");
-    let ca = Ca::open(&cluster.config.data_dir, &cluster.config.cluster).unwrap();
-    let long_ago = SystemTime::now() - Duration::from_secs(30 * 24 * 60 * 60);
-    let expired = ca.issue(peer.identity(), peer.public_key(), long_ago, Duration::from_secs(60)).unwrap();
-    std::fs::write(dir.join("cert.pem"), crate::tls::to_pem(&expired)).unwrap();
+    cluster.expire(&peer);
 
     let error = NodeIdentity::load(&dir).unwrap_err().to_string();
     let file = dir.join("cert.pem");

@@ -109,9 +109,9 @@ async fn daemon_server(cluster: &Cluster) -> (SocketAddr, DropGuard) {
     let scheduler = cluster.enrol("planner", "eu", "scheduler").await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let tls = scheduler.server_config(&[rpc::ALPN_GRPC], ClientAuth::Required);
     let shutdown = CancellationToken::new();
-    tokio::spawn(rpc::serve(listener, tls, tonic::service::Routes::default(), shutdown.clone()));
+    let (routes, auth) = (tonic::service::Routes::default(), ClientAuth::Required);
+    tokio::spawn(rpc::serve(listener, &scheduler, auth, routes, shutdown.clone()));
     (address, shutdown.drop_guard())
 }
 
@@ -153,7 +153,7 @@ async fn alert(address: SocketAddr, config: Arc<ClientConfig>) -> AlertDescripti
 type KeyAndChain = (PrivateKeyDer<'static>, Vec<CertificateDer<'static>>);
 
 /// A client that trusts the cluster, and shows whatever it is given.
-fn rustls_client(cluster: &Cluster, shown: Option<KeyAndChain>) -> Arc<ClientConfig> {
+pub(crate) fn rustls_client(cluster: &Cluster, shown: Option<KeyAndChain>) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(cluster.admin().ca().clone()).unwrap();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

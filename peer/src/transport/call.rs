@@ -16,7 +16,7 @@ use quinn::{Connection, SendStream};
 use tokio::time::{Instant, timeout};
 
 use super::fetch::gather;
-use super::pool::Reached;
+use super::pool::{Member, Reached};
 use super::stream::{HeaderError, Incoming, cut};
 use super::{DialError, Transport};
 use crate::http_wire::{BadHead, head_from_wire, headers_to_wire};
@@ -181,8 +181,8 @@ impl Transport {
     async fn reach_seed(&self, seed: &PeerId) -> Result<Reached, CallError> {
         let reached = self.pool.reach(seed).await?;
         match self.pool.admit(&reached.connection) {
-            Ok(identity) if identity.role == Role::Seed => Ok(reached),
-            Ok(identity) => Err(CallError::Refused(format!("{identity} is no seed"))),
+            Ok(member) if member.identity.role == Role::Seed => Ok(reached),
+            Ok(Member { identity, .. }) => Err(CallError::Refused(format!("{identity} is no seed"))),
             Err(reason) => Err(CallError::Refused(reason)),
         }
     }

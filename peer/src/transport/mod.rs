@@ -61,7 +61,7 @@ impl Transport {
         metrics: &mut Registry,
     ) -> std::io::Result<Self> {
         let endpoint = quic::endpoint(socket, identity, config.mtu)?;
-        let pool = Arc::new(Pool::new(endpoint, identity.identity().clone(), metrics));
+        let pool = Arc::new(Pool::new(endpoint, identity, metrics));
         metrics.register_collector(Box::new(PathMtu(Arc::downgrade(&pool))));
         let [sending, receiving] = [config.send_bandwidth, config.receive_bandwidth]
             .map(|bandwidth| Arc::new(Pacer::new(bandwidth)));

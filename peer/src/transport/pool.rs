@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use flotilla_daemon::identity::clock::{self, Judge};
-use flotilla_daemon::identity::peer_identity;
-use flotilla_proto::{Identity, PeerId, Role};
+use flotilla_daemon::identity::{NodeIdentity, RevokedKeys, peer_identity, peer_key};
+use flotilla_proto::{Identity, KeyHash, PeerId, Role};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::MetricType;
@@ -25,10 +25,11 @@ use tokio::time::timeout;
 pub(super) struct Pool {
     pub(super) endpoint: Endpoint,
     pub(super) identity: Identity,
+    pub(super) revoked: RevokedKeys,
     peers: DashMap<PeerId, Arc<Peer>>,
     /// Connections that were dialled from here, for `serve` to answer requests on.
-    dialled: mpsc::Sender<(Identity, Connection)>,
-    pub(super) to_serve: Mutex<Option<mpsc::Receiver<(Identity, Connection)>>>,
+    dialled: mpsc::Sender<(Member, Connection)>,
+    pub(super) to_serve: Mutex<Option<mpsc::Receiver<(Member, Connection)>>>,
     connections: Gauge<i64, AtomicI64>,
 }
 
@@ -37,6 +38,12 @@ struct Peer {
     seed: bool,
     /// Held while dialling, so that requests at the same time share one connection.
     link: Mutex<Option<Link>>,
+}
+
+/// Who is at the other end of a connection.
+pub(super) struct Member {
+    pub(super) identity: Identity,
+    pub(super) key: KeyHash,
 }
 
 /// A connection to a peer.
@@ -53,12 +60,20 @@ struct Link {
 }
 
 impl Pool {
-    pub(super) fn new(endpoint: Endpoint, identity: Identity, metrics: &mut Registry) -> Self {
+    pub(super) fn new(endpoint: Endpoint, identity: &NodeIdentity, metrics: &mut Registry) -> Self {
         let connections = Gauge::default();
         metrics.register("flotilla_peer_connections", "Connections to other peers", connections.clone());
         let (dialled, to_serve) = mpsc::channel(DIALLED_WAITING);
         let to_serve = Mutex::new(Some(to_serve));
-        Self { endpoint, identity, peers: DashMap::new(), dialled, to_serve, connections }
+        Self {
+            endpoint,
+            identity: identity.identity().clone(),
+            revoked: identity.revoked_keys().clone(),
+            peers: DashMap::new(),
+            dialled,
+            to_serve,
+            connections,
+        }
     }
 
     pub(super) fn learn(&self, peer: PeerId, address: SocketAddr, seed: bool) {
@@ -90,36 +105,37 @@ impl Pool {
             link.used_at = Instant::now();
             return Ok(Reached { connection: link.connection.clone(), is_warm: true });
         }
-        let (identity, connection) = self.dial(id, peer.address).await?;
+        let (member, connection) = self.dial(id, peer.address).await?;
         *link = Some(Link { connection: connection.clone(), used_at: Instant::now() });
         drop(link);
         // The receiver goes with the process.
-        let _ = self.dialled.send((identity, connection.clone())).await;
+        let _ = self.dialled.send((member, connection.clone())).await;
         self.close_idle();
         Ok(Reached { connection, is_warm: false })
     }
 
-    async fn dial(&self, id: &PeerId, address: SocketAddr) -> Result<(Identity, Connection), DialError> {
+    async fn dial(&self, id: &PeerId, address: SocketAddr) -> Result<(Member, Connection), DialError> {
         let failed = |reason: String| DialError::Failed { peer: id.clone(), address, reason };
         let dial =
             self.endpoint.connect(address, &id.dns_name()).map_err(|error| failed(error.to_string()))?;
         let connection = timeout(DIAL_TIMEOUT, dial).await.map_err(|_| failed("no answer".into()))?;
         let connection = connection.map_err(|error| failed(explain(&error)))?;
-        let identity = self.admit(&connection).map_err(failed)?;
-        Ok((identity, connection))
+        let member = self.admit(&connection).map_err(failed)?;
+        Ok((member, connection))
     }
 
     /// Who is at the other end, if it may be there: a peer or seed of this region.
-    pub(super) fn admit(&self, connection: &Connection) -> Result<Identity, String> {
+    pub(super) fn admit(&self, connection: &Connection) -> Result<Member, String> {
         let shown =
             connection.peer_identity().and_then(|any| any.downcast::<Vec<CertificateDer<'static>>>().ok());
         let chain = shown.ok_or("no certificate")?;
         let identity = peer_identity(&chain).map_err(|error| error.to_string())?;
+        let key = peer_key(&chain).map_err(|error| error.to_string())?;
         let admitted = matches!(identity.role, Role::Peer | Role::Seed)
             && identity.region == self.identity.region
             && identity.cluster == self.identity.cluster;
         if admitted {
-            return Ok(identity);
+            return Ok(Member { identity, key });
         }
         connection.close(NOT_ADMITTED, b"not a peer of this region");
         Err(format!("{identity} is no peer of this region"))

@@ -1,5 +1,6 @@
 //! Answering other peers: pieces for everyone in the region, registries for a seed's peers.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use flotilla_proto::{Authorization, Digest, Identity, RegistryHost, frame};
 use http_body_util::BodyExt as _;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
-use quinn::{Connection, SendStream, WriteError};
+use quinn::{Connection, SendStream, VarInt, WriteError};
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::follow::FOLLOWS;
 use super::pacer::Pacer;
+use super::pool::Member;
 use super::small::GivenCounts;
 use super::stream::{Incoming, cut};
 use super::{Offered, Transport};
@@ -80,8 +82,8 @@ impl Transport {
             tokio::select! {
                 () = shutdown.cancelled() => break,
                 Some(_) = connections.join_next() => {}
-                Some((identity, connection)) = dialled.recv() => {
-                    connections.spawn(self.clone().answer(identity, connection, services.clone()));
+                Some((member, connection)) = dialled.recv() => {
+                    connections.spawn(self.clone().answer(member, connection, services.clone()));
                 }
                 Some(incoming) = self.pool.endpoint.accept() => {
                     if crowd.len() >= RETRY_FROM && !incoming.remote_address_validated() {
@@ -101,29 +103,42 @@ impl Transport {
                         };
                         drop(seat);
                         let Ok(Ok(connection)) = shaken else { return };
-                        match transport.pool.admit(&connection) {
-                            Ok(identity) => {
-                                transport.pool.keep(&identity.id, &connection).await;
-                                transport.answer(identity, connection, services).await;
-                            }
-                            Err(reason) => tracing::warn!(from = %connection.remote_address(), reason, "connection refused"),
-                        }
+                        transport.receive(connection, services).await;
                     });
                 }
             }
         }
-        self.pool.endpoint.close(quinn::VarInt::from_u32(0), b"stopping");
+        self.pool.endpoint.close(VarInt::from_u32(0), b"stopping");
         self.pool.endpoint.wait_idle().await;
     }
 
-    /// Answers the requests that come over one connection, until it ends.
-    async fn answer(self, caller: Identity, connection: Connection, services: Arc<Services>) {
+    /// Answers on a connection that another one dialled, if it may be here.
+    async fn receive(self, connection: Connection, services: Arc<Services>) {
+        let member = match self.pool.admit(&connection) {
+            Ok(member) => member,
+            Err(reason) => {
+                return tracing::warn!(from = %connection.remote_address(), reason, "connection refused");
+            }
+        };
+        self.pool.keep(&member.identity.id, &connection).await;
+        self.answer(member, connection, services).await;
+    }
+
+    /// Answers the requests that come over one connection, until it ends or its other end's key is revoked.
+    async fn answer(self, member: Member, connection: Connection, services: Arc<Services>) {
         self.pool.opened();
+        let caller = member.identity;
+        let mut revoked = pin!(self.pool.revoked.until_revoked(member.key));
         let mut requests = JoinSet::new();
         let follows = Arc::new(Semaphore::new(FOLLOWS));
         loop {
             tokio::select! {
                 Some(_) = requests.join_next() => {}
+                () = &mut revoked => {
+                    tracing::info!(peer = %caller.id, "connection closed: the peer's key was revoked");
+                    connection.close(REVOKED, b"this key was revoked");
+                    break;
+                }
                 stream = connection.accept_bi() => {
                     let Ok((send, receive)) = stream else { break };
                     let (services, caller, follows) = (services.clone(), caller.clone(), follows.clone());
@@ -301,6 +316,9 @@ const RETRY_FROM: usize = Crowd::MANY / 2;
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After so long it may be turned away, where there are many.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How the connection of a revoked key is closed.
+const REVOKED: VarInt = VarInt::from_u32(4);
 
 const HEADER_PATIENCE: Duration = Duration::from_secs(10);
 

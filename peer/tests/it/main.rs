@@ -26,6 +26,7 @@ mod ranges;
 mod refusals;
 mod region;
 mod registry;
+mod revocation;
 mod script;
 mod secrets;
 mod sni;

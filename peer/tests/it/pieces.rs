@@ -1,6 +1,7 @@
 //! The piece port: who is let in, and who gets a piece.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use flotilla_daemon::identity::NodeIdentity;
@@ -42,6 +43,43 @@ async fn pieces_go_to_the_region_s_own_and_to_nobody_else() {
         let got = piece(&region.one, tls, &blob).await;
         assert!(got.is_err(), "{shown}: {got:?}");
     }
+}
+
+#[tokio::test]
+async fn a_removed_peer_loses_its_connections_and_gets_no_piece_from_peers_or_seeds() {
+    let region = Region::start().await;
+    let blob = noise(1, 1000);
+    region.registry.push("app", "v1", &[&blob]);
+    region.one.client.mirror("/v2/app/manifests/v1").await;
+    assert_eq!(region.one.client.mirror(&blob_path("app", &blob)).await.status, 200);
+    let removed = region.cluster.enrol("node-3", REGION, "peer").await;
+    let mut connections = Vec::new();
+    for node in [&region.one, &region.seed] {
+        let connection = connect(node, tls_of(&removed)).await.unwrap();
+        let run = PieceRun { digest: Digest::of(&blob).into(), first: 0, count: 1, picked: false };
+        let mut answer = ask(&connection, request::Kind::Pieces(run)).await.unwrap();
+        assert!(within(answer.read_to_end(1 << 20)).await.unwrap().ends_with(&blob));
+        connections.push(connection);
+    }
+
+    region.cluster.remove("node-3").await;
+    for connection in connections {
+        let closed = tokio::time::timeout(Duration::from_secs(5), connection.closed());
+        let closed = closed.await.expect("within 5 s").to_string();
+        assert!(closed.contains("this key was revoked"), "{closed}");
+    }
+    for node in [&region.one, &region.seed] {
+        // In TLS 1.3 a client may learn only later that it was refused.
+        let refused = match connect(node, tls_of(&removed)).await {
+            Ok(connection) => within(connection.closed()).await.to_string(),
+            Err(refused) => refused,
+        };
+        // RFC 8446 §6.2: 44 is certificate_revoked.
+        assert!(refused.contains("error 44"), "{refused}");
+    }
+    std::fs::remove_dir_all(region.cluster.daemon_dir("node-3")).unwrap();
+    let again = region.cluster.enrol("node-3", REGION, "peer").await;
+    assert_eq!(piece(&region.one, tls_of(&again), &blob).await.unwrap(), (Status::Ok, blob));
 }
 
 /// Loopback carries packets of 64 KiB. Fails where the endpoint's own limit stays at 1472; passes

@@ -39,9 +39,8 @@ impl Script {
         cluster.spawn(async move { drop(watch.await) });
         let (sender, attached) = mpsc::channel(8);
         let service = rpc::SchedulerServer::new(Service(sender));
-        let tls = identity.server_config(&[rpc::ALPN_GRPC], ClientAuth::Required);
-        let stop = cluster.shutdown.child_token();
-        let serve = rpc::serve(listener, tls, Routes::new(service), stop.clone());
+        let (routes, stop) = (Routes::new(service), cluster.shutdown.child_token());
+        let serve = rpc::serve(listener, &identity, ClientAuth::Required, routes, stop.clone());
         cluster.spawn(async move { serve.await.unwrap() });
         Self { attached, stop }
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use flotilla_peer::{Peer, PeerConfig};
 use flotilla_proto::JoinTokenText;
-use flotilla_proto::wire::manager::{Empty, JoinToken, Name};
+use flotilla_proto::wire::manager::{CreateTokenRequest, Empty, JoinToken};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::task::JoinHandle;
@@ -164,12 +164,14 @@ async fn a_peer_without_its_token_file_waits_for_it() {
 #[tokio::test]
 async fn a_removed_peer_stops_serving_until_another_token_enrols_it() {
     let cluster = Cluster::start().await;
-    // Good for any number of uses: the removal must hold all the same.
-    let first = token(&cluster).await;
+    // Good for any number of uses, and put in place again: the removal must hold all the same.
+    let first = unlimited_token(&cluster).await;
     let peer = Running::start(&cluster, "node-1", &first).await;
     within(peer.serves()).await;
+    assert!(!peer.token_file.exists(), "it is used");
+    std::fs::write(&peer.token_file, &first).unwrap();
 
-    cluster.topology().remove_daemon(Name { name: "node-1".into() }).await.unwrap();
+    cluster.remove("node-1").await;
     let missing = within(peer.missing("identity")).await;
     assert!(missing.contains("removed from the topology"), "{missing}");
     assert!(missing.contains(peer.token_file.to_str().unwrap()), "{missing}");
@@ -285,6 +287,12 @@ impl Drop for AbortOnDrop {
 async fn token(cluster: &Cluster) -> JoinTokenText {
     let joining = cluster.joining(REGION, "peer").await;
     joining.join_token().unwrap().unwrap()
+}
+
+async fn unlimited_token(cluster: &Cluster) -> String {
+    let (region, role) = (REGION.into(), "peer".into());
+    let request = CreateTokenRequest { region, role, lifetime_seconds: 600, uses: 0, unlimited: true };
+    cluster.topology().create_token(request).await.unwrap().into_inner().token
 }
 
 /// A port on a loopback address that no other test has: it may be freed and taken again.

@@ -1,6 +1,7 @@
 //! Who may attach, and what ends a stream.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use flotilla_daemon::identity::NodeIdentity;
@@ -106,6 +107,26 @@ async fn a_peer_that_attaches_again_replaces_its_former_stream() {
     let mut latter = attach(region.scheduler, &identity, hello()).await.unwrap();
     former.end().await.unwrap();
     latter.hear(|batch| batch.welcome).await;
+}
+
+#[tokio::test]
+async fn a_removed_peer_loses_its_stream_and_is_refused_at_the_handshake_until_it_enrols_again() {
+    let region = Region::start().await;
+    let removed = region.cluster.enrol("node-1", REGION, "peer").await;
+    let mut stream = attach(region.scheduler, &removed, hello()).await.unwrap();
+    stream.hear(|batch| batch.welcome).await;
+    let mut stays = region.attach("node-2", "peer").await;
+
+    region.cluster.remove("node-1").await;
+    tokio::time::timeout(Duration::from_secs(5), stream.end()).await.expect("within 5 s").unwrap_err();
+    assert_eq!(alert(&region, Some(&removed)).await, AlertDescription::CertificateRevoked);
+    let refused = attach(region.scheduler, &removed, hello()).await.err().unwrap();
+    assert!(rpc::reason(&refused).contains("this daemon's key is revoked"), "{refused:?}");
+
+    stays.hear(|batch| batch.welcome).await;
+    std::fs::remove_dir_all(region.cluster.daemon_dir("node-1")).unwrap();
+    let mut again = region.attach("node-1", "peer").await;
+    again.hear(|batch| batch.welcome).await;
 }
 
 /// The alert with which the scheduler ends the handshake of a client that shows the

@@ -10,7 +10,7 @@ use flotilla_daemon::rpc::{self, TopologyClient};
 use flotilla_manager::identity::Ca;
 use flotilla_manager::{Config, Manager};
 use flotilla_proto::Identity;
-use flotilla_proto::wire::manager::{CreateTokenRequest, Region};
+use flotilla_proto::wire::manager::{CreateTokenRequest, Name, Region};
 use flotilla_scheduler::SchedulerConfig;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -63,8 +63,13 @@ impl Cluster {
     }
 
     pub(crate) async fn joining(&self, region: &str, role: &str) -> ManagerConfig {
-        let request =
-            CreateTokenRequest { region: region.into(), role: role.into(), lifetime_seconds: 600, uses: 0 };
+        let request = CreateTokenRequest {
+            region: region.into(),
+            role: role.into(),
+            lifetime_seconds: 600,
+            uses: 1,
+            unlimited: false,
+        };
         let created = self.topology().create_token(request).await.unwrap().into_inner();
         ManagerConfig { join_token: Some(created.token.into()), ..ManagerConfig::default() }
     }
@@ -79,6 +84,11 @@ impl Cluster {
         let manager = self.joining(region, role).await;
         let dir = self.daemon_dir(name).join("identity");
         NodeIdentity::open(&dir, &name.parse().unwrap(), &manager).await.unwrap()
+    }
+
+    /// Removes a daemon, as its operator does.
+    pub(crate) async fn remove(&self, name: &str) {
+        self.topology().remove_daemon(Name { name: name.into() }).await.unwrap();
     }
 
     /// A certificate of the cluster's own CA that no join token gives.

@@ -66,8 +66,9 @@ fn token_request(region: &str, role: Role) -> CreateTokenRequest {
         region: region.to_owned(),
         role: role.to_string(),
         lifetime_seconds: TOKEN_LIFETIME.as_secs(),
-        // A daemon that dies while it joins comes again with the same token.
-        uses: 0,
+        // A daemon that dies while it joins comes again with the same token and key.
+        uses: 1,
+        unlimited: false,
     }
 }
 
