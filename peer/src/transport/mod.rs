@@ -3,7 +3,7 @@
 //! One connection per peer pair, whoever dialled (of two that dial each other at the same moment,
 //! requests go over one, and the other idles); one bidirectional stream per request: a small
 //! header, then raw bytes. `quic` sets the endpoint up, `congestion` paces it, `pool`
-//! keeps connections, `pacer` keeps to what the node may take of its link. `fetch` asks for pieces, `upload` sends them, `follow` tells and hears who
+//! keeps connections, `guests` counts those that others dialled, `pacer` keeps to what the node may take of its link. `fetch` asks for pieces, `upload` sends them, `follow` tells and hears who
 //! holds what, `call` asks a seed to speak to a registry,
 //! or for a small blob, `serve` answers that; `small` sends such blobs.
 
@@ -11,6 +11,7 @@ mod call;
 mod congestion;
 mod fetch;
 mod follow;
+mod guests;
 mod pacer;
 mod pool;
 mod quic;

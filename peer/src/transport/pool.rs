@@ -21,11 +21,15 @@ use rustls::pki_types::CertificateDer;
 use tokio::sync::{Mutex, mpsc};
 use tokio::time::timeout;
 
+use super::guests::Guests;
+
 /// Every peer this one knows the address of, with the connection to it if there is one.
 pub(super) struct Pool {
     pub(super) endpoint: Endpoint,
     pub(super) identity: Identity,
     pub(super) revoked: RevokedKeys,
+    /// Those that dialled.
+    pub(super) guests: Guests,
     peers: DashMap<PeerId, Arc<Peer>>,
     /// Connections that were dialled from here, for `serve` to answer requests on.
     dialled: mpsc::Sender<(Member, Connection)>,
@@ -69,6 +73,7 @@ impl Pool {
             endpoint,
             identity: identity.identity().clone(),
             revoked: identity.revoked_keys().clone(),
+            guests: Guests::default(),
             peers: DashMap::new(),
             dialled,
             to_serve,

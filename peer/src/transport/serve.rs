@@ -20,6 +20,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::follow::FOLLOWS;
+use super::guests;
 use super::pacer::Pacer;
 use super::pool::Member;
 use super::small::GivenCounts;
@@ -114,11 +115,14 @@ impl Transport {
 
     /// Answers on a connection that another one dialled, if it may be here.
     async fn receive(self, connection: Connection, services: Arc<Services>) {
+        let from = connection.remote_address();
         let member = match self.pool.admit(&connection) {
             Ok(member) => member,
-            Err(reason) => {
-                return tracing::warn!(from = %connection.remote_address(), reason, "connection refused");
-            }
+            Err(reason) => return tracing::warn!(%from, reason, "connection refused"),
+        };
+        let Some(_place) = self.pool.guests.enter(&member.identity.id) else {
+            tracing::warn!(peer = %member.identity.id, %from, limit = guests::MOST, "connection refused: it has many");
+            return connection.close(TOO_MANY, b"this identity has too many connections here");
         };
         self.pool.keep(&member.identity.id, &connection).await;
         self.answer(member, connection, services).await;
@@ -317,7 +321,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After so long it may be turned away, where there are many.
 const HANDSHAKE_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How the connection of a revoked key is closed.
+/// How a connection is closed.
+const TOO_MANY: VarInt = VarInt::from_u32(3);
 const REVOKED: VarInt = VarInt::from_u32(4);
 
 const HEADER_PATIENCE: Duration = Duration::from_secs(10);

@@ -82,6 +82,44 @@ async fn a_removed_peer_loses_its_connections_and_gets_no_piece_from_peers_or_se
     assert_eq!(piece(&region.one, tls_of(&again), &blob).await.unwrap(), (Status::Ok, blob));
 }
 
+/// Honest peers have one or two.
+#[tokio::test]
+async fn one_identity_has_sixteen_connections_at_most_and_keeps_nobody_else_out() {
+    let region = Region::start().await;
+    let greedy = region.cluster.enrol("node-3", REGION, "peer").await;
+    let mut connections = Vec::new();
+    for _ in 0..16 {
+        let connection = connect(&region.one, tls_of(&greedy)).await.unwrap();
+        assert_eq!(status(&connection).await.unwrap(), Status::NotHeld);
+        connections.push(connection);
+    }
+    let refused = connect(&region.one, tls_of(&greedy)).await.unwrap();
+    let closed = within(refused.closed()).await.to_string();
+    assert!(closed.contains("this identity has too many connections here"), "{closed}");
+    let other = region.cluster.enrol("node-4", REGION, "peer").await;
+    let other = connect(&region.one, tls_of(&other)).await.unwrap();
+    assert_eq!(status(&other).await.unwrap(), Status::NotHeld);
+
+    // The first ones go on, and one that ends makes room.
+    assert_eq!(status(&connections[0]).await.unwrap(), Status::NotHeld);
+    connections.pop().unwrap().close(0u32.into(), b"done");
+    within(async {
+        while status(&connect(&region.one, tls_of(&greedy)).await.unwrap()).await.is_err() {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+}
+
+/// What a node says to a request for a blob that nobody has.
+async fn status(connection: &Connection) -> Result<Status, String> {
+    let run = PieceRun { digest: Digest::of(b"x").into(), first: 0, count: 1, picked: false };
+    let mut receive = ask(connection, request::Kind::Pieces(run)).await?;
+    let answer = within(receive.read_to_end(1 << 20)).await.map_err(|error| error.to_string())?;
+    let header: Response = frame::decode(&mut BytesMut::from(&answer[..])).unwrap().ok_or("no answer")?;
+    Ok(header.status())
+}
+
 /// Loopback carries packets of 64 KiB. Fails where the endpoint's own limit stays at 1472; passes
 /// without the limit on segments, whose harm is one of throughput (`docs/design.md` §5).
 #[tokio::test]
