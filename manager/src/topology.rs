@@ -1,7 +1,7 @@
 //! The topology and its changes: what is kept, and who hears of it.
 
 use std::net::SocketAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use flotilla_daemon::settings::Upstream;
 use flotilla_proto::wire::manager as wire;
@@ -82,9 +82,13 @@ impl Topology {
     }
 
     /// Removes a daemon: it gets no settings and no renewal any more, and no daemon trusts its key.
-    /// `None` if there is none.
-    pub(crate) async fn remove_daemon(&self, id: &PeerId) -> Result<Option<Removal>, sqlx::Error> {
-        let removed = self.store.remove_daemon(id, SystemTime::now()).await?;
+    /// `None` if there is none. No certificate is good for longer than `lifetime`.
+    pub(crate) async fn remove_daemon(
+        &self,
+        id: &PeerId,
+        lifetime: Duration,
+    ) -> Result<Option<Removal>, sqlx::Error> {
+        let removed = self.store.remove_daemon(id, SystemTime::now(), lifetime).await?;
         if let Some(removal) = removed {
             self.watchers.announce();
             let is_revoked = matches!(removal, Removal::Revoked(_));

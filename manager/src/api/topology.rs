@@ -78,7 +78,11 @@ impl Topology for Services {
     async fn remove_daemon(&self, request: Request<Name>) -> Reply<RemovedDaemon> {
         admin(&request)?;
         let id: PeerId = parse("daemon", &request.get_ref().name)?;
-        let removed = self.topology.remove_daemon(&id).await.map_err(|error| store_failed(&error))?;
+        let removed = self
+            .topology
+            .remove_daemon(&id, self.certificate_lifetime)
+            .await
+            .map_err(|error| store_failed(&error))?;
         let removal = removed.ok_or_else(|| Status::not_found(format!("there is no daemon `{id}`")))?;
         Ok(Response::new(match removal {
             Removal::Revoked(until) => RemovedDaemon { revoked: true, revoked_until: until.cast_unsigned() },

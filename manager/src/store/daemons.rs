@@ -1,7 +1,7 @@
 //! Daemons: where each is, what each is told, and its end.
 
 use std::net::SocketAddr;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use flotilla_proto::wire::manager as wire;
 use flotilla_proto::{Identity, KeyHash, PeerId, RegionName, Role};
@@ -112,11 +112,13 @@ impl Store {
         Ok(())
     }
 
-    /// Removes a daemon and revokes its key; `None` if there is none of that name.
+    /// Removes a daemon and revokes its key; `None` if there is none of that name. The key counts as certified
+    /// for a whole `lifetime` from now on: a store that was restored from a backup misses renewals.
     pub(crate) async fn remove_daemon(
         &self,
         id: &PeerId,
         now: SystemTime,
+        lifetime: Duration,
     ) -> Result<Option<Removal>, sqlx::Error> {
         let mut transaction = self.begin_write().await?;
         let removed: Option<DaemonRow> = sqlx::query_as("DELETE FROM daemons WHERE id = ? RETURNING *")
@@ -125,7 +127,10 @@ impl Store {
             .await?;
         let Some(DaemonRow { id, key_hash, certificate_ends, .. }) = removed else { return Ok(None) };
         let removal = match key_hash {
-            Some(key) => Removal::Revoked(revoke(&mut transaction, &key, &id, certificate_ends, now).await?),
+            Some(key) => {
+                let ends = certificate_ends.max(unix_seconds(now + lifetime));
+                Removal::Revoked(revoke(&mut transaction, &key, &id, ends, now).await?)
+            }
             None => Removal::KeyUnknown,
         };
         raise_revision(&mut transaction).await?;

@@ -67,7 +67,8 @@ impl Store {
             None => None,
         };
         if let Some((holder, key)) = replaced {
-            revoke(&mut transaction, key, &holder.id, holder.certificate_ends, now).await?;
+            let ends = holder.certificate_ends.max(unix_seconds(applicant.key.ends));
+            revoke(&mut transaction, key, &holder.id, ends, now).await?;
             raise_revision(&mut transaction).await?;
         }
         keep(&mut transaction, applicant, &token, now).await?;
