@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service as _;
 
 use super::Readiness;
+use super::serve::{LetGo, serve};
 use crate::bind::{BindError, bind_tcp};
 use crate::config::{AdminConfig, MetricsConfig};
 use crate::own_names::OwnNames;
@@ -42,6 +43,7 @@ pub struct AdminServer {
     address: SocketAddr,
     pages: Arc<OnceLock<Router>>,
     metrics: Option<(TcpListener, OwnNames)>,
+    let_go: LetGo,
     stop: CancellationToken,
     running: JoinSet<io::Result<()>>,
 }
@@ -61,10 +63,11 @@ impl AdminServer {
         })?;
         let (pages, stop) = (Arc::new(OnceLock::new()), CancellationToken::new());
         let mut running = JoinSet::new();
+        let let_go = LetGo::default();
         let router =
             answering_to(OwnNames::new("admin.names", &admin.names), router(readiness, pages.clone()));
-        running.spawn(serve(listener, router, stop.clone()));
-        Ok(Self { address, pages, metrics: None, stop, running })
+        running.spawn(serve(listener, router, let_go.clone(), stop.clone()));
+        Ok(Self { address, pages, metrics: None, let_go, stop, running })
     }
 
     /// Binds `metrics.listen` where one is set.
@@ -92,12 +95,16 @@ impl AdminServer {
     /// Adds the pages, and `/metrics` alone at `metrics.listen`; from here on they live as
     /// tasks of the daemon.
     pub fn complete(mut self, tasks: &mut Tasks, admin: Admin) {
+        let mut own = Registry::default();
+        self.let_go.register(&mut own);
+        let metrics = metrics_router([admin.metrics, Arc::new(own)]);
         if let Some((listener, names)) = self.metrics.take() {
-            let router = answering_to(names, metrics_router(admin.metrics.clone()));
-            tasks.spawn_fallible("metrics", serve(listener, router, tasks.shutdown().clone()));
+            let router = answering_to(names, metrics.clone());
+            let serve = serve(listener, router, self.let_go.clone(), tasks.shutdown().clone());
+            tasks.spawn_fallible("metrics", serve);
         }
         // Nobody else sets it: `self` is consumed.
-        let _set_once = self.pages.set(metrics_router(admin.metrics).merge(admin.routes));
+        let _set_once = self.pages.set(metrics.merge(admin.routes));
         let shutdown = tasks.shutdown().clone();
         tasks.spawn_fallible("admin", async move {
             tokio::select! {
@@ -142,17 +149,18 @@ async fn page(pages: Option<Router>, readiness: Readiness, request: Request) -> 
     (StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }
 
-async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) -> io::Result<()> {
-    axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await
+/// The daemon's metrics, and those of its pages.
+type Shown = [Arc<Registry>; 2];
+
+fn metrics_router(shown: Shown) -> Router {
+    Router::new().route("/metrics", get(metrics_text).with_state(shown))
 }
 
-fn metrics_router(metrics: Arc<Registry>) -> Router {
-    Router::new().route("/metrics", get(metrics_text).with_state(metrics))
-}
-
-async fn metrics_text(State(metrics): State<Arc<Registry>>) -> Response {
+async fn metrics_text(State(shown): State<Shown>) -> Response {
     let mut body = String::new();
-    match text::encode(&mut body, &metrics) {
+    let mut registries = shown.iter();
+    let encoded = registries.try_for_each(|registry| text::encode_registry(&mut body, registry));
+    match encoded.and_then(|()| text::encode_eof(&mut body)) {
         Ok(()) => ([(header::CONTENT_TYPE, OPENMETRICS)], body).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
@@ -172,6 +180,7 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpStream;
 
+    use super::super::serve::CLIENTS;
     use super::*;
 
     #[tokio::test]
@@ -196,7 +205,10 @@ mod tests {
         server.complete(&mut tasks, Admin { metrics: Arc::new(metrics), routes });
 
         assert!(fetch(address, "/healthz").await.starts_with("HTTP/1.1 200"));
-        assert!(fetch(address, "/metrics").await.contains("\nflotilla_peer_source_bytes_total 7\n"));
+        let shown = fetch(address, "/metrics").await;
+        assert!(shown.contains("\nflotilla_peer_source_bytes_total 7\n"), "{shown}");
+        assert!(shown.contains("\nflotilla_admin_let_go_total{reason=\"full\"} 0\n"), "{shown}");
+        assert!(shown.matches("# EOF").count() == 1 && shown.ends_with("# EOF\n"), "{shown}");
         assert!(fetch(address, "/status").await.ends_with("mine"));
         let not_ready = fetch(address, "/readyz").await;
         assert!(not_ready.starts_with("HTTP/1.1 503"), "{not_ready}");
@@ -223,6 +235,35 @@ mod tests {
         shutdown.cancel();
         tasks.drain(std::time::Duration::from_secs(30)).await.unwrap();
         TcpStream::connect(address).await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn idle_clients_of_one_owner_keep_nobody_from_the_pages() {
+        let server = AdminServer::start(&AdminConfig::on_port(0), Readiness::new()).unwrap();
+        let address = server.address();
+        let mut idle = Vec::new();
+        for _ in 0..4 * CLIENTS {
+            idle.push(TcpStream::connect(address).await.unwrap());
+        }
+        assert!(fetch(address, "/healthz").await.starts_with("HTTP/1.1 200"));
+        // The first ones made room: there are never more than the bound.
+        assert_eq!(idle[0].read(&mut [0; 1]).await.unwrap(), 0);
+        assert_eq!(idle[3 * CLIENTS - 1].read(&mut [0; 1]).await.unwrap(), 0);
+        let last = &mut idle[4 * CLIENTS - 1];
+        last.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        last.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.ends_with("ok\n"), "the last ones stay: {answer}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_sends_half_a_head_is_let_go() {
+        let server = AdminServer::start(&AdminConfig::on_port(0), Readiness::new()).unwrap();
+        let mut half = TcpStream::connect(server.address()).await.unwrap();
+        half.write_all(b"GET /healthz HTTP/1.1\r\nHost:").await.unwrap();
+        let mut answer = String::new();
+        half.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "");
     }
 
     async fn fetch(address: SocketAddr, path: &str) -> String {

@@ -3,6 +3,7 @@
 mod admin;
 mod logs;
 mod readiness;
+mod serve;
 
 pub use admin::{Admin, AdminServer};
 pub use logs::{InitLogsError, init_logs};
