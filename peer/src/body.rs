@@ -1,12 +1,16 @@
 //! HTTP bodies that stream from elsewhere in the daemon.
 
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, Full};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
 
 use crate::source::{BodyStream, BoxError};
 use crate::transport::Incoming;
@@ -30,8 +34,16 @@ pub(crate) fn broken(reason: &'static str) -> BodyStream {
 }
 
 /// Reads a body whole; `None` if it breaks, or is longer than `max_len` bytes.
-pub(crate) async fn read_whole(mut body: BodyStream, max_len: usize) -> Option<Bytes> {
-    let mut whole = BytesMut::new();
+pub(crate) async fn read_whole(body: BodyStream, max_len: usize) -> Option<Bytes> {
+    read_into(BytesMut::new(), body, max_len).await
+}
+
+/// As [`read_whole`], where it is told how long the body is: so much memory is taken and no more.
+pub(crate) async fn read_told(body: BodyStream, len: usize) -> Option<Bytes> {
+    read_into(BytesMut::with_capacity(len), body, len).await
+}
+
+async fn read_into(mut whole: BytesMut, mut body: BodyStream, max_len: usize) -> Option<Bytes> {
     while let Some(frame) = body.frame().await {
         let Ok(data) = frame.ok()?.into_data() else { continue };
         if whole.len() + data.len() > max_len {
@@ -43,8 +55,12 @@ pub(crate) async fn read_whole(mut body: BodyStream, max_len: usize) -> Option<B
 }
 
 /// The rest of a stream between peers. A cut stream is an error, never a clean end.
-pub(crate) fn from_stream(stream: Incoming) -> BodyStream {
-    from_task(|sender| pump(stream, sender))
+///
+/// What nobody reads stays in the connection's window, which is all other streams', too. So where `unread` is given,
+/// only as many as it permits may stand still for long.
+pub(crate) fn from_stream(stream: Incoming, unread: Option<Arc<Semaphore>>) -> BodyStream {
+    let is_cut = Arc::new(AtomicBool::new(false));
+    fed(is_cut.clone(), |sender| pump(stream, sender, Unread { permits: unread, is_cut }))
 }
 
 /// A body that `task` feeds; it ends with the task, and the task is dropped with the body.
@@ -52,12 +68,45 @@ pub(crate) fn from_task<F>(task: impl FnOnce(mpsc::Sender<Result<Bytes, BoxError
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
-    let task = tokio::spawn(task(sender));
-    Fed { receiver, task: AbortOnDrop(task) }.boxed_unsync()
+    fed(Arc::default(), task)
 }
 
-async fn pump(mut stream: Incoming, sender: mpsc::Sender<Result<Bytes, BoxError>>) {
+fn fed<F>(
+    is_cut: Arc<AtomicBool>,
+    task: impl FnOnce(mpsc::Sender<Result<Bytes, BoxError>>) -> F,
+) -> BodyStream
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
+    let task = tokio::spawn(task(sender));
+    Fed { receiver, is_cut, task: AbortOnDrop(task) }.boxed_unsync()
+}
+
+/// What happens to a stream that nobody reads.
+struct Unread {
+    permits: Option<Arc<Semaphore>>,
+    /// There was no room for the reason.
+    is_cut: Arc<AtomicBool>,
+}
+
+impl Unread {
+    /// Whether it was sent: not if the receiver is gone, or took nothing for long, as others do already.
+    async fn send<T>(&self, sender: &mpsc::Sender<T>, next: T) -> bool {
+        let mut sending = std::pin::pin!(sender.send(next));
+        let Some(permits) = &self.permits else { return sending.await.is_ok() };
+        if let Ok(sent) = timeout(UNREAD_TIME, sending.as_mut()).await {
+            return sent.is_ok();
+        }
+        let Ok(_permit) = permits.try_acquire() else {
+            self.is_cut.store(true, Ordering::Relaxed);
+            return false;
+        };
+        sending.await.is_ok()
+    }
+}
+
+async fn pump(mut stream: Incoming, sender: mpsc::Sender<Result<Bytes, BoxError>>, unread: Unread) {
     loop {
         let next = match stream.chunk(CHUNK).await {
             Ok(Some(chunk)) => Ok(chunk),
@@ -65,7 +114,7 @@ async fn pump(mut stream: Incoming, sender: mpsc::Sender<Result<Bytes, BoxError>
             Err(error) => Err(Box::new(error) as BoxError),
         };
         let ended = next.is_err();
-        if sender.send(next).await.is_err() {
+        if !unread.send(&sender, next).await {
             return stream.stop();
         }
         if ended {
@@ -80,8 +129,17 @@ const CHUNK: usize = 64 << 10;
 /// Chunks or pieces that may wait for a slow client.
 const CHUNKS_AHEAD: usize = 1;
 
+/// Streams of one node that may stand still for longer than [`UNREAD_TIME`]: half of what a connection's window has
+/// room for, with 8 MiB each (`transport/quic.rs`).
+pub(crate) const UNREAD: usize = 4;
+
+/// A client that reads at all has read some by then.
+const UNREAD_TIME: Duration = Duration::from_secs(4);
+
 struct Fed {
     receiver: mpsc::Receiver<Result<Bytes, BoxError>>,
+    /// It ends as a cut.
+    is_cut: Arc<AtomicBool>,
     #[expect(dead_code, reason = "dropping it ends the task")]
     task: AbortOnDrop,
 }
@@ -94,7 +152,11 @@ impl http_body::Body for Fed {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        self.receiver.poll_recv(context).map(|next| next.map(|chunk| chunk.map(Frame::data)))
+        let next = std::task::ready!(self.receiver.poll_recv(context));
+        if next.is_none() && self.is_cut.swap(false, Ordering::Relaxed) {
+            return Poll::Ready(Some(Err("it was not read for too long, as others are not".into())));
+        }
+        Poll::Ready(next.map(|chunk| chunk.map(Frame::data)))
     }
 }
 
@@ -137,6 +199,30 @@ mod tests {
     #[tokio::test]
     async fn a_cut_body_is_no_whole_one() {
         assert_eq!(read_whole(chunks(vec![chunk("ab"), Err("cut".into())]), 5).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_many_that_stand_still_the_last_are_cut() {
+        let permits = Arc::new(Semaphore::new(2));
+        let mut bodies: Vec<BodyStream> = Vec::new();
+        for _ in 0..3 {
+            let (unread, is_cut) = (Some(permits.clone()), Arc::new(AtomicBool::new(false)));
+            let unread = Unread { permits: unread, is_cut: is_cut.clone() };
+            bodies.push(fed(is_cut, |sender| async move {
+                for _ in 0..3 {
+                    if !unread.send(&sender, chunk("a")).await {
+                        return;
+                    }
+                }
+            }));
+        }
+        tokio::time::sleep(2 * UNREAD_TIME).await;
+        let mut read = Vec::new();
+        for body in bodies {
+            read.push(read_whole(body, 10).await);
+        }
+        assert_eq!(read.iter().flatten().filter(|body| *body == "aaa").count(), 2, "{read:?}");
+        assert_eq!(permits.available_permits(), 2);
     }
 
     #[tokio::test]

@@ -46,7 +46,9 @@ use tokio_util::sync::CancellationToken;
 pub use config::{DoorConfig, InvalidPeerConfigError, Mtu, MtuError, PeerConfig, TransportConfig};
 
 use crate::control::SchedulerLink;
-use crate::door::{Answerer, Authorities, Bypasses, Door, DoorListeners, KeptTokens, Probes, Tunnels, Turns};
+use crate::door::{
+    Answerer, Authorities, Bypasses, Clients, Door, DoorListeners, KeptTokens, Probes, Tunnels, Turns,
+};
 use crate::egress::Egress;
 use crate::grant::{Confirmed, Manifests};
 use crate::metrics::PieceBytes;
@@ -198,6 +200,7 @@ impl Peer {
             readiness: readiness.clone(),
         });
         let door = Arc::new(Door {
+            clients: Clients::register(&mut metrics),
             answerer: Arc::new(Answerer {
                 store,
                 swarm: swarm.clone(),

@@ -2,7 +2,7 @@
 //! with the client's own credential; blobs come from the region.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flotilla_daemon::settings::Receiver;
 use flotilla_proto::{Digest, RegistryHost, RepositoryName};
@@ -10,6 +10,7 @@ use http::uri::PathAndQuery;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 
 use super::bypass::Bypasses;
+use super::client::{Client, RETRY_AFTER};
 use super::error::{REFUSED_BY, not_forwarded, refusal};
 use super::offline::KeptTokens;
 use super::probing::Probes;
@@ -156,6 +157,13 @@ impl Answerer {
         };
         let prompt = is_prompt(request.method(), target.path.path());
         let patience = if prompt { PATIENCE } else { PATIENT };
+        let (came_at, client) = (Instant::now(), request.extensions().get::<Arc<Client>>().cloned());
+        let _turn = match &client {
+            Some(client) => Some(client.turn(prompt, patience).await.ok_or_else(too_many)?),
+            // It belongs to a request that has its turn.
+            None => None,
+        };
+        let patience = patience.saturating_sub(came_at.elapsed());
         let answer = self.egress.forward(&key, &target.upstream, request, purpose, patience);
         let Ok(answer) = tokio::time::timeout(patience + GRACE, answer).await else {
             let message = format!("{} did not answer in time", target.upstream);
@@ -169,6 +177,14 @@ impl Answerer {
         answer.headers_mut().remove(REFUSED_BY);
         Ok(answer)
     }
+}
+
+/// What a client is told whose owner asks too much at a time.
+fn too_many() -> Response<BodyStream> {
+    let message = "other requests of yours wait for registries: there is no turn for one more";
+    let mut refused = refusal(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", message);
+    refused.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
+    refused
 }
 
 /// A path as it goes to the registry. A manifest's or blob's that came encoded goes as what it was read as: a front

@@ -13,14 +13,17 @@ use tokio::time::timeout_at;
 
 use super::answer::{Answerer, holder};
 use super::blob_body::BlobBody;
+use super::client::{self, Client};
 use super::conditions::{Judgement, judge};
 use super::error::{API_VERSION, failed, not_forwarded, refusal};
+use super::flight::{Content, Held};
 use super::parts::Selected;
 use super::passing;
 use super::probing::{self, Part};
 use super::pursuit::{Lost, Pursuit};
 use super::range;
 use super::route::Target;
+use super::weighing::{Weighed, no_room};
 use crate::bare::besides;
 use crate::body;
 use crate::egress::PATIENCE;
@@ -29,6 +32,7 @@ use crate::http_wire::authorization;
 use crate::metrics::PieceSource;
 use crate::seed::Moment;
 use crate::source::{BodyStream, Purpose, ReadCredential};
+use crate::store::BlobFile;
 use crate::swarm::{Live, Wish};
 use crate::transport::{Given, Offered, SMALL};
 
@@ -189,7 +193,8 @@ impl BlobRequest<'_> {
         };
         *response.status_mut() = status;
         if request.method == Method::GET && size > 0 {
-            *response.body_mut() = self.body(size, selected).await?;
+            *response.body_mut() = self.body(client::of(&request.extensions), size, selected).await?;
+            response.extensions_mut().insert(Weighed);
         } else {
             self.confirm(&Wish::Whole).await?;
         }
@@ -295,7 +300,7 @@ impl BlobRequest<'_> {
 
     /// The bytes, as they come. Returns once the first of them may go out, or at the
     /// deadline.
-    async fn body(&self, size: u64, selected: Selected) -> Result<BodyStream, Ended> {
+    async fn body(&self, client: Arc<Client>, size: u64, selected: Selected) -> Result<BodyStream, Ended> {
         let layout = Layout::of(size).ok_or_else(|| {
             let message = format!("{} with {size} bytes is larger than any blob may be", self.digest);
             refusal(StatusCode::BAD_GATEWAY, "SIZE_INVALID", &message)
@@ -337,10 +342,16 @@ impl BlobRequest<'_> {
             .map_err(|error| refusal(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", &error.to_string()))?;
         let swarm = self.door.swarm.clone();
         let late = is_late.then_some(first);
+        let held = match late {
+            Some(_) => None,
+            None => self.room(&client, &file, start).await?,
+        };
         let body = BlobBody {
             store: self.door.store.clone(),
             swarm,
             file,
+            account: client.account.clone(),
+            held,
             pursuit,
             selected,
             late,
@@ -348,6 +359,22 @@ impl BlobRequest<'_> {
             end: None,
         };
         Ok(body::from_task(|sender| body.send(sender)))
+    }
+
+    /// Room for the first piece among the answers under way; none where it goes to somebody else already.
+    async fn room(
+        &self,
+        client: &Client,
+        file: &BlobFile,
+        piece: u32,
+    ) -> Result<Option<Held>, Response<BodyStream>> {
+        let (account, bytes) = (&client.account, file.layout().piece_size(piece) as usize);
+        let content = file.hash_of(piece).map(Content::Piece);
+        if content.is_some_and(|content| account.flight().has(content)) {
+            return Ok(None);
+        }
+        let held = timeout_at(self.deadline.into(), account.take(bytes)).await;
+        held.map(Some).map_err(|_| no_room(client))
     }
 
     /// Whether the registry is asked whatever it granted a moment ago.

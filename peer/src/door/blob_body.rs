@@ -8,6 +8,7 @@ use bytes::Bytes;
 use flotilla_proto::Digest;
 use tokio::sync::mpsc;
 
+use super::flight::{Account, Content, Held};
 use super::parts::Selected;
 use super::pursuit::Pursuit;
 use crate::source::BoxError;
@@ -22,6 +23,9 @@ pub(super) struct BlobBody {
     pub(super) swarm: Swarm,
     /// While it is open, the blob is not evicted.
     pub(super) file: Arc<BlobFile>,
+    pub(super) account: Arc<Account>,
+    /// Room for the first piece, if it was taken already.
+    pub(super) held: Option<Held>,
     pub(super) pursuit: Pursuit,
     pub(super) selected: Selected,
     /// The piece that is waited for before any goes out, if it is not here yet.
@@ -67,11 +71,14 @@ impl BlobBody {
             let to = bytes.end.min(whole.end) - whole.start;
             let within = |offset: u64| usize::try_from(offset).expect("within a piece");
             let is_last = self.end == Some(whole.start + to);
+            // One piece is written, and one waits for it: a third would only fill memory.
+            let Ok(place) = sender.reserve().await else { return false };
             let chunk = self.chunk(piece, has_sent, is_last).await;
             let chunk = chunk.map(|bytes| bytes.slice(within(from)..within(to)));
             has_sent = true;
             let ended = chunk.is_err();
-            if sender.send(chunk).await.is_err() || ended {
+            place.send(chunk);
+            if ended {
                 return false;
             }
         }
@@ -93,6 +100,8 @@ impl BlobBody {
 
     /// The piece for the next chunk of the body; before the last one goes, all that went is vouched for.
     async fn chunk(&mut self, piece: u32, has_sent: bool, is_last: bool) -> Result<Bytes, BoxError> {
+        // What was sent is not to keep its room while the next piece waits for some.
+        self.last.take_if(|(last, _)| *last != piece);
         if is_last {
             self.wait_for(piece, has_sent).await?;
             let vouched = self.pursuit.vouch(Instant::now() + BODY_PATIENCE, has_sent).await;
@@ -113,7 +122,7 @@ impl BlobBody {
         }
         for _ in 0..READ_ATTEMPTS {
             self.wait_for(piece, has_sent).await?;
-            match self.store.read(&self.file, piece).await {
+            match self.load(piece).await {
                 Ok(bytes) => {
                     self.last = Some((piece, bytes.clone()));
                     return Ok(bytes);
@@ -123,6 +132,25 @@ impl BlobBody {
             }
         }
         Err(format!("piece {piece} of {} is damaged again and again", self.file.digest()).into())
+    }
+
+    /// The piece, and room for it among the answers under way: none but what it has, if it goes to somebody else just
+    /// then.
+    async fn load(&mut self, piece: u32) -> Result<Bytes, ReadPieceError> {
+        let content = self.file.hash_of(piece).map(Content::Piece);
+        if let Some(bytes) = content.and_then(|content| self.account.share(content)) {
+            self.held = None;
+            return Ok(bytes);
+        }
+        let held = match self.held.take() {
+            Some(held) => held,
+            None => self.account.take(self.file.layout().piece_size(piece) as usize).await,
+        };
+        let bytes = self.store.read(&self.file, piece).await?;
+        Ok(match content {
+            Some(content) => held.carry(content, bytes),
+            None => bytes,
+        })
     }
 
     /// A damaged piece is fetched anew while the client waits.

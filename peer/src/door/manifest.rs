@@ -3,15 +3,19 @@
 use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
+use bytes::Bytes;
 use flotilla_daemon::settings::Offline;
 use flotilla_proto::{Digest, RepositoryName};
+use headers::{ContentLength, HeaderMapExt as _};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
 
 use super::answer::{Answerer, holder};
 use super::blob::HEADER_TIME;
 use super::error::{API_VERSION, refusal};
+use super::flight::Held;
 use super::prefetch;
 use super::route::Target;
+use super::weighing::Scales;
 use crate::bare::besides;
 use crate::body;
 use crate::grant::{MAX_MANIFEST, Manifest, life};
@@ -35,6 +39,7 @@ impl Answerer {
         let authorization = authorization(request.headers());
         let credential = ReadCredential { upstream: target.upstream.clone(), repository, authorization };
         let (asked, began_at) = (request.method().clone(), Instant::now());
+        let scales = Scales::new(request.extensions());
         let known = single_tag(request.headers());
         let kept = self.to_revalidate(&credential, reference, &request);
         if let Some(kept) = &kept {
@@ -44,18 +49,22 @@ impl Answerer {
         if let Some(kept) = kept.filter(|_| answer.status() == StatusCode::NOT_MODIFIED) {
             self.grant(&credential, reference, &kept);
             prefetch::begin(self, target, &credential, &kept);
-            return kept_answer(&kept, &Method::GET);
+            return scales.with_manifest(kept_head(&kept), &kept, None).await;
         }
         match answer.status() {
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => self.revoke(&holder(&credential)),
             StatusCode::OK if asked == Method::GET => {
-                return self.served(target, &credential, reference, answer).await;
+                return self.served(&scales, target, &credential, reference, answer).await;
             }
             StatusCode::OK => self.grant_known(&credential, reference, digest_of(answer.headers())),
             StatusCode::NOT_MODIFIED => self.grant_known(&credential, reference, known),
             status if status.is_server_error() => {
-                if let Some(kept) = self.offline_manifest(&credential, reference, &asked) {
-                    return kept;
+                if let Some(kept) = self.offline_manifest(&credential, reference) {
+                    let head = kept_head(&kept);
+                    return match asked {
+                        Method::HEAD => head,
+                        _ => scales.with_manifest(head, &kept, None).await,
+                    };
                 }
                 let challenge = self.offline_challenge(target, &credential, began_at + HEADER_TIME);
                 return challenge.await.unwrap_or(answer);
@@ -92,16 +101,15 @@ impl Answerer {
     /// A manifest on its way to the client, and what it grants.
     async fn served(
         self: &Arc<Self>,
+        scales: &Scales,
         target: &Target,
         credential: &ReadCredential,
         reference: &str,
         answer: Response<BodyStream>,
     ) -> Response<BodyStream> {
-        let (head, body) = answer.into_parts();
-        let Some(bytes) = body::read_whole(body, MAX_MANIFEST).await else {
-            let message =
-                format!("{} sent a broken manifest, or one above {MAX_MANIFEST} bytes", target.upstream);
-            return refusal(StatusCode::BAD_GATEWAY, "MANIFEST_INVALID", &message);
+        let Read { head, bytes, held } = match read(scales, target, answer).await {
+            Ok(read) => read,
+            Err(refused) => return refused,
         };
         let manifest = self.manifests.keep(head.headers.get(header::CONTENT_TYPE).cloned(), bytes);
         if reference.parse::<Digest>().is_ok_and(|asked| asked != manifest.digest) {
@@ -111,7 +119,7 @@ impl Answerer {
         self.served.insert(credential.upstream.clone(), credential.repository.clone(), manifest.digest);
         self.grant(credential, reference, &manifest);
         prefetch::begin(self, target, credential, &manifest);
-        Response::from_parts(head, body::full(manifest.bytes.clone()))
+        scales.with_manifest(Response::from_parts(head, body::empty()), &manifest, held).await
     }
 
     /// An answer without a body says which manifest the credential may have. It opens no blobs but those of a
@@ -138,12 +146,37 @@ impl Answerer {
     }
 }
 
-/// A manifest that is here, as its registry would send it.
-pub(super) fn kept_answer(manifest: &Manifest, asked: &Method) -> Response<BodyStream> {
-    let mut response = Response::new(match *asked {
-        Method::HEAD => body::empty(),
-        _ => body::full(manifest.bytes.clone()),
-    });
+/// A manifest that was read, and what of the budget is held for it.
+struct Read {
+    head: http::response::Parts,
+    bytes: Bytes,
+    held: Option<Held>,
+}
+
+async fn read(
+    scales: &Scales,
+    target: &Target,
+    answer: Response<BodyStream>,
+) -> Result<Read, Response<BodyStream>> {
+    let (head, body) = answer.into_parts();
+    let told = head.headers.typed_get().and_then(|ContentLength(len)| usize::try_from(len).ok());
+    let len = told.unwrap_or(MAX_MANIFEST).min(MAX_MANIFEST);
+    let held = scales.hold(len).await?;
+    let read = match told {
+        Some(_) => body::read_told(body, len).await,
+        None => body::read_whole(body, len).await,
+    };
+    let Some(bytes) = read else {
+        let message =
+            format!("{} sent a broken manifest, or one above {MAX_MANIFEST} bytes", target.upstream);
+        return Err(refusal(StatusCode::BAD_GATEWAY, "MANIFEST_INVALID", &message));
+    };
+    Ok(Read { head, bytes, held })
+}
+
+/// The answer with a manifest that is here, as its registry would send it, but for its bytes.
+fn kept_head(manifest: &Manifest) -> Response<BodyStream> {
+    let mut response = Response::new(body::empty());
     let headers = response.headers_mut();
     if let Some(media_type) = &manifest.media_type {
         headers.insert(header::CONTENT_TYPE, media_type.clone());

@@ -11,9 +11,12 @@ mod blob;
 mod blob_body;
 mod bypass;
 mod ca;
+mod client;
 mod conditions;
 mod error;
+mod flight;
 mod hub;
+mod ledger;
 mod manifest;
 mod offline;
 mod parts;
@@ -25,33 +28,34 @@ mod pursuit;
 mod range;
 mod rewrite;
 mod route;
+mod serving;
 mod sni;
 mod token;
 mod turns;
+mod weighing;
 
 use std::convert::Infallible;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use flotilla_daemon::own_names::OwnNames;
 use flotilla_daemon::settings::Receiver;
+use flotilla_daemon::watched::Watched;
 use flotilla_proto::RegistryHost;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header, uri};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::client::Client;
 use self::error::{not_meant, refusal, refused_by_registry};
 use self::proxy::Upgrade;
 use self::route::{FrontDoor, Target, route};
+use self::weighing::Scales;
 use crate::bare::is_ambiguous;
 use crate::source::{BodyStream, BoxError};
 use crate::via::Pseudonym;
@@ -60,12 +64,14 @@ pub(crate) use allow::Tunnels;
 pub(crate) use answer::Answerer;
 pub(crate) use bypass::Bypasses;
 pub(crate) use ca::Authorities;
+pub(crate) use client::Clients;
 pub(crate) use offline::KeptTokens;
 pub(crate) use probing::Probes;
 pub(crate) use turns::Turns;
 
 /// The doors of a node.
 pub(crate) struct Door {
+    pub(crate) clients: Clients,
     pub(crate) answerer: Arc<Answerer>,
     pub(crate) authorities: Authorities,
     pub(crate) settings: Receiver,
@@ -89,8 +95,8 @@ pub(crate) struct DoorListeners {
 }
 
 impl DoorListeners {
-    /// The next client, and whether it came to `sni`.
-    async fn accept(&self) -> std::io::Result<(TcpStream, bool)> {
+    /// The next client, where it comes from, and whether it came to `sni`.
+    async fn accept(&self) -> std::io::Result<(TcpStream, SocketAddr, bool)> {
         let sni = async {
             match &self.sni {
                 Some(listener) => listener.accept().await,
@@ -98,8 +104,8 @@ impl DoorListeners {
             }
         };
         tokio::select! {
-            accepted = self.shared.accept() => accepted.map(|(stream, _)| (stream, false)),
-            accepted = sni => accepted.map(|(stream, _)| (stream, true)),
+            accepted = self.shared.accept() => accepted.map(|(stream, from)| (stream, from, false)),
+            accepted = sni => accepted.map(|(stream, from)| (stream, from, true)),
         }
     }
 }
@@ -108,14 +114,13 @@ impl Door {
     /// Serves clients until `shutdown`.
     pub(crate) async fn serve(self: Arc<Self>, listeners: DoorListeners, shutdown: CancellationToken) {
         let mut connections = JoinSet::new();
-        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             let accepted = tokio::select! {
                 () = shutdown.cancelled() => return,
                 Some(_) = connections.join_next() => continue,
                 accepted = listeners.accept() => accepted,
             };
-            let (stream, is_sni) = match accepted {
+            let (stream, from, is_sni) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     // Out of descriptors, most likely: trying at once would only spin.
@@ -124,24 +129,33 @@ impl Door {
                     continue;
                 }
             };
-            let Ok(permit) = permits.clone().try_acquire_owned() else {
-                tracing::warn!(limit = MAX_CONNECTIONS, "client turned away: too many are connected");
-                continue;
+            let (client, stream) = match self.clients.enter(stream, from) {
+                Ok(entered) => entered,
+                Err(stream) => {
+                    // Where nobody opened TLS, nothing can be said.
+                    if let Some(told) = self.clients.refuse(stream).filter(|_| !is_sni) {
+                        connections.spawn(told);
+                    }
+                    continue;
+                }
             };
-            // Small answers should not wait for more; a client that is gone shows later.
-            let _ = stream.set_nodelay(true);
             let door = self.clone();
             connections.spawn(async move {
-                let _permit = permit;
-                if is_sni { sni::serve(door, stream).await } else { door.shared(stream).await }
+                let serving = async {
+                    match is_sni {
+                        true => sni::serve(door, &client, stream).await,
+                        false => door.shared(&client, stream).await,
+                    }
+                };
+                client.serve(serving).await;
             });
         }
     }
 
     /// Serves a client of `proxy`, `mirror` or `prefix` to its end.
-    async fn shared(self: Arc<Self>, stream: TcpStream) {
+    async fn shared(self: Arc<Self>, client: &Arc<Client>, stream: Watched<TcpStream>) {
         let upgrade = Upgrade::default();
-        serve_http(stream, |request| self.clone().outer(request, upgrade.clone())).await;
+        serving::http(stream, client, |request| self.clone().outer(request, upgrade.clone())).await;
         upgrade.run().await;
     }
 
@@ -181,11 +195,7 @@ impl Door {
     }
 
     /// A request of a client whose plain-HTTP proxy this is.
-    async fn absolute(
-        &self,
-        authority: http::uri::Authority,
-        request: Request<Incoming>,
-    ) -> Response<BodyStream> {
+    async fn absolute(&self, authority: uri::Authority, request: Request<Incoming>) -> Response<BodyStream> {
         let named = RegistryHost::dialled_at(authority.as_str());
         let upstream = named.filter(|host| self.settings.borrow().upstream(host).is_some());
         let path = request.uri().path_and_query().cloned();
@@ -233,10 +243,11 @@ impl Door {
             return refusal(StatusCode::BAD_REQUEST, "UNSUPPORTED", message);
         }
         let (method, path) = (request.method().clone(), target.path.path().to_owned());
+        let scales = Scales::new(request.extensions());
         let host = self.host_of(&request);
         let mut request =
             request.map(|body| body.map_err(|error| -> BoxError { Box::new(error) }).boxed_unsync());
-        let mut response = if target.door.plays_registry() {
+        let response = if target.door.plays_registry() {
             self.answerer.answer(&target, request).await
         } else {
             token::unwrap_own(request.headers_mut());
@@ -248,6 +259,7 @@ impl Door {
             rewrite::headers(response.headers_mut(), &target, &host);
             response
         };
+        let mut response = scales.weighed(response).await;
         refused_by_registry(&mut response);
         let (door, registry) = (target.door, target.upstream);
         tracing::debug!(?door, %registry, %method, path, status = response.status().as_u16(), "answered");
@@ -257,7 +269,7 @@ impl Door {
     /// What a client calls this node.
     fn host_of<B>(&self, request: &Request<B>) -> String {
         let named = request.headers().get(header::HOST).and_then(|value| value.to_str().ok());
-        let named = named.filter(|host| host.parse::<http::uri::Authority>().is_ok());
+        let named = named.filter(|host| host.parse::<uri::Authority>().is_ok());
         named.unwrap_or(&self.address).to_owned()
     }
 
@@ -276,32 +288,5 @@ fn base(door_host: &str) -> Response<BodyStream> {
     }
     response
 }
-
-/// Serves HTTP/1.1 on a client's stream until it ends. A client that goes away is no error.
-async fn serve_http<S, H, F>(stream: S, handler: H)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    H: Fn(Request<Incoming>) -> F,
-    F: Future<Output = Result<Response<BodyStream>, Infallible>> + Send + 'static,
-{
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_READ_TIMEOUT)
-        .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(stream), service_fn(handler))
-        .with_upgrades();
-    if let Err(error) = served.await {
-        tracing::debug!(%error, "a client's connection ended early");
-    }
-}
-
-/// Clients at a time; one more is turned away. A node's runtime opens some dozen.
-const MAX_CONNECTIONS: usize = 4096;
-
-/// A kept-alive connection may be idle as long, too.
-const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// Bytes of a request's head, tokens of several KiB among them.
-const MAX_HEAD: usize = 64 << 10;
 
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);

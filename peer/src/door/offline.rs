@@ -6,7 +6,7 @@
 //! opened before, or that another token did which the same credential was given for the same scope.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -14,15 +14,14 @@ use flotilla_daemon::registry_auth::TokenAnswer;
 use flotilla_daemon::settings::Offline;
 use flotilla_proto::{Authorization, CredentialHash, Digest, RegistryHost};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use tokio::time::timeout_at;
 
 use super::answer::{Answerer, holder};
-use super::manifest::kept_answer;
 use super::route::Target;
 use crate::bare::is_bare;
 use crate::body;
-use crate::grant::Holder;
+use crate::grant::{Holder, Manifest};
 use crate::http_wire::authorization;
 use crate::source::{BodyStream, NO_TOKEN_SERVICE, Purpose, ReadCredential};
 
@@ -42,8 +41,7 @@ impl Answerer {
         &self,
         credential: &ReadCredential,
         reference: &str,
-        asked: &Method,
-    ) -> Option<Response<BodyStream>> {
+    ) -> Option<Arc<Manifest>> {
         let (longer, now) = (self.offline(&credential.upstream)?, Instant::now());
         let mut holders = self.offline_holders(credential).into_iter();
         let digest = holders.find_map(|holder| self.grants.manifest(&holder, reference, now, longer))?;
@@ -55,7 +53,7 @@ impl Answerer {
             registry = %credential.upstream, repository = %credential.repository, reference,
             "the registry is unreachable; a manifest that it granted before is served"
         );
-        Some(kept_answer(&manifest, asked))
+        Some(manifest)
     }
 
     /// The blob's size, if this credential was granted it, and may have it still.

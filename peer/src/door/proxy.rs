@@ -18,7 +18,7 @@ use tokio_rustls::TlsAcceptor;
 use super::allow::is_user;
 use super::error::{proxy_user_wanted, refusal};
 use super::route::FrontDoor;
-use super::{Door, serve_http};
+use super::{Door, client, serving};
 use crate::body;
 use crate::source::BodyStream;
 
@@ -89,12 +89,13 @@ pub(super) async fn connect(
             return refusal(StatusCode::BAD_GATEWAY, "UNAVAILABLE", &error.to_string());
         }
     };
+    let client = client::of(request.extensions());
     after_upgrade(request, upgrade, move |upgraded| async move {
         let shaken = timeout(HANDSHAKE_TIMEOUT, tls.accept(TokioIo::new(upgraded))).await;
         match shaken {
             Ok(Ok(stream)) => {
                 let handler = |request| door.clone().as_registry(FrontDoor::Proxy, upstream.clone(), request);
-                serve_http(stream, handler).await;
+                serving::http(stream, &client, handler).await;
             }
             Ok(Err(error)) => refused_certificate(&upstream, &error),
             Err(_) => tracing::debug!(registry = %upstream, "a client's TLS handshake took too long"),
@@ -112,9 +113,14 @@ async fn tunnel(authority: &str, request: Request<Incoming>, upgrade: &Upgrade) 
             return refusal(StatusCode::BAD_GATEWAY, "UNAVAILABLE", &message);
         }
     };
+    let client = client::of(request.extensions());
     after_upgrade(request, upgrade, move |upgraded| async move {
-        // Either side may end the tunnel as it likes.
-        let _ = copy_bidirectional(&mut TokioIo::new(upgraded), &mut server).await;
+        let mut upgraded = TokioIo::new(upgraded);
+        tokio::select! {
+            // Either side may end the tunnel as it likes.
+            _ended = copy_bidirectional(&mut upgraded, &mut server) => {}
+            () = client.idle_tunnel() => {}
+        }
     })
 }
 

@@ -6,19 +6,21 @@
 
 use std::sync::Arc;
 
+use flotilla_daemon::watched::Watched;
 use flotilla_proto::RegistryHost;
 use rustls::server::Acceptor;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::LazyConfigAcceptor;
 
+use super::client::Client;
 use super::proxy::HANDSHAKE_TIMEOUT;
 use super::route::FrontDoor;
-use super::{Door, serve_http};
+use super::{Door, serving};
 
 /// Serves one client's connection to its end.
-pub(super) async fn serve(door: Arc<Door>, stream: TcpStream) {
-    let port = stream.local_addr().map_or(443, |address| address.port());
+pub(super) async fn serve(door: Arc<Door>, client: &Arc<Client>, stream: Watched<TcpStream>) {
+    let port = stream.get_ref().local_addr().map_or(443, |address| address.port());
     let hello = LazyConfigAcceptor::new(Acceptor::default(), stream);
     let Ok(Ok(hello)) = timeout(HANDSHAKE_TIMEOUT, hello).await else {
         return tracing::debug!("a client of the sni door said no TLS hello");
@@ -37,7 +39,7 @@ pub(super) async fn serve(door: Arc<Door>, stream: TcpStream) {
     match timeout(HANDSHAKE_TIMEOUT, hello.into_stream(tls)).await {
         Ok(Ok(stream)) => {
             let handler = |request| door.clone().as_registry(FrontDoor::Sni, upstream.clone(), request);
-            serve_http(stream, handler).await;
+            serving::http(stream, client, handler).await;
         }
         Ok(Err(error)) => super::proxy::refused_certificate(&upstream, &error),
         Err(_) => tracing::debug!(registry = %upstream, "a client's TLS handshake took too long"),

@@ -35,10 +35,14 @@ pub(crate) struct Manifest {
 }
 
 impl Manifests {
-    /// Keeps what a registry served, under the digest that it really has.
+    /// Keeps what a registry served, under the digest that it really has. What is here already stays as it is, unless
+    /// it comes as another type.
     pub(crate) fn keep(&self, media_type: Option<HeaderValue>, bytes: Bytes) -> Arc<Manifest> {
-        let (digest, blobs) = (Digest::of(&bytes), blobs(&bytes));
-        let manifest = Arc::new(Manifest { digest, media_type, bytes, blobs });
+        let digest = Digest::of(&bytes);
+        if let Some(known) = self.find(digest).filter(|known| known.media_type == media_type) {
+            return known;
+        }
+        let manifest = Arc::new(Manifest { digest, media_type, blobs: blobs(&bytes), bytes });
         let mut kept = self.lock();
         kept.uses += 1;
         let entry = (manifest.clone(), kept.uses);
@@ -156,6 +160,9 @@ mod tests {
         let manifests = Manifests::default();
         let kept = manifests.keep(None, Bytes::from_static(b"{}"));
         assert_eq!(kept.digest, Digest::of(b"{}"));
+        assert!(Arc::ptr_eq(&manifests.keep(None, Bytes::from_static(b"{}")), &kept), "once for all clients");
+        let named = manifests.keep(Some(HeaderValue::from_static("x")), Bytes::from_static(b"{}"));
+        assert!(named.media_type.is_some());
         assert!(manifests.find(Digest::of(b"[]")).is_none());
         for first in 0..40 {
             assert!(manifests.find(kept.digest).is_some(), "it was asked for all the time");

@@ -91,7 +91,7 @@ impl Transport {
         };
         let header = check(header)?;
         let head = head_from_wire(header.head.as_ref())?;
-        Ok(head.map(|()| crate::body::from_stream(answer)))
+        Ok(head.map(|()| crate::body::from_stream(answer, Some(self.unread.clone()))))
     }
 
     /// Hands a seed a client's credential for a blob, and waits for what the registry says.

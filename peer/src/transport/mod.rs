@@ -28,8 +28,10 @@ use std::sync::Arc;
 use flotilla_daemon::identity::NodeIdentity;
 use flotilla_proto::PeerId;
 use prometheus_client::registry::Registry;
+use tokio::sync::Semaphore;
 
 use crate::TransportConfig;
+use crate::body;
 
 pub(crate) use call::{CallError, Given, Offered};
 pub(crate) use fetch::Received;
@@ -47,6 +49,8 @@ pub(crate) struct Transport {
     pool: Arc<Pool>,
     sending: Arc<Pacer>,
     receiving: Arc<Pacer>,
+    /// Permits for answers that nobody reads for a while.
+    unread: Arc<Semaphore>,
 }
 
 impl Transport {
@@ -66,7 +70,7 @@ impl Transport {
         metrics.register_collector(Box::new(PathMtu(Arc::downgrade(&pool))));
         let [sending, receiving] = [config.send_bandwidth, config.receive_bandwidth]
             .map(|bandwidth| Arc::new(Pacer::new(bandwidth)));
-        Ok(Self { pool, sending, receiving })
+        Ok(Self { pool, sending, receiving, unread: Arc::new(Semaphore::new(body::UNREAD)) })
     }
 
     /// Learns where a peer is, and whether it is a seed.

@@ -207,7 +207,8 @@ impl Services {
             return say(send, Status::Refused, "a malformed request").await;
         };
         let manifest = (purpose == Purpose::Pass).then(|| manifest_read(&upstream, &request)).flatten();
-        let request = request.map(|()| if forward.bare { body::empty() } else { body::from_stream(receive) });
+        let request =
+            request.map(|()| if forward.bare { body::empty() } else { body::from_stream(receive, None) });
         match seed.forward(&upstream, request, purpose).await {
             Ok(answer) => {
                 let answer = match manifest.filter(|_| answer.status() == http::StatusCode::OK) {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod authorisation;
+mod bounds;
 mod client;
 #[path = "../../../scheduler/tests/it/cluster.rs"]
 mod cluster;

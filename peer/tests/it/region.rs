@@ -164,6 +164,16 @@ impl Node {
         self.metric("flotilla_peer_path_mtu_bytes").await
     }
 
+    /// How often a client met that bound.
+    pub(crate) async fn bounds(&self, bound: &str) -> u64 {
+        self.metric(&format!("flotilla_peer_door_bounds_total{{bound=\"{bound}\"}}")).await
+    }
+
+    /// Bytes of answers under way.
+    pub(crate) async fn answer_bytes(&self) -> u64 {
+        self.metric("flotilla_peer_answer_bytes").await
+    }
+
     /// The value of a metric, by its name and labels.
     pub(crate) async fn metric(&self, name: &str) -> u64 {
         let metrics = self.admin("/metrics").await.body;
