@@ -250,7 +250,9 @@ mod tests {
         assert_eq!(idle[0].read(&mut [0; 1]).await.unwrap(), 0);
         assert_eq!(idle[3 * CLIENTS - 1].read(&mut [0; 1]).await.unwrap(), 0);
         let last = &mut idle[4 * CLIENTS - 1];
-        last.write_all(b"GET /healthz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await.unwrap();
+        last.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            .await
+            .unwrap();
         let mut answer = String::new();
         last.read_to_string(&mut answer).await.unwrap();
         assert!(answer.ends_with("ok\n"), "the last ones stay: {answer}");

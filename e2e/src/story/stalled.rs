@@ -239,7 +239,7 @@ impl Asking {
 fn get(path: &str, headers: &str) -> String {
     let path = format!("/v2/priv/stalled/{path}?ns={REGISTRY_HOST}");
     let accept = format!("accept: {MANIFEST}\r\n");
-    format!("GET {path} HTTP/1.1\r\nhost: {REGISTRY_HOST}\r\n{accept}{}{headers}\r\n", credential())
+    format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n{accept}{}{headers}\r\n", credential())
 }
 
 fn credential() -> String {

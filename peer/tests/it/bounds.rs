@@ -102,7 +102,7 @@ async fn ask_and_read_nothing(node: &Node, path: &str) -> TcpStream {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_recv_buffer_size(4096).unwrap();
     let mut stream = socket.connect(node.client.door).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {HOST}\r\nAccept: {MANIFEST}\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nAccept: {MANIFEST}\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     stream
 }
