@@ -98,7 +98,11 @@ pub const ALL: &[Story] = &[
     },
     Story::new("security_on_a_warm_cache", conformance::on_a_warm_cache),
     Story::new("peer_killed_mid_pull_keeps_what_it_announced", resume::killed_peer_keeps_what_it_announced),
-    Story::new("stalled_clients_take_a_bounded_part", stalled::clients_take_a_bounded_part),
+    Story {
+        // Some of its clients wait for others of the same user to be cut.
+        deadline: Duration::from_secs(600),
+        ..Story::new("stalled_clients_take_a_bounded_part", stalled::clients_take_a_bounded_part)
+    },
     Story::new("demo_reads_the_registry_once", demo::reads_the_registry_once),
     Story::new("demo_of_tiny_layers_reads_the_registry_once", demo::of_tiny_layers_reads_the_registry_once),
     Story::new("the_lab_does_what_the_simulator_says", lab::does_what_the_simulator_says),
