@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
+use hyper::header::HeaderName;
 
 use super::content::OCI_MANIFEST;
 use super::row::{Row, Who};
@@ -31,6 +32,7 @@ pub(crate) fn on_a_warm_cache(stage: &Stage) -> Result<()> {
     };
     let suite = Suite::new(stage, &region, plan)?;
     suite.play(|_| scene.granted())?;
+    suite.play(|_| SESSIONS.iter().flat_map(|session| scene.opened_by(session)).collect())?;
 
     let warm = harbor.log();
     harbor.remove_account(GONE.0);
@@ -38,6 +40,7 @@ pub(crate) fn on_a_warm_cache(stage: &Stage) -> Result<()> {
     let strangers = strangers(&harbor);
     suite.play(|_| scene.taken_back())?;
     suite.play(|_| strangers.iter().flat_map(|(name, who)| scene.refused(name, who)).collect())?;
+    suite.play(|_| SESSIONS.iter().flat_map(|session| scene.not_opened_by(session)).collect())?;
     suite.play(|_| scene.forged())?;
     suite.play(|_| scene.still_granted())?;
     let since = harbor.log().since(&warm).from(REGION_IP);
@@ -63,6 +66,7 @@ impl Scene {
         harbor.add_robot(GONE.0, GONE.1, &["priv"]);
         harbor.add_robot(ATTACKER.0, ATTACKER.1, &["mine"]);
         harbor.add_user(USER.0, USER.1, &[]);
+        harbor.add_session(SESSION, HOLDER.0);
         harbor.publish(&image, "v1");
         // The attacker's own project has the manifest, and none of what it names.
         harbor.publish_manifest(FORGED, "v1", OCI_MANIFEST, image.manifest.content());
@@ -78,6 +82,29 @@ impl Scene {
             ("token_to_expire", self.token.clone()),
         ];
         who.iter().flat_map(|(name, credential)| self.served(name, credential)).collect()
+    }
+
+    /// Who shows something else than `Authorization` gets what the registry gives, from there.
+    fn opened_by(&self, session: &Session) -> Vec<Row> {
+        let row = |what: &str| {
+            let name = format!("{}_{what}", session.name);
+            Row::new(name, "the registry decides, and nobody else", RULE).who(Who::Nobody)
+        };
+        let mut rows =
+            vec![session.shown(manifest(row("manifest"), TARGET), SESSION).whole(&self.image.manifest)];
+        for (index, of) in self.image.blobs().enumerate() {
+            let get = row(&format!("blob_{index}")).get(blob(TARGET, of));
+            rows.push(session.shown(get, SESSION).whole(of));
+        }
+        rows
+    }
+
+    /// What a session opened is open to nobody without it, nor to another.
+    fn not_opened_by(&self, session: &Session) -> Vec<Row> {
+        let mut rows = self.refused(&format!("after_{}", session.name), &Who::Nobody);
+        let guessing = self.refused(&format!("guessed_{}", session.name), &Who::Nobody);
+        rows.extend(guessing.into_iter().map(|row| session.shown(row, "guess")));
+        rows
     }
 
     /// The others' refusals are not the holder's.
@@ -182,6 +209,41 @@ fn strangers(harbor: &Harbor) -> Vec<(&'static str, Who)> {
         ("other_scheme", showing("Negotiate Z3Vlc3M=".to_owned())),
     ]
 }
+
+/// A way to show a secret that is no `Authorization`.
+struct Session {
+    name: &'static str,
+    place: Place,
+}
+
+enum Place {
+    Header(&'static str, &'static str),
+    Query(&'static str),
+}
+
+impl Session {
+    /// The row, asked with this secret.
+    fn shown(&self, mut row: Row, secret: &str) -> Row {
+        match self.place {
+            Place::Header(name, before) => {
+                row.header(HeaderName::from_static(name), &format!("{before}{secret}"))
+            }
+            Place::Query(key) => {
+                row.request.path = format!("{}?{key}={secret}", row.request.path);
+                row
+            }
+        }
+    }
+}
+
+const SESSIONS: [Session; 3] = [
+    Session { name: "cookie", place: Place::Header("cookie", "sid=") },
+    Session { name: "api_key", place: Place::Header("x-api-key", "") },
+    Session { name: "query", place: Place::Query("access_token") },
+];
+
+/// It stands for the holder.
+const SESSION: &str = "c2Vzc2lvbg";
 
 fn refused(row: Row, who: &Who) -> Row {
     row.who(who.clone()).status(&[401]).says("flotilla-refused-by", "registry")

@@ -22,6 +22,8 @@ pub(super) struct Accounts {
     pub(super) tokens: Tokens,
     project_by_name: BTreeMap<String, Project>,
     account_by_name: BTreeMap<String, Account>,
+    /// Accounts that a secret stands for without a name, however it is shown.
+    account_by_session: BTreeMap<String, String>,
 }
 
 /// A project's settings.
@@ -64,7 +66,12 @@ pub(super) enum Caller {
 
 impl Accounts {
     pub(super) fn new() -> Self {
-        Self { tokens: Tokens::new(), project_by_name: BTreeMap::new(), account_by_name: BTreeMap::new() }
+        Self {
+            tokens: Tokens::new(),
+            project_by_name: BTreeMap::new(),
+            account_by_name: BTreeMap::new(),
+            account_by_session: BTreeMap::new(),
+        }
     }
 
     /// Adds a project or changes what it is. One that is already there keeps its age and its
@@ -97,10 +104,19 @@ impl Accounts {
         self.account_by_name.remove(name);
     }
 
-    /// Who the request's `Authorization` proves. A token counts below `/v2` only.
+    pub(super) fn set_session(&mut self, secret: &str, account: &str) {
+        self.account_by_session.insert(secret.to_owned(), account.to_owned());
+    }
+
+    /// Who the request's `Authorization` proves, or where there is none, a session. A token counts below `/v2` only.
     pub(super) fn identify(&self, call: &Call, leeway: Duration) -> Caller {
         match call.credential() {
-            Credential::None | Credential::Unreadable => Caller::Anonymous,
+            Credential::None => {
+                let shown = call.sessions().into_iter();
+                let known = shown.filter_map(|secret| self.account_by_session.get(&secret)).next();
+                known.map_or(Caller::Anonymous, |name| Caller::Account(name.clone()))
+            }
+            Credential::Unreadable => Caller::Anonymous,
             Credential::Basic { name, secret } => self.log_in(&name, &secret),
             Credential::Bearer(token) if call.path.starts_with("/v2") => {
                 self.tokens.verify(token, call.at, leeway).map_or(Caller::Anonymous, Caller::Bearer)

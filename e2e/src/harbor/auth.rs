@@ -24,7 +24,8 @@ pub(super) fn refusal(accounts: &Accounts, call: &Call, caller: &Caller) -> Opti
 }
 
 fn repository_refusal(accounts: &Accounts, call: &Call, caller: &Caller, name: &str) -> Option<Answer> {
-    if call.is_read() && !call.headers.contains_key(AUTHORIZATION) {
+    let shows_nothing = !call.headers.contains_key(AUTHORIZATION) && *caller == Caller::Anonymous;
+    if call.is_read() && shows_nothing {
         return Some(unauthorized(&challenge(call), "authorize header needed to send HEAD to repository"));
     }
     let mut needs = vec![(name.to_owned(), action(&call.method))];

@@ -96,6 +96,17 @@ impl Call {
         self.query_values(key).into_iter().next()
     }
 
+    /// What the request shows that may stand for an account, besides `Authorization`: cookies, an API key, a token in
+    /// the query.
+    pub(super) fn sessions(&self) -> Vec<String> {
+        let cookies = self.header("cookie").unwrap_or_default();
+        let cookies = cookies.split(';').filter_map(|pair| pair.split_once('='));
+        let mut shown: Vec<String> = cookies.map(|(_, value)| value.trim().to_owned()).collect();
+        shown.extend(self.header("x-api-key").map(str::to_owned));
+        shown.extend(self.query_values("access_token"));
+        shown
+    }
+
     pub(super) fn route(&self) -> Route<'_> {
         route(&self.path)
     }

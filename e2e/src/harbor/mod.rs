@@ -201,6 +201,11 @@ impl Harbor {
         self.add_account(name, Account::new(secret, Role::Robot, projects));
     }
 
+    /// Lets a secret stand for an account, be it in a cookie, in `X-Api-Key` or in the query.
+    pub fn add_session(&self, secret: &str, account: &str) {
+        self.shared.registry().accounts.set_session(secret, account);
+    }
+
     /// Adds an administrator.
     pub fn add_admin(&self, name: &str, password: &str) {
         self.add_account(name, Account::new(password, Role::Admin, &[]));
