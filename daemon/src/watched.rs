@@ -179,7 +179,7 @@ mod tests {
         let writer = tokio::spawn(async move { watched.write_all(&[0; 12]).await });
         tokio::time::sleep(LIMIT - Duration::from_secs(1)).await;
         assert_eq!(movement.stalled_for(Instant::now()), LIMIT - Duration::from_secs(1));
-        // Some progress, and the clock begins anew.
+        // Some progress, and the time starts again.
         client.read_exact(&mut [0; 4]).await.unwrap();
         let error = writer.await.unwrap().unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);

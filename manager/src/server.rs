@@ -130,7 +130,7 @@ impl Manager {
             revision,
             "manager ready"
         );
-        // It learns of no revoked keys: whoever was removed must be told so, which a handshake cannot.
+        // It learns of no revoked keys: a daemon that was removed must be told so, which a handshake cannot do.
         let identity = self.own.manager.clone();
         let mut tasks = Tasks::new(shutdown.clone());
         tasks

@@ -25,7 +25,7 @@ impl RevokedKeys {
     /// These are revoked, and no others.
     pub fn replace(&self, keys: impl IntoIterator<Item = KeyHash>) {
         let keys = keys.into_iter().collect();
-        // Whoever waits for a key is not woken for nothing.
+        // Those who wait for a key are not woken when nothing changed.
         self.0.send_if_modified(|former| {
             let is_news = *former != keys;
             *former = keys;

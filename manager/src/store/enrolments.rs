@@ -115,7 +115,7 @@ async fn spend(
     Ok(())
 }
 
-/// A name keeps its region and role: whoever may enrol peers must not become a scheduler
+/// A name keeps its region and role: a token that enrols peers must not make a scheduler
 /// by taking its name. Nor does another peer take it. Returns the key that gives way, with its daemon.
 fn refuse_taken<'a>(
     holder: &'a DaemonRow,

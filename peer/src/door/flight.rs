@@ -97,7 +97,7 @@ struct Reading {
     account: Arc<Account>,
 }
 
-/// Bytes under way, whoever reads them.
+/// Bytes under way, for all clients that read them.
 #[derive(Debug)]
 struct Parcel {
     bytes: Bytes,

@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn one_alone_takes_half_and_leaves_some_for_whoever_comes() {
+    fn one_alone_takes_half_and_leaves_some_for_the_next() {
         let mut ledger = Ledger::new(64);
         let taken = (0..64).filter(|account| ledger.take(of(HOG, *account), 1).is_ok()).count();
         assert_eq!(taken, 32);

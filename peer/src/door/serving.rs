@@ -50,7 +50,7 @@ where
     }
 }
 
-/// For the whole head of the first request: whoever connects does so to ask.
+/// For the whole head of the first request: clients connect to ask.
 const FIRST_REQUEST: Duration = Duration::from_secs(30);
 
 /// For the head of each further one: so long a connection may be idle, too.

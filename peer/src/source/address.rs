@@ -15,7 +15,7 @@ pub enum AddressKind {
     Private,
     /// This machine.
     Loopback,
-    /// Whoever shares a link, and what clouds put there.
+    /// Hosts on the same link, and what clouds put there.
     LinkLocal,
     /// A cloud's service that tells a machine its secrets, and asks for none.
     Metadata,

@@ -181,7 +181,7 @@ pub(super) fn literal(host: &str) -> Option<IpAddr> {
     host.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
-/// What this name means whoever resolves it (RFC 6761 §6.3).
+/// What this name means, whatever a resolver says (RFC 6761 §6.3).
 fn localhost(host: &str) -> Option<IpAddr> {
     let host = host.trim_end_matches('.').to_ascii_lowercase();
     (host == "localhost" || host.ends_with(".localhost")).then_some(IpAddr::V4(Ipv4Addr::LOCALHOST))

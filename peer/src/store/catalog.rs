@@ -101,7 +101,7 @@ impl Catalog {
         self.entry_by_digest.iter().map(|(digest, entry)| (*digest, entry))
     }
 
-    /// The blob that `file` was opened for; `None` if it was purged since, even if begun anew, or nothing is held of
+    /// The blob that `file` was opened for; `None` if it was purged since, even if begun again, or nothing is held of
     /// it.
     pub(super) fn current_entry(&self, file: &BlobFile) -> Option<&Entry> {
         self.entry(file.digest()).filter(|entry| Arc::ptr_eq(&entry.held, file.held()))
@@ -109,9 +109,8 @@ impl Catalog {
 
     /// Whether pieces may be written through `file`: the blob was not purged since it was opened.
     pub(super) fn is_current(&self, file: &BlobFile) -> bool {
-        let begun = self.begun.file(file.digest());
-        self.current_entry(file).is_some()
-            || begun.is_some_and(|begun| Arc::ptr_eq(begun.held(), file.held()))
+        let is_it = |begun: Arc<BlobFile>| Arc::ptr_eq(begun.held(), file.held());
+        self.current_entry(file).is_some() || self.begun.file(file.digest()).is_some_and(is_it)
     }
 
     /// The blob's first piece is about to be held.

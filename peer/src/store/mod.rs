@@ -10,7 +10,7 @@
 //! * **Bounded.** The pieces that are held never exceed the quota; the least recently used blobs that nobody has
 //!   open make room for pieces that came. A size that is only claimed takes and evicts nothing. Every map
 //!   here has an entry for each blob (at most 65 536, and those that somebody has begun) or piece of such a blob;
-//!   the queue to the writer holds 32 MiB, and whoever finds it full waits; eight reads go on at a time.
+//!   the queue to the writer holds 32 MiB, and callers wait while it is full; eight reads go on at a time.
 //!
 //! One thread owns all changes (`writer.rs`). Reads pass it by. Whether a whole blob has the right SHA-256,
 //! and what is announced to whom, is for others to decide.
@@ -233,11 +233,14 @@ impl Store {
         let (file, written) = (Arc::clone(file), bytes.clone());
         let write = |reply| Command::Write(PieceWrite { file, piece, hash, bytes, reply });
         let held = self.ask(expected, write).await;
-        let went = match &held {
-            Err(error @ (WriteError::Io { .. } | WriteError::Index { .. })) => Err(error as &dyn Display),
-            _ => Ok(()),
-        };
-        self.inner.shared.trouble.note(expected.into(), went);
+        match &held {
+            Ok(()) => self.inner.shared.trouble.note(expected.into(), Ok(())),
+            Err(error @ (WriteError::Io { .. } | WriteError::Index { .. })) => {
+                self.inner.shared.trouble.note(expected.into(), Err(error));
+            }
+            // The disk was not asked.
+            Err(_) => {}
+        }
         held?;
         self.inner.recent.keep(digest, piece, hash, written);
         Ok(())

@@ -55,6 +55,11 @@ impl Trouble {
         self.now.send_replace(Some(Refused { bytes, reason }));
     }
 
+    #[cfg(test)]
+    pub(super) fn is_there(&self) -> bool {
+        self.now.borrow().is_some()
+    }
+
     fn is_time_to_warn(&self) -> bool {
         let mut warned_at = self.warned_at.lock().unwrap_or_else(PoisonError::into_inner);
         let is_time = warned_at.is_none_or(|at| at.elapsed() >= REPEAT);

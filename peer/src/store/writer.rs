@@ -147,16 +147,20 @@ impl Writer {
 
     fn begin(&mut self, digest: Digest, layout: Layout) -> Result<Arc<BlobFile>, BeginError> {
         let held = self.shared.open_file(digest).map_err(|cause| BeginError::Io { digest, cause })?;
-        let mut catalog = self.shared.catalog();
         if let Some(file) = held {
-            catalog.touch(digest);
+            self.shared.catalog().touch(digest);
             if file.layout() == layout {
                 return Ok(file);
             }
-            let held_size = file.layout().size();
-            return Err(BeginError::SizeDiffers { digest, held_size, size: layout.size() });
+            if !file.held().is_empty() {
+                let held_size = file.layout().size();
+                return Err(BeginError::SizeDiffers { digest, held_size, size: layout.size() });
+            }
+            // It lost its last piece.
+            self.purge(digest, None);
         }
         // A size that no piece bears out is somebody's mere word, and so is this one.
+        let mut catalog = self.shared.catalog();
         if let Some(file) = catalog.begun_file(digest).filter(|file| file.layout() == layout) {
             return Ok(file);
         }

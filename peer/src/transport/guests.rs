@@ -24,7 +24,7 @@ pub(super) struct Place {
 
 impl Guests {
     /// A place for one more connection of `id`; `None` if it has [`MOST`]. The newest is refused, and not
-    /// the oldest closed: that one may carry pieces, and whoever dials too often gains nothing by it.
+    /// the oldest closed: that one may carry pieces, and a peer that dials too often gains nothing by it.
     pub(super) fn enter(&self, id: &PeerId) -> Option<Place> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(id.clone()).or_default();

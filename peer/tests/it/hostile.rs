@@ -21,7 +21,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::cluster::{Cluster, REGION, SCHEDULER, within};
 
-/// How a hostile peer answers whoever asks it for a piece.
+/// How a hostile peer answers when it is asked for a piece.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Manner {
     /// Nothing answers at its address.

@@ -17,7 +17,7 @@ use crate::scheduler::{Deadline, Scheduler};
 use crate::task::{Landing, Seat, Task, TaskSlot};
 use crate::{Output, PeerKey};
 
-/// Peers that are disbelieved, or were of late, by name: who attaches anew is no other.
+/// Peers that are disbelieved, or were of late, by name: a peer that attaches again is the same one.
 #[derive(Debug, Default)]
 pub(crate) struct Disbelieved(BTreeMap<PeerId, Sentence>);
 
@@ -48,8 +48,8 @@ impl Disbelieved {
         until
     }
 
-    fn remove(&mut self, id: &PeerId) -> bool {
-        self.0.remove(id).is_some()
+    fn remove(&mut self, id: &PeerId) {
+        self.0.remove(id);
     }
 }
 
@@ -60,10 +60,11 @@ impl Scheduler {
         let by_seed = task.member(child).seed;
         let ties = &mut task.member_mut(holder).ties;
         let is_in_question = ties.questioned_at.is_some_and(|at| now < at + self.limits.question);
-        if by_seed && is_in_question {
-            return self.disbelieve(now, slot, holder);
-        }
         if by_seed {
+            // A seed's own trouble is no more than one child's.
+            if is_in_question {
+                self.disbelieve(now, slot, holder);
+            }
             return;
         }
         ties.questioned_at = Some(now);
@@ -95,7 +96,7 @@ impl Scheduler {
     fn relay(&mut self, now: Instant, slot: TaskSlot, holder: Seat) -> bool {
         let task = &self.tasks[slot];
         let (key, digest, size) = (task.member(holder).peer, task.digest, task.layout.size());
-        let mut pieces = task.held_alone(holder, |ties_at| now < ties_at + self.limits.question);
+        let mut pieces = task.held_alone(holder, |at| now < at + self.limits.question);
         let Some(seed) = self.next_seed(now, digest, &[key].into()) else { return false };
         if let Some(seat) = self.seat(seed, slot) {
             let task = &self.tasks[slot];
@@ -143,9 +144,8 @@ impl Scheduler {
     /// A peer delivered: it holds what it says.
     pub(crate) fn believe(&mut self, key: PeerKey) {
         let Some(peer) = self.peers.get(key) else { return };
-        if self.disbelieved.remove(&peer.rest.facts.id) {
-            self.believe_in_all(key);
-        }
+        self.disbelieved.remove(&peer.rest.facts.id);
+        self.believe_in_all(key);
     }
 
     /// The time for which a peer was to be disbelieved may be over.
@@ -159,8 +159,8 @@ impl Scheduler {
     fn believe_in_all(&mut self, key: PeerKey) {
         for (slot, seat) in self.wanted_seats(key) {
             let task = &mut self.tasks[slot];
-            self.seeds_are_due = true;
             if !task.member(seat).believed {
+                self.seeds_are_due = true;
                 task.member_mut(seat).ties.questioned_at = None;
                 task.set_believed(seat, true);
             }
@@ -248,9 +248,7 @@ impl Scheduler {
         }
         self.feed_downloads(now, child);
     }
-}
 
-impl Scheduler {
     /// How long a parent has to deliver its first piece of a blob, for all that it owes.
     fn time_to_prove(&self, slot: TaskSlot, parent: Seat) -> Duration {
         let owed = self.peers[self.tasks[slot].member(parent).peer].up.bytes;

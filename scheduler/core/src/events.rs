@@ -270,6 +270,8 @@ impl Scheduler {
             let is_picked = task.picking && flight.is_none() && piece < task.piece_count();
             if is_picked && reason.is_doubtful() && task.member(seat).ties.partners.contains(&owner) {
                 self.question(now, slot, seat, owner, piece);
+                self.feed_downloads(now, child);
+                self.feed_parent(now, parent);
             }
             return;
         }

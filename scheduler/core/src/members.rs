@@ -79,7 +79,7 @@ impl Scheduler {
         let (digest, size) = (task.digest, task.layout.size());
         let others: Vec<TaskSlot> =
             self.tasks.slots(digest).iter().copied().filter(|other| *other != slot).collect();
-        for other in others.into_iter().filter(|other| self.tasks.is(*other, digest)).collect::<Vec<_>>() {
+        for other in others {
             let claimed = self.tasks[other].layout.size();
             self.fail_task(now, other, &size_differs(digest, claimed, size, true), None);
         }

@@ -198,7 +198,7 @@ impl Peer {
         blamed && !self.is_blamed(now)
     }
 
-    /// It has to show anew what it can.
+    /// It has to show again what it can do.
     pub(crate) fn mistrust(&mut self) {
         self.trust = 1;
     }

@@ -80,8 +80,7 @@ impl Scheduler {
         let digest = task.digest;
         let is_tried = |other: &TaskSlot| *other != slot && self.tasks[*other].source.reader().is_some();
         if self.tasks.slots(digest).iter().any(is_tried) {
-            self.deadlines.insert((now + LOOK_AGAIN, Deadline::Source(digest)));
-            return;
+            return self.look_again(now, slot);
         }
         if let Some(seed) = task.source.reader() {
             self.appoint(slot, seed);
@@ -124,9 +123,18 @@ impl Scheduler {
                 if self.charge_read(slot) {
                     self.order_source(now, slot, BTreeSet::new());
                 } else {
-                    self.deadlines.insert((now + LOOK_AGAIN, Deadline::Source(digest)));
+                    self.look_again(now, slot);
                 }
             }
+        }
+    }
+
+    /// Looks once more after a while whether the task's read may begin.
+    fn look_again(&mut self, now: Instant, slot: TaskSlot) {
+        let (at, task) = (now + LOOK_AGAIN, &mut self.tasks[slot]);
+        if task.looked_at_again.is_none_or(|before| before <= now) {
+            task.looked_at_again = Some(at);
+            self.deadlines.insert((at, Deadline::Source(task.digest)));
         }
     }
 
@@ -152,7 +160,7 @@ impl Scheduler {
     pub(crate) fn discharge_read(&mut self, slot: TaskSlot) {
         let Some(peer) = self.tasks[slot].read_for.take() else { return };
         if let Some(peer) = self.peers.get_mut(peer) {
-            // The key may have been given to another since.
+            // Another peer may have the key since.
             peer.rest.reads = peer.rest.reads.saturating_sub(1);
         }
     }

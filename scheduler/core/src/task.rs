@@ -51,6 +51,8 @@ pub(crate) struct Task {
     /// Whether any member ever wanted a part: some may want nothing and hold little.
     is_wanted_in_part: bool,
     pub(crate) source: Source,
+    /// When it is looked at whether the read may begin, or was last.
+    pub(crate) looked_at_again: Option<Instant>,
     /// Whose read it is: one that wanted it when it began.
     pub(crate) read_for: Option<PeerKey>,
     /// Whether a seed has seen that the blob has this size.
@@ -102,6 +104,7 @@ impl Task {
             part_seats: Vec::new(),
             is_wanted_in_part: false,
             source: Source::Idle,
+            looked_at_again: None,
             read_for: None,
             seen: false,
             picking: false,

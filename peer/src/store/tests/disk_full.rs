@@ -77,6 +77,9 @@ async fn fill_the_disk(dir: &Path) {
     watching.abort();
     // A store is one's alone again once the last handle is dropped.
     let _ = watching.await;
+    // What is refused before the disk is asked says nothing of the disk.
+    TestBlob::new(9, 4 << 20).write(&store, &file, 0).await.unwrap_err();
+    assert!(store.inner.shared.trouble.is_there(), "the disk is still full");
     assert!(refused.contains(&large.digest.short()) && refused.contains("No space left"), "{refused}");
     let fresh = TestBlob::new(4, 100 * KIB);
     let fresh_file = store.begin(fresh.digest, fresh.layout).await.unwrap();

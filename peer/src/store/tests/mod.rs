@@ -183,6 +183,22 @@ async fn a_size_that_no_piece_bears_out_makes_way_for_another() {
 }
 
 #[tokio::test]
+async fn a_blob_that_lost_its_only_piece_makes_way_for_another_size() {
+    let dir = TempDir::new().unwrap();
+    let (store, _evicted) = open(dir.path(), 1 << 20);
+    let blob = TestBlob::new(1, 300 * KIB);
+    let file = store.begin(blob.digest, blob.layout).await.unwrap();
+    blob.write(&store, &file, 1).await.unwrap();
+    flip_byte(&partial_path(&dir, &blob), 128 * KIB);
+    store.forget_recent();
+    assert!(matches!(store.read(&file, 1).await, Err(ReadPieceError::Corrupt { .. })));
+    let other = store.begin(blob.digest, Layout::of(7).unwrap()).await.unwrap();
+    let bytes = Bytes::from_static(b"7 bytes");
+    store.write(&other, 0, PieceHash::of(&bytes), bytes).await.unwrap();
+    assert!(matches!(blob.write(&store, &file, 0).await, Err(WriteError::Gone { .. })));
+}
+
+#[tokio::test]
 async fn what_does_not_fit_the_blob_is_refused_by_name() {
     let dir = TempDir::new().unwrap();
     let (store, _evicted) = open(dir.path(), 1 << 20);

@@ -387,3 +387,28 @@ fn who_wants_ever_more_has_so_many_read_at_once_and_holds_up_nobody_else() {
     planner.input(Input::SourceFailed { seed, digest: digest(0), failure });
     planner.wait_for(|planner| planner.reads.len() == 4);
 }
+
+#[test]
+fn a_read_that_has_to_wait_is_looked_at_twice_a_second_whatever_happens_meanwhile() {
+    let limits = Limits { reads_max: 1, ..Limits::default() };
+    let mut planner = Planner::new(limits, 1);
+    let [seed, greedy] = [0, 1].map(PeerKey);
+    planner.join(seed, true);
+    planner.join(greedy, false);
+    let want =
+        |blob, reader| Input::Wanted { peer: greedy, digest: digest(blob), size: SIZE, part: None, reader };
+    planner.input(want(0, true));
+    for turn in 0..50 {
+        planner.now += std::time::Duration::from_millis(1);
+        planner.input(want(1, turn % 2 == 0));
+    }
+    assert_eq!(planner.reads.len(), 1);
+    let (until, mut looks) = (planner.now + std::time::Duration::from_secs(2), 0);
+    while let Some(at) = planner.scheduler.poll_timeout().filter(|at| *at <= until) {
+        planner.now = at;
+        planner.scheduler.handle_timeout(at);
+        planner.drain();
+        looks += 1;
+    }
+    assert!((2..=6).contains(&looks), "{looks} looks in two seconds");
+}
