@@ -120,8 +120,8 @@ const HTTP: u16 = 80;
 pub enum NotMeant {
     /// It names another host.
     #[error(
-        "this daemon is not called {host:?}: it answers to its addresses, to localhost, to the machine's name and to \
-         what {key} lists"
+        "this daemon is not called {host:?}: it answers to IP addresses, localhost, the machine's name and what {key} \
+         lists"
     )]
     Host {
         /// What it names.

@@ -1,7 +1,7 @@
 //! Hosts as an operator lists them.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -44,9 +44,19 @@ impl FromStr for HostPattern {
         let lower = text.trim().to_ascii_lowercase();
         let bracketed = lower.strip_prefix('[').and_then(|rest| rest.split_once(']'));
         let (host, port) = match (bracketed, lower.rsplit_once(':')) {
-            (Some((address, rest)), _) => (address.to_owned(), rest.strip_prefix(':')),
-            (None, Some((host, port))) if !host.contains(':') => (host.to_owned(), Some(port)),
-            _ => (lower.clone(), None),
+            (Some((address, "")), _) => (address, None),
+            (Some((address, rest)), _) => (address, Some(rest.strip_prefix(':').ok_or_else(refused)?)),
+            (None, Some((host, port))) if !host.contains(':') => (host, Some(port)),
+            _ => (&lower[..], None),
+        };
+        if bracketed.is_some() && host.parse::<Ipv6Addr>().is_err() {
+            return Err(refused());
+        }
+        // As an address is compared, and as a name is resolved.
+        let host = match host.parse::<IpAddr>() {
+            Ok(address) => address.to_string(),
+            Err(_) if host.starts_with('*') => host.to_owned(),
+            Err(_) => host.strip_suffix('.').unwrap_or(host).to_owned(),
         };
         let port = port.map(|port| port.parse().map_err(|_| refused())).transpose()?;
         let is_name = |name: &str| {
@@ -103,15 +113,39 @@ mod tests {
 
     #[test]
     fn a_text_that_names_no_host_is_refused_by_name() {
-        for text in ["", "*x.test", "a b", "a.test:port", "http://a.test", "*."] {
+        for text in [
+            "",
+            ".",
+            "*x.test",
+            "a b",
+            "a.test:port",
+            "http://a.test",
+            "*.",
+            "[fd00::7]443",
+            "[fd00::7]x",
+            "[a.test]",
+            "[fd00::7",
+            "[10.0.0.7]",
+        ] {
             let error = text.parse::<HostPattern>().unwrap_err().to_string();
             assert!(error.contains(&format!("{text:?}")), "{error}");
         }
     }
 
+    #[test]
+    fn an_address_is_the_same_however_it_is_written() {
+        for text in ["[fd00::7]:443", "[FD00:0:0::7]:443", "[fd00:0000::0007]:443"] {
+            let pattern: HostPattern = text.parse().unwrap();
+            assert!(pattern.matches("[fd00::7]", 443) && pattern.matches("fd00::7", 443), "{text}");
+            assert!(!pattern.matches("fd00::7", 80) && !pattern.matches("fd00::8", 443), "{text}");
+        }
+        let dotted: HostPattern = "example.com.".parse().unwrap();
+        assert!(dotted.matches("example.com", 80) && dotted.matches("example.com.", 80));
+    }
+
     proptest! {
         #[test]
-        fn a_pattern_reads_back_as_it_prints(text in "(\\*|(\\*\\.)?[a-z]{1,5}(\\.[a-z]{1,5}){0,2})(:[1-9][0-9]{0,3})?") {
+        fn a_pattern_reads_back_as_it_prints(text in "(\\*|\\[fd00::[1-9a-f]{1,4}\\]|(\\*\\.)?[a-z]{1,5}(\\.[a-z]{1,5}){0,2})(:[1-9][0-9]{0,3})?") {
             let pattern: HostPattern = text.parse().unwrap();
             prop_assert_eq!(pattern.to_string().parse::<HostPattern>().unwrap(), pattern);
         }

@@ -105,7 +105,7 @@ pub enum EnrolError {
         reason: String,
     },
     /// The manager does not take this key, which is forgotten: the next attempt has another.
-    #[error("the manager at {manager} refused this daemon's key, and gets another: {reason}")]
+    #[error("the manager at {manager} refused this daemon's key; the next attempt uses a new one: {reason}")]
     KeyRefused {
         /// Who said so.
         manager: ManagerUrl,

@@ -9,10 +9,13 @@ ALTER TABLE daemons ADD COLUMN
 ALTER TABLE tokens ADD COLUMN
     used_by TEXT; -- the daemon that joined with it last
 
+CREATE UNIQUE INDEX daemons_by_key ON daemons (key_hash);
+
 CREATE TABLE revoked_keys (
     key_hash BLOB    PRIMARY KEY,
     daemon   TEXT    NOT NULL, -- whose it was
-    ends_at  INTEGER NOT NULL  -- Unix seconds; by then no certificate for it is good anywhere
+    ends_at  INTEGER NOT NULL, -- Unix seconds; by then no certificate for it is good anywhere
+    removed  INTEGER NOT NULL  -- 1: its daemon was removed; 0: its daemon has another key
 ) STRICT;
 
 CREATE INDEX revoked_keys_by_end ON revoked_keys (ends_at);

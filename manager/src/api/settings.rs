@@ -30,6 +30,8 @@ impl Settings for Services {
         let version: String = request.version.chars().take(MAX_VERSION_LEN).collect();
         let watcher = self.topology.watch(&caller, address, &version).await;
         let watcher = watcher.map_err(|error| store_failed(&error))?;
+        // It may have been removed before it watched.
+        self.require_enrolled(&caller, key).await?;
         let watch = Watch {
             services: self.clone(),
             caller,

@@ -61,7 +61,9 @@ impl From<EnrolmentRefused> for Status {
                 Self::already_exists(error.to_string())
             }
             // To the daemon this code says that another key may do.
-            EnrolmentRefused::RevokedKey => Self::failed_precondition(error.to_string()),
+            EnrolmentRefused::RevokedKey | EnrolmentRefused::KeyTaken { .. } => {
+                Self::failed_precondition(error.to_string())
+            }
             EnrolmentRefused::Store(source) => store_failed(source),
         }
     }

@@ -52,7 +52,8 @@ impl PeerCommand {
 /// What became of the daemon, for people.
 fn removal(id: &PeerId, removed: &wire::RemovedDaemon) -> String {
     let key = if removed.revoked {
-        "its key is revoked: within seconds every daemon closes its connections with it".to_owned()
+        "its key is revoked: daemons that reach the manager close their connections with it within 5 s, others once \
+         they reach it".to_owned()
     } else {
         "its key is not known, since it was not seen since an older version: others take its certificate until \
          that ends"

@@ -8,7 +8,7 @@ use flotilla_proto::{Identity, KeyHash, PeerId, RegionName, Role};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{FromRow, Row as _};
 
-use super::keys::{revoke, revoked_keys};
+use super::keys::{Why, revoke, revoked_keys};
 use super::registries::registries;
 use super::{Store, raise_revision, unix_seconds};
 
@@ -129,7 +129,7 @@ impl Store {
         let removal = match key_hash {
             Some(key) => {
                 let ends = certificate_ends.max(unix_seconds(now + lifetime));
-                Removal::Revoked(revoke(&mut transaction, &key, &id, ends, now).await?)
+                Removal::Revoked(revoke(&mut transaction, (&key, Why::Removed), &id, ends, now).await?)
             }
             None => Removal::KeyUnknown,
         };

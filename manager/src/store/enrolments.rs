@@ -8,7 +8,7 @@ use flotilla_proto::{KeyHash, PeerId, RegionName, Role};
 use sqlx::{Sqlite, Transaction};
 
 use super::daemons::DaemonRow;
-use super::keys::{CertifiedKey, is_revoked, revoke};
+use super::keys::{CertifiedKey, Why, is_revoked, revoke};
 use super::tokens::TokenRow;
 use super::{Store, raise_revision, unix_seconds};
 
@@ -62,13 +62,22 @@ impl Store {
         if is_revoked(&mut transaction, &key.hash, now).await? {
             return Err(EnrolmentRefused::RevokedKey);
         }
+        let other: Option<String> =
+            sqlx::query_scalar("SELECT id FROM daemons WHERE key_hash = ? AND id <> ?")
+                .bind(&key.hash.as_bytes()[..])
+                .bind(id.as_str())
+                .fetch_optional(&mut *transaction)
+                .await?;
+        if let Some(other) = other {
+            return Err(EnrolmentRefused::KeyTaken { other });
+        }
         let replaced = match &holder {
             Some(holder) => refuse_taken(holder, &token, &key.hash, former.as_ref())?,
             None => None,
         };
         if let Some((holder, key)) = replaced {
             let ends = holder.certificate_ends.max(unix_seconds(applicant.key.ends));
-            revoke(&mut transaction, key, &holder.id, ends, now).await?;
+            revoke(&mut transaction, (key, Why::Replaced), &holder.id, ends, now).await?;
             raise_revision(&mut transaction).await?;
         }
         keep(&mut transaction, applicant, &token, now).await?;
@@ -186,6 +195,8 @@ pub(crate) enum EnrolmentRefused {
     UsedToken(Box<UsedToken>),
     #[error("the key was revoked when its daemon was removed")]
     RevokedKey,
+    #[error("the key belongs to `{other}` already, as when a disk was copied")]
+    KeyTaken { other: String },
     #[error(
         "the name `{id}` is taken by a {role} of region `{region}`; set another `name` in the daemon's \
          configuration, or remove that one first (`flotilla peer remove {id}`)"

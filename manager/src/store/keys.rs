@@ -68,12 +68,22 @@ impl Store {
     }
 }
 
+/// Why a key is revoked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Why {
+    /// Its daemon was removed.
+    Removed,
+    /// Its daemon has another one.
+    Replaced,
+}
+
 /// Revokes a key whose last certificate is good until `certificate_ends`, in Unix seconds; returns until
 /// when it stays known. Those of which no certificate is good any more are forgotten on the way, and beyond
-/// [`MAX_REVOKED_KEYS`] those that would be next.
+/// [`MAX_REVOKED_KEYS`] those that would be next: first those that their own daemons have replaced, so that nobody
+/// gets a removed daemon back in by replacing keys.
 pub(super) async fn revoke(
     transaction: &mut Transaction<'static, Sqlite>,
-    key: &[u8],
+    (key, why): (&[u8], Why),
     daemon: &str,
     certificate_ends: i64,
     now: SystemTime,
@@ -81,12 +91,14 @@ pub(super) async fn revoke(
     // A daemon whose clock is late takes a certificate for longer.
     let ends_at = certificate_ends.saturating_add(BACKDATED.as_secs().cast_signed());
     sqlx::query(
-        "INSERT INTO revoked_keys (key_hash, daemon, ends_at) VALUES (?, ?, ?) \
-         ON CONFLICT (key_hash) DO UPDATE SET ends_at = max(ends_at, excluded.ends_at)",
+        "INSERT INTO revoked_keys (key_hash, daemon, ends_at, removed) VALUES (?, ?, ?, ?) \
+         ON CONFLICT (key_hash) DO UPDATE SET ends_at = max(ends_at, excluded.ends_at), \
+         removed = max(removed, excluded.removed)",
     )
     .bind(key)
     .bind(daemon)
     .bind(ends_at)
+    .bind(why == Why::Removed)
     .execute(&mut **transaction)
     .await?;
     sqlx::query("DELETE FROM revoked_keys WHERE ends_at <= ?")
@@ -95,7 +107,7 @@ pub(super) async fn revoke(
         .await?;
     let excess = sqlx::query(
         "DELETE FROM revoked_keys WHERE key_hash IN \
-         (SELECT key_hash FROM revoked_keys ORDER BY ends_at DESC LIMIT -1 OFFSET ?)",
+         (SELECT key_hash FROM revoked_keys ORDER BY removed DESC, ends_at DESC LIMIT -1 OFFSET ?)",
     )
     .bind(i64::try_from(MAX_REVOKED_KEYS).unwrap_or(i64::MAX))
     .execute(&mut **transaction)
@@ -105,7 +117,7 @@ pub(super) async fn revoke(
         tracing::warn!(
             excess,
             limit = MAX_REVOKED_KEYS,
-            "too many keys are revoked: those that end first are trusted again until then"
+            "too many keys are revoked: so many are accepted again until their certificates end"
         );
     }
     Ok(ends_at)

@@ -106,6 +106,19 @@ async fn a_daemon_whose_certificate_expired_takes_another_key_at_its_former_one_
     assert_eq!((latter.identity(), latter.key() == former.key()), (former.identity(), false));
 }
 
+/// As when a machine's disk is copied before it has joined.
+#[tokio::test]
+async fn a_key_belongs_to_one_daemon() {
+    let cluster = Cluster::with_region().await;
+    let key = new_key();
+    join(&cluster, &cluster.token("eu", "peer").await, "node-1", &key, None).await.unwrap();
+    let token = cluster.token("eu", "peer").await;
+    let refused = join(&cluster, &token, "node-2", &key, None).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains("belongs to `node-1`"), "{refused}");
+    join(&cluster, &token, "node-2", &new_key(), None).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_renewal_is_for_the_same_key() {
     let cluster = Cluster::with_region().await;

@@ -15,7 +15,8 @@ use crate::seldom::Seldom;
 /// What went past the region.
 pub(crate) struct Bypasses {
     counted: Family<Labels, Counter>,
-    said: Seldom,
+    /// By kind, so that none keeps another from being told.
+    said: [(Kind, Seldom); 4],
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -39,10 +40,11 @@ impl Bypasses {
             "Requests for manifests and blobs that went to the registry alone, by what may be a credential besides Authorization",
             counted.clone(),
         );
-        for kind in [Kind::Cookie, Kind::Header, Kind::Query, Kind::Body] {
+        let said = [Kind::Cookie, Kind::Header, Kind::Query, Kind::Body].map(|kind| {
             counted.get_or_create(&Labels { kind }).inc_by(0);
-        }
-        Self { counted, said: Seldom::every(PAUSE) }
+            (kind, Seldom::every(PAUSE))
+        });
+        Self { counted, said }
     }
 
     /// A request goes past the region. Only a header's name is told: a value, or a part of a query, may be a secret.
@@ -54,7 +56,7 @@ impl Bypasses {
             Besides::Body => (Kind::Body, "its body"),
         };
         self.counted.get_or_create(&Labels { kind }).inc();
-        if self.said.is_due() {
+        if self.said.iter().any(|(said, seldom)| *said == kind && seldom.is_due()) {
             tracing::warn!(
                 %registry, by,
                 "a client goes past the region: what it sends besides Authorization may be a credential"

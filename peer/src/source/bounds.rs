@@ -79,7 +79,8 @@ impl Bounds {
 
     fn is_this_daemon(&self, address: SocketAddr) -> bool {
         let (ip, port) = (address.ip().to_canonical(), address.port());
-        let is_here = AddressKind::of(ip) == AddressKind::Loopback;
+        // The kernel takes the unspecified address for loopback.
+        let is_here = AddressKind::of(ip) == AddressKind::Loopback || ip.is_unspecified();
         self.listeners.iter().filter(|listener| listener.port() == port).any(|listener| {
             let listened = listener.ip().to_canonical();
             listened == ip || is_here && (listened.is_unspecified() || listened.is_loopback())
@@ -278,9 +279,15 @@ mod tests {
     #[test]
     fn nobody_leads_to_this_daemon_not_even_by_an_exception() {
         let listed = bounds(&["127.0.0.0/8", "*"]);
-        for address in
-            ["127.0.0.1:4005", "[::ffff:127.0.0.1]:4005", "[::1]:4005", "127.0.0.9:4001", "[::1]:4001"]
-        {
+        for address in [
+            "127.0.0.1:4005",
+            "[::ffff:127.0.0.1]:4005",
+            "[::1]:4005",
+            "127.0.0.9:4001",
+            "[::1]:4001",
+            "0.0.0.0:4005",
+            "[::]:4005",
+        ] {
             for own in ["127.0.0.1", PUBLIC] {
                 let error = admitted(&listed, own, "reg.test", &[address]).unwrap_err();
                 assert!(error.contains("where this seed itself listens"), "{error}");

@@ -15,7 +15,6 @@
 //! One thread owns all changes (`writer.rs`). Reads pass it by. Whether a whole blob has the right SHA-256,
 //! and what is announced to whom, is for others to decide.
 
-use std::fmt::Display;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::Path;
