@@ -62,7 +62,8 @@ impl Owners {
     pub fn of(&self, client: SocketAddr, here: SocketAddr) -> Owner {
         let (client, here) = (canonical(client), canonical(here));
         let is_local = client.ip().is_loopback() || client.ip() == here.ip();
-        self.user(client, here).filter(|_| is_local).map_or_else(|| Owner::at(client.ip()), Owner::User)
+        let user = is_local.then(|| self.user(client, here)).flatten();
+        user.map_or_else(|| Owner::at(client.ip()), Owner::User)
     }
 
     fn user(&self, client: SocketAddr, here: SocketAddr) -> Option<u32> {

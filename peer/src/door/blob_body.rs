@@ -137,8 +137,10 @@ impl BlobBody {
     /// The piece, and room for it among the answers under way: none but what it has, if it goes to somebody else just
     /// then.
     async fn load(&mut self, piece: u32) -> Result<Bytes, ReadPieceError> {
-        let content = self.file.hash_of(piece).map(Content::Piece);
-        if let Some(bytes) = content.and_then(|content| self.account.share(content)) {
+        let digest = self.file.digest();
+        let hash = self.file.hash_of(piece).ok_or(ReadPieceError::NotHeld { digest, piece })?;
+        let content = Content::Piece(hash);
+        if let Some(bytes) = self.account.share(content) {
             self.held = None;
             return Ok(bytes);
         }
@@ -147,13 +149,10 @@ impl BlobBody {
             None => self.account.take(self.file.layout().piece_size(piece) as usize).await,
         };
         let bytes = self.store.read(&self.file, piece).await?;
-        Ok(match content {
-            Some(content) => held.carry(content, bytes),
-            None => bytes,
-        })
+        Ok(held.carry(content, bytes))
     }
 
-    /// A damaged piece is fetched anew while the client waits.
+    /// A damaged piece is fetched again while the client waits.
     async fn repair(&mut self, digest: Digest, piece: u32) -> Result<(), BoxError> {
         self.swarm.damaged(digest, piece).await;
         self.pursuit.want_again(piece).await.map_err(|lost| lost.reason(digest).into())

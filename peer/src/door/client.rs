@@ -2,7 +2,7 @@
 //!
 //! Each has a seat in the crowd of its owner (a local user, else an address), an account in the flight of answers, and
 //! a stream that is watched. One that has asked for nothing, takes nothing, or is the idle one of the owner with
-//! most, goes; what bound it met is counted.
+//! most, goes. Each [`Bound`] that ends a connection or refuses a request is counted.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -296,10 +296,11 @@ impl Body for AtWork {
     }
 }
 
-/// What a client is told for whom there is no room.
+/// The answer to a client when there is no room.
 fn full() -> String {
     let message = format!(
-        "all {MAX_CONNECTIONS} connections of this node's doors are at work, and nobody has more of them than you"
+        "all {MAX_CONNECTIONS} connections of this node's doors are at work, and you hold too large a part of \
+         them to get one more"
     );
     let body =
         serde_json::json!({ "errors": [{ "code": "UNAVAILABLE", "message": message, "detail": null }] });

@@ -146,9 +146,11 @@ impl Flight {
         let (loads, busiest, mut needed): (Vec<Arc<Load>>, _, _) = {
             let mut books = self.books();
             let is_soon = books.relieved_at.is_some_and(|before| now < before + RELIEF_TURN / 2);
-            let Some(busiest) = books.ledger.busiest().filter(|_| !is_soon) else { return };
+            let needed = books.ledger.needed();
+            // Somebody who waits for what is ahead of its client leads to no cut, and takes nobody's turn.
+            let Some(busiest) = books.ledger.busiest().filter(|_| !is_soon && needed > 0) else { return };
             books.relieved_at = Some(now);
-            (books.loads.values().filter_map(Weak::upgrade).collect(), busiest, books.ledger.needed())
+            (books.loads.values().filter_map(Weak::upgrade).collect(), busiest, needed)
         };
         let of_busiest = loads.iter().filter(|load| load.owner == busiest);
         let stalled = of_busiest.map(|load| (load.stalled_for(now), load));
@@ -297,7 +299,7 @@ impl Held {
         self.load.flight.give_back(self.load.owner, before.saturating_sub(bytes));
     }
 
-    /// The same bytes, which give back what is held for them once the last of them is written, to whoever it is.
+    /// The same bytes. What is held for them is given back when every client has been sent the last of them.
     pub(super) fn carry(self, content: Content, bytes: Bytes) -> Bytes {
         let Self { load, reading } = self;
         let flight = load.flight.clone();
@@ -472,13 +474,11 @@ mod tests {
         let (honest, _other) = client(&flight, ROOT, 8);
         let _of_stalled = stalled.take(BUDGET / 4).await;
         let _of_taking = taking.take(BUDGET / 4).await;
-        let began_at = Instant::now();
         tokio::time::sleep(2 * PRESSED).await;
         assert!(!stalled.cut.is_cancelled(), "nobody waited");
         let mut asked = Box::pin(honest.take(BUDGET));
         assert!(asked.as_mut().now_or_never().is_none());
-        stalled.cut().await;
-        assert_eq!(began_at.elapsed(), 2 * PRESSED, "at once");
+        assert!(stalled.cut.is_cancelled(), "at once");
         assert!(!taking.cut.is_cancelled());
     }
 
@@ -514,7 +514,7 @@ mod tests {
         tokio::time::sleep(2 * PRESSED).await;
         let mut asked = Box::pin(honest.take(1));
         assert!(asked.as_mut().now_or_never().is_none());
-        stalled.cut().await;
+        assert!(stalled.cut.is_cancelled());
         assert!(!bringer.cut.is_cancelled(), "it has read its own");
     }
 

@@ -107,13 +107,10 @@ impl Scales {
     }
 }
 
-/// What a client is told for whose answer there is no room.
+/// The answer to a client when its answer has no room in the budget.
 pub(super) fn no_room(client: &Client) -> Response<BodyStream> {
     client.bounds.met(Bound::AnswerBytes);
-    let message = format!(
-        "no room in the {} MiB of answers under way at this node: other clients of yours do not read theirs",
-        BUDGET >> 20
-    );
+    let message = format!("no room in the {} MiB of answers under way at this node; ask again", BUDGET >> 20);
     let mut refused = refusal(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", &message);
     refused.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER));
     refused
