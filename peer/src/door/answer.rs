@@ -159,8 +159,7 @@ impl Answerer {
         let patience = if prompt { PATIENCE } else { PATIENT };
         let (came_at, client) = (Instant::now(), request.extensions().get::<Arc<Client>>().cloned());
         let _turn = match &client {
-            // The registry has the other half.
-            Some(client) => Some(client.turn(prompt, patience / 2).await.ok_or_else(too_many)?),
+            Some(client) => Some(client.turn(prompt, patience).await.ok_or_else(too_many)?),
             // It belongs to a request that has its turn.
             None => None,
         };
