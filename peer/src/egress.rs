@@ -6,16 +6,18 @@ use std::time::{Duration, Instant};
 use dashmap::DashMap;
 use flotilla_daemon::settings::Receiver;
 use flotilla_proto::wire::peer::Credential;
-use flotilla_proto::{Digest, PeerId, RegistryHost, rendezvous_order};
+use flotilla_proto::{Digest, Layout, PeerId, RegistryHost, rendezvous_order};
+use futures_util::future::join_all;
 use http::{HeaderValue, Method, Request, Response};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::body;
+use crate::delivering::DeliveryQuestion;
 use crate::seed::{Moment, Seed};
 use crate::seed_watch::Silence;
 use crate::source::{BodyStream, ForwardError, Purpose, ReadCredential};
-use crate::transport::{CallError, Given, Offered, Transport};
+use crate::transport::{CallError, Delivered, Given, Offered, Transport};
 
 /// The way out of the region.
 pub(crate) struct Egress {
@@ -153,6 +155,52 @@ impl Egress {
         })
     }
 
+    /// Whether the credential's registry has delivered a blob that others gave. If no seed knows of it, it is to do so
+    /// through the digest's home seed, or the next one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::forward`].
+    pub(crate) async fn deliver(
+        &self,
+        digest: Digest,
+        layout: Layout,
+        credential: &ReadCredential,
+    ) -> Result<Delivered, EgressError> {
+        let seeds = self.seeds(digest.as_bytes()).await?;
+        let order = DeliveryQuestion { digest, layout, credential: credential.clone(), known_only: false };
+        let question = DeliveryQuestion { known_only: true, ..order.clone() };
+        let known = join_all(seeds.iter().map(|seed| self.deliver_by(seed, &question, KNOWN_PATIENCE))).await;
+        if known.iter().any(|said| matches!(said, Ok(Delivered::Whole))) {
+            return Ok(Delivered::Whole);
+        }
+        let mut failure = EgressError::NoSeed;
+        let patience = share(PATIENCE, seeds.len());
+        for seed in seeds {
+            match self.deliver_by(&seed, &order, patience).await {
+                Err(EgressError::Seed { seed, error }) if error.is_seeds_own() => {
+                    self.rest(&seed);
+                    failure = EgressError::Seed { seed, error };
+                }
+                said => return said,
+            }
+        }
+        Err(failure)
+    }
+
+    async fn deliver_by(
+        &self,
+        seed: &PeerId,
+        asked: &DeliveryQuestion,
+        patience: Duration,
+    ) -> Result<Delivered, EgressError> {
+        if let Some(local) = self.seed.as_ref().filter(|_| *seed == self.me) {
+            return Ok(local.deliver(asked.clone()).await?);
+        }
+        let said = self.transport.deliver(seed, asked, patience).await;
+        said.map_err(|error| EgressError::Seed { seed: seed.clone(), error })
+    }
+
     async fn offer_within(
         &self,
         seed: &PeerId,
@@ -214,7 +262,6 @@ impl Offer<'_> {
             repository: self.credential.repository.to_string(),
             authorization: self.credential.authorization.expose().clone(),
             after_failure: self.moment == Moment::AfterFailure,
-            with_pieces: self.moment == Moment::WithPieces,
         }
     }
 }
@@ -233,6 +280,9 @@ pub(crate) const PATIENCE: Duration = Duration::from_millis(9_300);
 /// How long a small blob is waited for as a whole, once the seed is reached: after that a plan lets its bytes through as they
 /// come.
 const SMALL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// For what a seed knows without asking.
+const KNOWN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// A slow registry's answer is worth that much, even where there are many seeds.
 const MIN_PATIENCE: Duration = Duration::from_secs(3);

@@ -8,12 +8,12 @@ mod bare;
 mod body;
 mod config;
 mod control;
+mod delivering;
 mod door;
 mod egress;
 mod grant;
 mod http_wire;
 mod metrics;
-mod origins;
 mod report;
 mod resource;
 mod seed;
@@ -178,8 +178,8 @@ impl Peer {
         let pseudonym = Pseudonym::of_cluster(identity.ca());
         let own = OwnDaemon { pseudonym: pseudonym.clone(), listeners };
         let source = Source::new(config.source.clone(), own, &mut metrics)?;
-        let found = store.inventory().into_iter().map(|held| (held.digest, held.complete));
-        let seed = (role == Role::Seed).then(|| Arc::new(Seed::new(source.clone(), found)));
+        let seed = (role == Role::Seed)
+            .then(|| Arc::new(Seed::new(source.clone(), store.clone(), settings.clone())));
         let watched = seed.is_some().then(|| report::watch_endpoints(identity.clone(), source.clone()));
         let (seeds, silence) =
             SeedWatch::new(name.clone(), transport.clone(), settings.clone(), readiness.clone());

@@ -3,12 +3,14 @@
 //! Its second duty is to *confirm*: a digest may be served under a repository only once
 //! the registry has served or confirmed it there (docs/design.md §7), since a forged manifest
 //! in one's own project must not open another's layer. A read confirms by itself; only
-//! where none runs does a confirmation cost the registry a probe.
+//! where none runs does a confirmation cost the registry a probe. `delivering` is for a registry that says to hold what
+//! only others gave.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dashmap::DashMap;
+use flotilla_daemon::settings::Receiver;
 use flotilla_proto::{Digest, Layout, PieceSet, RegistryHost, RepositoryName};
 use http::{Method, Request, Response, StatusCode, header};
 use tokio::sync::{mpsc, watch};
@@ -16,14 +18,15 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::body;
+use crate::delivering::{Deliveries, DeliveryQuestion};
 use crate::grant::Confirmed;
-use crate::origins::{Foreign, Origins};
 use crate::resource::Resource;
 use crate::source::{
-    BodyStream, Credentials, ForwardError, Purpose, ReadCredential, ReadError, ReadOrder, ReadSummary,
-    Source, SourcePiece, Verdict,
+    BodyStream, Credentials, ForwardError, Purpose, ReadCredential, ReadError, ReadOrder, ReadPurpose,
+    ReadSummary, Source, SourcePiece, Verdict,
 };
-use crate::transport::Offered;
+use crate::store::Store;
+use crate::transport::{Delivered, Offered};
 
 /// When a client's peer asks for a confirmation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,15 +35,13 @@ pub(crate) enum Moment {
     First,
     /// After a read that failed: how this credential's very place let it down comes first, if it did.
     AfterFailure,
-    /// When it holds the pieces that its client asked for.
-    WithPieces,
 }
 
 /// The seed's part of a peer daemon.
 pub(crate) struct Seed {
     source: Source,
     confirmed: Confirmed,
-    origins: Origins,
+    deliveries: Deliveries,
     reading_by_digest: Arc<DashMap<Digest, Arc<Reading>>>,
 }
 
@@ -55,11 +56,10 @@ struct Reading {
 }
 
 impl Seed {
-    /// `found` are the blobs that were on the disk; `true`: whole and right.
-    pub(crate) fn new(source: Source, found: impl IntoIterator<Item = (Digest, bool)>) -> Self {
+    pub(crate) fn new(source: Source, store: Store, settings: Receiver) -> Self {
         source.warn_without_roots();
-        let (confirmed, origins) = (Confirmed::new(), Origins::new(found));
-        Self { source, confirmed, origins, reading_by_digest: Arc::default() }
+        let (confirmed, deliveries) = (Confirmed::new(), Deliveries::new(source.clone(), store, settings));
+        Self { source, confirmed, deliveries, reading_by_digest: Arc::default() }
     }
 
     /// Sends a request to a registry as the client made it.
@@ -109,32 +109,26 @@ impl Seed {
         }
         reading.offer(&credential);
         self.forget_later(digest);
-        let confirmed = || self.offered(digest, &reading, upstream, moment);
         if self.confirmed.contains(upstream, repository, digest) {
-            return Ok(confirmed());
+            return Ok(Offered::Confirmed);
         }
         let said = tokio::select! {
             biased;
             verdict = reading.credentials.verdict(&credential) => verdict,
-            () = self.confirmed.until(upstream, repository, digest) => return Ok(confirmed()),
+            () = self.confirmed.until(upstream, repository, digest) => return Ok(Offered::Confirmed),
             () = reading.until_hopeless(&credential) => None,
         };
         match said {
             Some(Verdict::Accepted) => {
                 self.confirmed.insert(upstream.clone(), repository.clone(), digest);
-                Ok(confirmed())
+                Ok(Offered::Confirmed)
             }
-            Some(Verdict::Refused(answer)) => {
-                let mut refusal = Response::new(answer.body.clone());
-                *refusal.status_mut() = answer.status;
-                *refusal.headers_mut() = answer.headers.clone();
-                Ok(Offered::Refused(refusal))
-            }
+            Some(Verdict::Refused(answer)) => Ok(Offered::Refused(answer.to_response())),
             // The client has waited for the read already: a probe would find no other registry.
             Some(Verdict::Failed(failure)) => Err(failure.of(upstream)),
             // A read that ended may have confirmed the place in the same moment.
-            None if self.confirmed.contains(upstream, repository, digest) => Ok(confirmed()),
-            None => self.probe(digest, &credential, &reading, moment).await,
+            None if self.confirmed.contains(upstream, repository, digest) => Ok(Offered::Confirmed),
+            None => self.probe(digest, &credential).await,
         }
     }
 
@@ -150,58 +144,31 @@ impl Seed {
         cancel: CancellationToken,
     ) -> Result<ReadSummary, ReadError> {
         let reading = self.reading(digest);
-        self.origins.note(digest, []);
         reading.active.send_replace(true);
         let mut place = reading.first_place.subscribe();
         // Without a credential in time the source says so itself.
         let _ = tokio::time::timeout(CREDENTIAL_WAIT, place.wait_for(Option::is_some)).await;
         let credentials = reading.credentials.clone();
-        let order = ReadOrder { digest, layout, wanted, until, credentials };
+        let order = ReadOrder { digest, layout, wanted, until, credentials, purpose: ReadPurpose::Spread };
         let result = self.source.read_blob(order, sink, cancel).await;
         if let Ok(ReadSummary { read_by: Some(by), .. }) = &result {
             self.confirmed.insert(by.upstream.clone(), by.repository.clone(), digest);
         }
-        self.origins.note(digest, reading.credentials.readers());
         reading.active.send_replace(false);
         self.forget_later(digest);
         result
     }
 
-    /// The whole blob is here and right, wherever it came from.
-    pub(crate) fn proven(&self, digest: Digest) {
-        self.origins.proven(digest);
+    /// Whether a registry has delivered a blob that others gave; if not, it is to do so.
+    ///
+    /// # Errors
+    ///
+    /// If the registry does not deliver it, or something else.
+    pub(crate) async fn deliver(&self, asked: DeliveryQuestion) -> Result<Delivered, ForwardError> {
+        self.deliveries.deliver(asked).await
     }
 
-    /// What was read of the blob was wrong, and is gone.
-    pub(crate) fn purged(&self, digest: Digest) {
-        self.origins.forget(digest);
-    }
-
-    /// The registry holds the blob for this client: does all that was read of it come from there, too? A client is
-    /// shown no end of another registry's bytes before they were found right.
-    fn offered(&self, digest: Digest, reading: &Reading, upstream: &RegistryHost, moment: Moment) -> Offered {
-        let readers = reading.credentials.readers();
-        let is_read_elsewhere = readers.iter().any(|reader| reader != upstream);
-        let elsewhere = match (self.origins.foreign(digest, upstream), moment) {
-            (Foreign::Proven, _) => false,
-            (Foreign::Yes, _) | (Foreign::Lost, Moment::WithPieces) => true,
-            (Foreign::No, _) => is_read_elsewhere,
-            // Pieces are held, so some registry gave them, perhaps to a seed that is gone.
-            (Foreign::Unread, Moment::WithPieces) => readers.is_empty() || is_read_elsewhere,
-            (Foreign::Unread | Foreign::Lost, Moment::First | Moment::AfterFailure) => {
-                is_read_elsewhere || readers.is_empty() && reading.is_begun_elsewhere(upstream)
-            }
-        };
-        Offered::Confirmed { elsewhere }
-    }
-
-    async fn probe(
-        &self,
-        digest: Digest,
-        credential: &ReadCredential,
-        reading: &Reading,
-        moment: Moment,
-    ) -> Result<Offered, ForwardError> {
+    async fn probe(&self, digest: Digest, credential: &ReadCredential) -> Result<Offered, ForwardError> {
         let ReadCredential { upstream, repository, .. } = credential;
         let mut request = Request::new(body::empty());
         *request.method_mut() = Method::GET;
@@ -217,7 +184,7 @@ impl Seed {
         let is_empty = answer.status() == StatusCode::RANGE_NOT_SATISFIABLE;
         if answer.status().is_success() || is_empty {
             self.confirmed.insert(upstream.clone(), repository.clone(), digest);
-            return Ok(self.offered(digest, reading, upstream, moment));
+            return Ok(Offered::Confirmed);
         }
         let (head, body) = answer.into_parts();
         let body = body::read_whole(body, MAX_REFUSAL).await;
@@ -248,11 +215,6 @@ impl Reading {
             active: watch::Sender::new(false),
             offered_at: Mutex::new(Instant::now()),
         }
-    }
-
-    /// Whether a read begins with another registry.
-    fn is_begun_elsewhere(&self, upstream: &RegistryHost) -> bool {
-        self.first_place.borrow().as_ref().is_some_and(|(host, _)| host != upstream)
     }
 
     /// Whether nobody offered a credential for so long that no read will ask for it.

@@ -69,6 +69,11 @@ label! {
     RegionName
 }
 
+label! {
+    /// What registries have in common that share trust (docs/design.md §7).
+    TrustName
+}
+
 impl PeerId {
     /// The DNS name that this daemon's certificate carries and that dialling it verifies.
     pub fn dns_name(&self) -> String {
@@ -177,7 +182,7 @@ fn check_label(text: &str) -> Result<(), ParseLabelError> {
 /// RFC 1035 §2.3.4.
 const MAX_LABEL_LEN: usize = 63;
 
-/// Why a text is no name of a daemon or region.
+/// Why a text is no name of a daemon, a region or the like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a name has 1 to 63 of a-z, 0-9 and '-', and neither starts nor ends with '-'")]
 pub struct ParseLabelError;

@@ -205,7 +205,7 @@ mod tests {
         assert_eq!(
             error("reg.test=http://x,certificate=f"),
             "unknown key `certificate`; the keys here are user, password-file, ca, address, weight, standby, \
-            proxy, limit, release, proxy-cache, count-pulls, offline, offline-for, grants"
+            proxy, limit, release, proxy-cache, count-pulls, offline, offline-for, grants, trust"
         );
         assert!(error("reg.test=http://x,users=u").contains("did you mean `user`?"));
         assert!(error("reg.test=http://x,user=u").contains("needs both"));

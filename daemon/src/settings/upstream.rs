@@ -4,8 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use flotilla_proto::RegistryHost;
 use flotilla_proto::wire::manager as wire;
+use flotilla_proto::{ParseLabelError, RegistryHost, TrustName};
 
 use super::{Endpoint, ParseCapError, ParseProxyError, ParseWeightError};
 
@@ -29,6 +29,9 @@ pub struct Upstream {
     pub offline: Offline,
     /// How long its word on a client holds.
     pub grants: GrantLife,
+    /// Those of the same name share trust with it: what one gave may be shown to the others' clients once these hold
+    /// it. `None`: with nobody.
+    pub trust: Option<TrustName>,
 }
 
 impl Upstream {
@@ -52,6 +55,7 @@ impl Upstream {
             count_pulls: true,
             offline: Offline::default(),
             grants: GrantLife::default(),
+            trust: None,
         })
     }
 
@@ -79,6 +83,7 @@ impl Upstream {
             count_pulls: !registry.uncounted_pulls,
             offline: Offline::from_wire(registry.offline_granted.as_ref())?,
             grants: if registry.strict_grants { GrantLife::Strict } else { GrantLife::Cached },
+            trust: trust(&registry.trust)?,
             ..Self::new(host, endpoints)?
         })
     }
@@ -93,8 +98,14 @@ impl Upstream {
             uncounted_pulls: !self.count_pulls,
             offline_granted: self.offline.to_wire(),
             strict_grants: self.grants == GrantLife::Strict,
+            trust: self.trust.as_ref().map(ToString::to_string).unwrap_or_default(),
         }
     }
+}
+
+fn trust(text: &str) -> Result<Option<TrustName>, ParseRegistryError> {
+    let name = (!text.is_empty()).then(|| text.parse()).transpose();
+    name.map_err(|source| ParseRegistryError::Trust { name: text.to_owned(), source })
 }
 
 /// How long a registry's word that a client may read holds.
@@ -294,6 +305,14 @@ pub enum ParseRegistryError {
     Release {
         /// What stands there.
         number: i32,
+    },
+    /// No name of registries that share trust.
+    #[error("trust `{name}`: {source}")]
+    Trust {
+        /// What stands there.
+        name: String,
+        /// What is wrong with it.
+        source: ParseLabelError,
     },
     /// Offline for a time that may not be.
     #[error(transparent)]

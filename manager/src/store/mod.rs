@@ -98,6 +98,7 @@ fn migrations() -> Vec<Migration> {
         ("one docker hub", include_str!("../../migrations/sqlite/0003_one_docker_hub.sql")),
         ("strict grants", include_str!("../../migrations/sqlite/0004_strict_grants.sql")),
         ("keys", include_str!("../../migrations/sqlite/0005_keys.sql")),
+        ("trust", include_str!("../../migrations/sqlite/0006_trust.sql")),
     ];
     let migration = |(version, (name, text)): (i64, (&'static str, &'static str))| {
         Migration::new(version, name.into(), MigrationType::Simple, text.into_sql_str(), false)

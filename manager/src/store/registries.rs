@@ -1,8 +1,8 @@
 //! Registries and their endpoints.
 
 use flotilla_daemon::settings::{GrantLife, Offline, Release, Upstream};
-use flotilla_proto::RegistryHost;
 use flotilla_proto::wire::manager as wire;
+use flotilla_proto::{RegistryHost, TrustName};
 use prost::Message as _;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, Sqlite, SqliteConnection, Transaction};
@@ -58,8 +58,8 @@ async fn insert_registry(transaction: &mut Write, upstream: &Upstream) -> Result
     };
     sqlx::query(
         "INSERT INTO registries \
-         (host, release, proxy_cache, count_pulls, offline_granted_seconds, strict_grants) \
-         VALUES (?, ?, ?, ?, ?, ?)",
+         (host, release, proxy_cache, count_pulls, offline_granted_seconds, strict_grants, trust) \
+         VALUES (?, ?, ?, ?, ?, ?, ?)",
     )
     .bind(upstream.host.as_str())
     .bind(upstream.release.to_string())
@@ -67,6 +67,7 @@ async fn insert_registry(transaction: &mut Write, upstream: &Upstream) -> Result
     .bind(upstream.count_pulls)
     .bind(offline_granted)
     .bind(upstream.grants == GrantLife::Strict)
+    .bind(upstream.trust.as_ref().map_or("", TrustName::as_str))
     .execute(&mut **transaction)
     .await?;
     Ok(())
@@ -155,6 +156,7 @@ fn registry(row: &SqliteRow) -> Result<wire::Registry, sqlx::Error> {
         proxy_cache: row.try_get("proxy_cache")?,
         uncounted_pulls: !row.try_get::<bool, _>("count_pulls")?,
         strict_grants: row.try_get("strict_grants")?,
+        trust: row.try_get("trust")?,
         offline_granted: longer.map(|s| wire::OfflineGranted { longer_seconds: s.cast_unsigned() }),
     })
 }
@@ -320,6 +322,7 @@ mod tests {
             count_pulls: false,
             offline: Offline::granted(Duration::from_secs(3600)).unwrap(),
             grants: GrantLife::Strict,
+            trust: Some("ours".parse().unwrap()),
             ..Upstream::new("reg.test".parse().unwrap(), vec![first, second]).unwrap()
         }
     }

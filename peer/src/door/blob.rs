@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use flotilla_daemon::settings::{GrantLife, Upstream};
-use flotilla_proto::{Digest, Layout, ParseDigestError, RepositoryName};
+use flotilla_proto::{Digest, Layout, Origins, ParseDigestError, RepositoryName};
 use headers::{ContentLength, ETag, HeaderMapExt as _};
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -27,7 +27,7 @@ use super::weighing::{Weighed, no_room};
 use crate::bare::besides;
 use crate::body;
 use crate::egress::PATIENCE;
-use crate::grant::{Holder, life};
+use crate::grant::{Holder, Trust, life};
 use crate::http_wire::authorization;
 use crate::metrics::PieceSource;
 use crate::seed::Moment;
@@ -267,24 +267,23 @@ impl BlobRequest<'_> {
     }
 
     /// Makes sure that the registry holds the blob in this repository: a manifest may list
-    /// any digest. Whether what is being read of it is another registry's: only where nothing is, what was
-    /// confirmed before need not be asked.
-    async fn confirm(&self, wish: &Wish) -> Result<bool, Response<BodyStream>> {
+    /// any digest. Of what is here, what was confirmed before need not be asked.
+    async fn confirm(&self, wish: &Wish) -> Result<(), Response<BodyStream>> {
         let (upstream, repository) = (&self.credential.upstream, &self.credential.repository);
         let is_known = |live: &Arc<Live>| match wish {
             Wish::Whole => live.is_complete(),
-            Wish::Part(pieces) => live.is_vouched(upstream, pieces),
+            Wish::Part(pieces) => live.holds(pieces),
         };
         if self.door.swarm.live(self.digest).as_ref().is_some_and(is_known)
             && self.door.confirmed.contains(upstream, repository, self.digest)
         {
-            return Ok(false);
+            return Ok(());
         }
         let asked = self.door.egress.confirm(self.digest, &self.credential, Moment::First);
         match self.in_time(asked).await?.map_err(|error| not_forwarded(&error))? {
-            Offered::Confirmed { elsewhere } => {
+            Offered::Confirmed => {
                 self.confirmed();
-                Ok(elsewhere)
+                Ok(())
             }
             Offered::Refused(refused) => {
                 self.door.revoke(&self.holder);
@@ -306,40 +305,35 @@ impl BlobRequest<'_> {
             refusal(StatusCode::BAD_GATEWAY, "SIZE_INVALID", &message)
         })?;
         let (waits_for_all, is_small) = (self.waits_for_all(), size <= SMALL.into());
-        let mut wish = if waits_for_all || is_small { Wish::Whole } else { selected.wish(layout) };
-        let (mut live, is_foreign) = if is_small {
+        let wish = if waits_for_all || is_small { Wish::Whole } else { selected.wish(layout) };
+        let live = if is_small {
             let live = self.small(layout).await?;
-            (live, self.confirm(&wish).await?)
+            self.confirm(&wish).await?;
+            live
         } else {
             let (live, confirmed) = tokio::join!(self.want(layout, &wish), self.confirm(&wish));
-            let is_foreign = confirmed?;
-            (live?, is_foreign)
+            confirmed?;
+            live?
         };
-        if is_foreign && wish != Wish::Whole {
-            // Only the whole can be found right.
-            wish = Wish::Whole;
-            live = self.want(layout, &wish).await?;
-        }
         if live.layout() != layout {
             return Err(Ended::OtherSize(live.layout().size()));
         }
         let start = layout.piece_at(selected.parts.first().expect("a part at least").bytes.start);
         self.door.piece_bytes.add(PieceSource::Store, live.claim_found());
         let reading = self.door.swarm.read_from(live, start).await;
-        let first = if is_foreign || waits_for_all { layout.last_piece() } else { Some(start) };
+        let first = if waits_for_all { layout.last_piece() } else { Some(start) };
         let first = first.expect("an empty blob has no body");
         let (swarm, egress) = (self.door.swarm.clone(), Arc::clone(&self.door.egress));
-        let mut pursuit = Pursuit::new(swarm, egress, self.credential.clone(), wish, reading);
-        let is_late = match pursuit.released_and_vouched(first, self.deadline).await {
+        let trust = Trust::of(&self.credential.upstream, &self.door.settings.borrow());
+        let mut pursuit = Pursuit::new(swarm, egress, self.credential.clone(), wish, reading, trust);
+        let shown = self.until_shown(&mut pursuit, layout, first).await;
+        let is_late = match shown {
             Ok(()) => false,
             // Its bytes may come later.
             Err(Lost::Late) => true,
             Err(lost) => return Err(Ended::of(lost)),
         };
-        // What was begun before may have been purged meanwhile.
-        let file = self.door.store.begin(self.digest, layout).await;
-        let file = file
-            .map_err(|error| refusal(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", &error.to_string()))?;
+        let file = self.begin(layout).await?;
         let swarm = self.door.swarm.clone();
         let late = is_late.then_some(first);
         let held = match late {
@@ -359,6 +353,23 @@ impl BlobRequest<'_> {
             end: None,
         };
         Ok(body::from_task(|sender| body.send(sender)))
+    }
+
+    /// Waits until the client may see the first piece.
+    async fn until_shown(&self, pursuit: &mut Pursuit, layout: Layout, first: u32) -> Result<(), Lost> {
+        pursuit.released(first, self.deadline, false).await?;
+        let file = self.begin(layout).await.map_err(|answer| Lost::Answer(Box::new(answer)))?;
+        if pursuit.may_show(&file) {
+            return Ok(());
+        }
+        drop(file);
+        pursuit.until_shown(&self.door.store, self.deadline, false).await
+    }
+
+    /// The blob as it is on the disk: what was begun before may have been purged meanwhile.
+    async fn begin(&self, layout: Layout) -> Result<Arc<BlobFile>, Response<BodyStream>> {
+        let file = self.door.store.begin(self.digest, layout).await;
+        file.map_err(|error| refusal(StatusCode::SERVICE_UNAVAILABLE, "UNAVAILABLE", &error.to_string()))
     }
 
     /// Room for the first piece among the answers under way; none where it goes to somebody else already.
@@ -407,7 +418,7 @@ impl BlobRequest<'_> {
             let asked = self.door.egress.small(self.digest, size, &self.credential);
             match self.in_time(asked).await? {
                 Ok(None) => {}
-                Ok(Some(Given::Blob(bytes))) => self.keep(layout, bytes).await,
+                Ok(Some(Given::Blob(bytes, origins))) => self.keep(layout, bytes, &origins).await,
                 Ok(Some(Given::Refused(refused))) => {
                     self.door.revoke(&self.holder);
                     return Err(refused.map(body::full).into());
@@ -426,8 +437,8 @@ impl BlobRequest<'_> {
         self.want(layout, &Wish::Whole).await
     }
 
-    async fn keep(&self, layout: Layout, bytes: Bytes) {
-        match self.door.swarm.keep(self.digest, layout, bytes).await {
+    async fn keep(&self, layout: Layout, bytes: Bytes, origins: &Origins) {
+        match self.door.swarm.keep(self.digest, layout, bytes, origins).await {
             Ok(()) => {
                 self.door.piece_bytes.add(PieceSource::Seed, layout.size());
                 self.confirmed();

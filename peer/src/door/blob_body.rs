@@ -98,14 +98,12 @@ impl BlobBody {
         Ok(())
     }
 
-    /// The piece for the next chunk of the body; before the last one goes, all that went is vouched for.
+    /// The piece for the next chunk of the body.
     async fn chunk(&mut self, piece: u32, has_sent: bool, is_last: bool) -> Result<Bytes, BoxError> {
         // What was sent is not to keep its room while the next piece waits for some.
         self.last.take_if(|(last, _)| *last != piece);
         if is_last {
             self.wait_for(piece, has_sent).await?;
-            let vouched = self.pursuit.vouch(Instant::now() + BODY_PATIENCE, has_sent).await;
-            vouched.map_err(|lost| lost.reason(self.file.digest()))?;
             if !has_sent {
                 // What was here before may have been wrong, and another came.
                 self.file = self.store.begin(self.file.digest(), self.pursuit.layout()).await?;
@@ -123,6 +121,13 @@ impl BlobBody {
         for _ in 0..READ_ATTEMPTS {
             self.wait_for(piece, has_sent).await?;
             match self.load(piece).await {
+                // After it was read: what gave it is among what gave the blob.
+                Ok(_) if !self.pursuit.may_show(&self.file) => {
+                    let deadline = Instant::now() + BODY_PATIENCE;
+                    let shown = self.pursuit.until_shown(&self.store, deadline, has_sent).await;
+                    shown.map_err(|lost| lost.reason(self.file.digest()))?;
+                    self.file = self.store.begin(self.file.digest(), self.pursuit.layout()).await?;
+                }
                 Ok(bytes) => {
                     self.last = Some((piece, bytes.clone()));
                     return Ok(bytes);

@@ -11,10 +11,12 @@ use tokio::time::{sleep, timeout_at};
 use super::error::not_forwarded;
 use crate::body;
 use crate::egress::Egress;
+use crate::grant::Trust;
 use crate::seed::Moment;
 use crate::source::{BodyStream, ReadCredential};
+use crate::store::{BlobFile, Store};
 use crate::swarm::{Reading, Swarm, Wish};
-use crate::transport::Offered;
+use crate::transport::{Delivered, Offered};
 
 /// One client that waits for the pieces of one blob.
 pub(super) struct Pursuit {
@@ -26,6 +28,10 @@ pub(super) struct Pursuit {
     pause: Duration,
     /// How often what came was wrong.
     wrong: u32,
+    /// Whose bytes its client may see.
+    trust: Trust,
+    /// Whether its registry has delivered the whole blob, which is right and here.
+    is_delivered: bool,
 }
 
 /// Why a client cannot go on.
@@ -47,8 +53,10 @@ impl Pursuit {
         credential: ReadCredential,
         wish: Wish,
         reading: Reading,
+        trust: Trust,
     ) -> Self {
-        Self { swarm, egress, credential, wish, reading, pause: FIRST_PAUSE, wrong: 0 }
+        let pause = FIRST_PAUSE;
+        Self { swarm, egress, credential, wish, reading, pause, wrong: 0, trust, is_delivered: false }
     }
 
     pub(super) fn layout(&self) -> Layout {
@@ -78,16 +86,6 @@ impl Pursuit {
         }
     }
 
-    /// As [`Self::released`] for the first piece; of a part that lies in this one piece no byte goes out before it is
-    /// vouched for.
-    pub(super) async fn released_and_vouched(&mut self, piece: u32, deadline: Instant) -> Result<(), Lost> {
-        self.released(piece, deadline, false).await?;
-        match &self.wish {
-            Wish::Part(pieces) if pieces.count() == 1 => self.vouch(deadline, false).await,
-            Wish::Part(_) | Wish::Whole => Ok(()),
-        }
-    }
-
     /// Wants the blob again, if it may be had.
     async fn after(&mut self, failure: &Failure, piece: u32, has_sent: bool) -> Result<(), Lost> {
         self.wrong += u32::from(failure.is_poisoned());
@@ -101,7 +99,7 @@ impl Pursuit {
             FailureCause::Source | FailureCause::WrongBytes => {}
         }
         match self.egress.confirm(self.digest(), &self.credential, Moment::AfterFailure).await {
-            Ok(Offered::Confirmed { .. }) => {}
+            Ok(Offered::Confirmed) => {}
             Ok(Offered::Refused(refused)) => return Err(Lost::answer(refused.map(body::full))),
             Err(error) if error.is_of_registry() => return Err(Lost::answer(not_forwarded(&error))),
             // No seed says anything of it: the download's own failure does.
@@ -116,29 +114,41 @@ impl Pursuit {
         self.want_again(piece).await
     }
 
-    /// Makes sure, once its pieces are here, that no byte of a part is another registry's before the part ends:
-    /// where one may be, the whole is waited for.
-    pub(super) async fn vouch(&mut self, deadline: Instant, has_sent: bool) -> Result<(), Lost> {
-        let Wish::Part(pieces) = &self.wish else { return Ok(()) };
-        let (upstream, live) = (&self.credential.upstream, self.reading.live());
-        if live.is_vouched(upstream, pieces) {
+    /// Whether the client may see what is held of the blob: its registry gave it, or was found to have every byte of
+    /// it.
+    pub(super) fn may_show(&self, file: &BlobFile) -> bool {
+        self.is_delivered || self.trust.covers(&file.origins())
+    }
+
+    /// Waits until the client may see bytes that another registry gave: the whole is here and right, and its own
+    /// registry has delivered it, now or before. What is here may be others' bytes then than before.
+    pub(super) async fn until_shown(
+        &mut self,
+        store: &Store,
+        deadline: Instant,
+        has_sent: bool,
+    ) -> Result<(), Lost> {
+        let (digest, layout) = (self.digest(), self.layout());
+        let last = layout.last_piece().expect("an empty blob has no body");
+        self.wish = Wish::Whole;
+        self.want_again(last).await?;
+        self.released(last, deadline, has_sent).await?;
+        // What was wrong may have been read again, from its own.
+        let file = store.open_blob(digest).await.ok().flatten();
+        if file.is_some_and(|file| self.may_show(&file)) {
             return Ok(());
         }
-        let asked = self.egress.confirm(self.digest(), &self.credential, Moment::WithPieces);
-        match timeout_at(deadline.into(), asked).await.map_err(|_| Lost::Late)? {
-            Ok(Offered::Confirmed { elsewhere: false }) => {
-                live.vouch(upstream, pieces);
-                Ok(())
+        while !self.trust.has_delivered(store, digest) {
+            let asked = self.egress.deliver(digest, layout, &self.credential);
+            match timeout_at(deadline.into(), asked).await.map_err(|_| Lost::Late)? {
+                Ok(Delivered::Whole) => break,
+                Ok(Delivered::Pending | Delivered::Unknown) => sleep(FIRST_PAUSE).await,
+                Ok(Delivered::Refused(refused)) => return Err(Lost::answer(refused.map(body::full))),
+                Err(error) => return Err(Lost::answer(not_forwarded(&error))),
             }
-            Ok(Offered::Confirmed { elsewhere: true }) => {
-                self.wish = Wish::Whole;
-                let last = self.layout().last_piece().expect("a part of nothing is no part");
-                self.want_again(last).await?;
-                self.released(last, deadline, has_sent).await
-            }
-            Ok(Offered::Refused(refused)) => Err(Lost::answer(refused.map(body::full))),
-            Err(error) => Err(Lost::answer(not_forwarded(&error))),
         }
+        self.is_delivered = true;
+        Ok(())
     }
 
     /// What the client needs next lies elsewhere in the blob.

@@ -3,6 +3,7 @@
 
 mod confirmed;
 mod manifests;
+mod trust;
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -15,6 +16,7 @@ use serde::Deserialize;
 
 pub(crate) use confirmed::Confirmed;
 pub(crate) use manifests::{MAX_MANIFEST, Manifest, Manifests, blobs};
+pub(crate) use trust::Trust;
 
 /// Whom a registry accepted, and where.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -3,7 +3,7 @@
 
 use std::collections::HashSet;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -88,6 +88,14 @@ impl RegistryAnswer {
     /// How much of a refusal's body is kept, in bytes.
     pub const MAX_BODY: usize = 64 << 10;
 
+    /// As it is relayed.
+    pub(crate) fn to_response(&self) -> Response<Bytes> {
+        let mut response = Response::new(self.body.clone());
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers.clone();
+        response
+    }
+
     /// Takes an answer in. Its status is what counts: words that do not come within a second are
     /// no reason to wait for them.
     pub(super) async fn read(response: Response<Incoming>) -> Self {
@@ -115,9 +123,6 @@ impl fmt::Debug for RegistryAnswer {
 #[derive(Clone)]
 pub struct Credentials {
     entries: watch::Sender<Vec<Entry>>,
-    /// The registries that ever served a part of the blob to one of them, or to the seed's own account. Held for
-    /// one operation.
-    readers: Arc<Mutex<HashSet<RegistryHost>>>,
 }
 
 struct Entry {
@@ -134,7 +139,7 @@ impl Credentials {
 
     /// An empty list.
     pub fn new() -> Self {
-        Self { entries: watch::Sender::new(Vec::new()), readers: Arc::default() }
+        Self { entries: watch::Sender::new(Vec::new()) }
     }
 
     /// Adds a credential, unless it is there or the list is full. One whose place failed waits for the next
@@ -184,16 +189,6 @@ impl Credentials {
         let entries = self.entries.borrow();
         let live = entries.iter().skip(known).filter(|entry| !entry.is_refused());
         (live.map(|entry| entry.credential.clone()).collect(), entries.len())
-    }
-
-    /// The registries that ever served a part of the blob, whatever became of it.
-    pub fn readers(&self) -> HashSet<RegistryHost> {
-        self.readers.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// That registry serves the blob, to whomever.
-    pub(super) fn served_by(&self, upstream: &RegistryHost) {
-        self.readers.lock().unwrap_or_else(PoisonError::into_inner).insert(upstream.clone());
     }
 
     /// Returns once there are more than `known` credentials.
@@ -305,18 +300,16 @@ mod tests {
     }
 
     #[test]
-    fn who_served_a_part_is_remembered_though_it_failed_later_and_its_client_asks_again() {
+    fn who_failed_later_is_heard_again_where_its_client_asks_again() {
         let list = Credentials::new();
         let (liar, other) = (credential("app", "x"), credential("other", "x"));
         list.offer(liar.clone());
         list.offer(other);
         list.judge(&liar, &Verdict::Accepted);
-        list.served_by(&liar.upstream);
         let cause = EndpointFailure::WrongBytes;
         list.judge(&liar, &Verdict::Failed(Arc::new(PlaceFailure { endpoint: "e".into(), cause })));
         assert_eq!(list.offer(liar.clone()), Offer::Known);
         assert!(list.said(&liar).is_none(), "it waits for the next verdict");
-        assert_eq!(list.readers(), [liar.upstream].into());
     }
 
     #[tokio::test]

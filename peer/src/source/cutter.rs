@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 
 use bytes::{Buf as _, Bytes, BytesMut};
-use flotilla_proto::{Digest, Layout, PieceHash, PieceSet};
+use flotilla_proto::{Digest, Layout, Origins, PieceHash, PieceSet};
 use sha2::{Digest as _, Sha256};
 use tokio::task::JoinHandle;
 
@@ -117,7 +117,8 @@ impl Hasher {
             if let Some(blob_hash) = &mut blob_hash {
                 blob_hash.update(&bytes);
             }
-            let piece = SourcePiece { piece: index, hash: PieceHash::of(&bytes), bytes, whole: None };
+            let (hash, origins) = (PieceHash::of(&bytes), Origins::default());
+            let piece = SourcePiece { piece: index, hash, bytes, origins, whole: None };
             Hashed { piece, blob_hash }
         }));
     }

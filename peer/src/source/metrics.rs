@@ -11,11 +11,14 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
+use super::order::ReadPurpose;
+
 /// The counters of one [`Source`](super::Source).
 #[derive(Debug, Clone, Default)]
 pub(super) struct Metrics {
     bytes: Family<BytesLabel, Counter>,
     probe_bytes: Counter,
+    confirmation_bytes: Counter,
     requests: Family<RequestLabel, Counter>,
     errors: Family<ErrorLabel, Counter>,
     endpoints_up: Family<EndpointLabel, Gauge>,
@@ -33,6 +36,11 @@ impl Metrics {
             "flotilla_peer_probe_bytes",
             "Bytes that registries answered to authorisation probes, at most",
             metrics.probe_bytes.clone(),
+        );
+        registry.register(
+            "flotilla_peer_confirmation_bytes",
+            "Bytes of blobs that registries delivered to show that they have what others gave",
+            metrics.confirmation_bytes.clone(),
         );
         registry.register(
             "flotilla_peer_source_requests",
@@ -61,9 +69,13 @@ impl Metrics {
         self.probe_bytes.inc_by(bytes);
     }
 
-    /// For one reading of a blob for the region.
-    pub(super) fn received(&self) -> Received {
-        Received { bytes: Arc::default(), counter: self.blob_bytes(Reader::Region) }
+    /// For one reading of a blob.
+    pub(super) fn received(&self, purpose: ReadPurpose) -> Received {
+        let counter = match purpose {
+            ReadPurpose::Spread => self.blob_bytes(Reader::Region),
+            ReadPurpose::Confirm => self.confirmation_bytes.clone(),
+        };
+        Received { bytes: Arc::default(), counter }
     }
 
     pub(super) fn count_request(&self, kind: RequestKind) {

@@ -64,7 +64,7 @@ pub use credential::{Credentials, Offer, PlaceFailure, ReadCredential, RegistryA
 pub use encoding::plain_prefix;
 pub use failure::{Causes, EndpointFailure};
 pub use forward::{ForwardError, NO_TOKEN_SERVICE, Purpose};
-pub use order::{ReadError, ReadOrder, ReadSummary, SourcePiece};
+pub use order::{ReadError, ReadOrder, ReadPurpose, ReadSummary, SourcePiece};
 pub use roster::ReadBy;
 pub use upstream::UpstreamError;
 pub use watch::{EndpointHealth, EndpointsHealth};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use flotilla_proto::{Digest, Layout, PieceHash, PieceSet, RegistryHost, RepositoryName};
+use flotilla_proto::{Digest, Layout, Origins, PieceHash, PieceSet, RegistryHost, RepositoryName};
 use tokio::sync::watch;
 
 use super::ReadBy;
@@ -25,6 +25,17 @@ pub struct ReadOrder {
     pub until: watch::Receiver<u32>,
     /// Used in order; may grow meanwhile.
     pub credentials: Credentials,
+    /// What for.
+    pub purpose: ReadPurpose,
+}
+
+/// What a reading is for, and counted as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ReadPurpose {
+    /// To spread the blob in the region.
+    Spread,
+    /// To see whether the registry has the blob, which others hold.
+    Confirm,
 }
 
 /// A piece as the registry sent it.
@@ -36,6 +47,8 @@ pub struct SourcePiece {
     pub hash: PieceHash,
     /// Its bytes.
     pub bytes: Bytes,
+    /// The registries that gave it, or a piece before it in the same reading.
+    pub origins: Origins,
     /// Kept until the piece is on the disk: until then nobody else reads the blob for the sake of a part.
     pub(super) whole: Option<Arc<Whole>>,
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use flotilla_proto::{Digest, Layout, PieceSet};
+use flotilla_proto::{Digest, Layout, Origins, PieceSet, RegistryMark};
 use http::StatusCode;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -51,7 +51,7 @@ pub(super) struct Reading<'a> {
 
 impl<'a> Reading<'a> {
     pub(super) fn new(shared: &'a Arc<Shared>, order: ReadOrder, sink: mpsc::Sender<SourcePiece>) -> Self {
-        let ReadOrder { digest, layout, wanted, until, credentials } = order;
+        let ReadOrder { digest, layout, wanted, until, credentials, purpose } = order;
         assert_eq!(wanted.len(), layout.piece_count(), "wanted pieces of another blob");
         Self {
             shared,
@@ -66,7 +66,7 @@ impl<'a> Reading<'a> {
             roster: Roster::new(shared, credentials, layout.piece_len().bytes().into()),
             aheads: Aheads::new(),
             provenance: Provenance::default(),
-            received: shared.metrics.received(),
+            received: shared.metrics.received(purpose),
             readers: Readers::default(),
         }
     }
@@ -156,6 +156,7 @@ impl<'a> Reading<'a> {
         if self.aheads.start().is_some() || range.is_empty() {
             return;
         }
+        self.readers.origins.insert(RegistryMark::of(&candidate.upstream));
         let (candidate, digest, layout) = (Arc::clone(candidate), self.digest, self.layout);
         let part = Part { candidate, digest, layout, range };
         self.aheads.begin(self.shared, endpoint, part, &self.received);
@@ -339,6 +340,7 @@ impl<'a> Reading<'a> {
         match finished {
             Finished::Piece(mut piece) => {
                 piece.whole.clone_from(&self.widened);
+                piece.origins.clone_from(&self.readers.origins);
                 self.sink.send(piece).await.map_err(|_| ReadError::Cancelled)?;
                 // Waiting for the sink was no fault of the registry.
                 self.roster.resumed();
@@ -383,10 +385,12 @@ impl<'a> Reading<'a> {
 struct Readers {
     last: Option<ReadBy>,
     is_mixed: bool,
+    origins: Origins,
 }
 
 impl Readers {
     fn note(&mut self, reader: ReadBy) {
+        self.origins.insert(RegistryMark::of(&reader.upstream));
         self.is_mixed |= self.last.as_ref().is_some_and(|last| *last != reader);
         self.last = Some(reader);
     }

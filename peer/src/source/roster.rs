@@ -278,7 +278,6 @@ impl<'a> Roster<'a> {
     /// The registry served the current place's credential.
     pub(super) fn accepted(&mut self) {
         let candidate = Arc::clone(&self.reading().candidate);
-        self.credentials.served_by(&candidate.upstream);
         if !candidate.is_robot {
             self.credentials.judge(&candidate.credential(), &Verdict::Accepted);
         }

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use flotilla_proto::{Digest, Layout, PieceHash, PieceSet};
+use flotilla_proto::{Digest, Layout, Origins, PieceHash, PieceSet};
 
 /// A blob of the store, opened, or begun and not there yet.
 ///
@@ -72,6 +72,12 @@ impl BlobFile {
         self.held.hash_of(piece)
     }
 
+    /// The registries that gave any of what is held, or was since the blob was begun. A piece that is held is never
+    /// from another.
+    pub fn origins(&self) -> Origins {
+        self.held.list().origins.clone()
+    }
+
     pub(super) fn held(&self) -> &Arc<HeldPieces> {
         &self.held
     }
@@ -132,6 +138,7 @@ struct List {
     /// Empty until the first piece comes: a claimed size costs no memory.
     hash_by_piece: Box<[Option<PieceHash>]>,
     bytes: u64,
+    origins: Origins,
 }
 
 impl HeldPieces {
@@ -140,11 +147,15 @@ impl HeldPieces {
     }
 
     /// One entry for each piece of the layout.
-    pub(super) fn from_hashes(layout: Layout, hash_by_piece: Vec<Option<PieceHash>>) -> Self {
+    pub(super) fn from_hashes(
+        layout: Layout,
+        hash_by_piece: Vec<Option<PieceHash>>,
+        origins: Origins,
+    ) -> Self {
         debug_assert_eq!(hash_by_piece.len(), layout.piece_count() as usize);
         let held = (0..).zip(&hash_by_piece).filter(|(_, hash)| hash.is_some());
         let bytes = held.map(|(piece, _)| u64::from(layout.piece_size(piece))).sum();
-        Self { layout, list: Mutex::new(List { hash_by_piece: hash_by_piece.into(), bytes }) }
+        Self { layout, list: Mutex::new(List { hash_by_piece: hash_by_piece.into(), bytes, origins }) }
     }
 
     pub(super) fn layout(&self) -> Layout {
@@ -155,8 +166,9 @@ impl HeldPieces {
         self.list().hash_by_piece.get(piece as usize).copied().flatten()
     }
 
-    pub(super) fn insert(&self, piece: u32, hash: PieceHash) {
+    pub(super) fn insert(&self, piece: u32, hash: PieceHash, origins: &Origins) {
         let mut list = self.list();
+        list.origins.extend(origins);
         if list.hash_by_piece.is_empty() {
             list.hash_by_piece = vec![None; self.layout.piece_count() as usize].into();
         }
@@ -170,6 +182,11 @@ impl HeldPieces {
         if list.hash_by_piece.get_mut(piece as usize).and_then(Option::take).is_some() {
             list.bytes -= u64::from(self.layout.piece_size(piece));
         }
+    }
+
+    /// Whether what these registries give adds none to those that gave something before.
+    pub(super) fn is_from(&self, origins: &Origins) -> bool {
+        self.list().origins.contains(origins)
     }
 
     pub(super) fn hashes(&self) -> Vec<(u32, PieceHash)> {

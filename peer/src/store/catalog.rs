@@ -8,9 +8,10 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
-use flotilla_proto::{Digest, Layout, PieceHash};
+use flotilla_proto::{Digest, Layout, Origins, PieceHash};
 
 use super::blob_file::{BlobFile, HeldPieces};
+use super::deliveries::Deliveries;
 use super::index::{BlobRow, Change};
 
 /// Blobs held at most, however small they are. Beyond it the least recently used goes, as with bytes.
@@ -28,6 +29,7 @@ pub(super) struct Catalog {
     /// Blobs used since their row was last written. At most one for each entry.
     unsaved: HashSet<Digest>,
     begun: Begun,
+    pub(super) deliveries: Deliveries,
 }
 
 /// Blobs of which nothing is held yet. Those that nobody has open any more are forgotten in bulk.
@@ -128,9 +130,9 @@ impl Catalog {
     }
 
     /// A piece is on disk, and the index knows it.
-    pub(super) fn hold(&mut self, file: &BlobFile, piece: u32, hash: PieceHash) {
+    pub(super) fn hold(&mut self, file: &BlobFile, piece: u32, hash: PieceHash, origins: &Origins) {
         let before = file.held().bytes();
-        file.held().insert(piece, hash);
+        file.held().insert(piece, hash, origins);
         self.used_bytes += file.held().bytes() - before;
     }
 

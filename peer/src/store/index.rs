@@ -10,8 +10,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use flotilla_proto::{Digest, PieceHash, Root, Variant};
+use flotilla_proto::{Digest, Origins, PieceHash, RegistryMark, Root, Variant};
 use redb::{Database, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition};
+
+use super::deliveries::MAX_DELIVERIES;
 
 /// Size in bytes, completeness, last use.
 const BLOBS: TableDefinition<'_, &[u8; 32], (u64, bool, u64)> = TableDefinition::new("blobs");
@@ -19,6 +21,10 @@ const BLOBS: TableDefinition<'_, &[u8; 32], (u64, bool, u64)> = TableDefinition:
 const PIECES: TableDefinition<'_, (&[u8; 32], u32), &[u8; 32]> = TableDefinition::new("pieces");
 /// The digest and root of each variant that was purged, by the order in which they were.
 const TOMBSTONES: TableDefinition<'_, u64, (&[u8; 32], &[u8; 32])> = TableDefinition::new("tombstones");
+/// The registries that gave parts of a blob, by their marks.
+const ORIGINS: TableDefinition<'_, (&[u8; 32], u64), ()> = TableDefinition::new("origins");
+/// Digests, and the mark of a registry that has delivered the whole, by the order in which they did.
+const DELIVERIES: TableDefinition<'_, u64, (&[u8; 32], u64)> = TableDefinition::new("deliveries");
 /// Tombstones kept; beyond, the oldest goes. As many as the core knows.
 const MAX_TOMBSTONES: u64 = 1024;
 /// redb's own default is 1 GiB. Rows are read at open only, so this need hold no more than a few paths.
@@ -42,14 +48,18 @@ pub(super) enum Change {
     RemoveBlob(Digest),
     RemovePiece(Digest, u32),
     PutTombstone(Variant),
+    /// The registry gave a part of the blob.
+    PutOrigin(Digest, RegistryMark),
+    /// The registry has delivered the whole blob, and it was right.
+    PutDelivery(Digest, RegistryMark),
 }
 
 impl Change {
     /// What restores the truth if it is unknown whether this change was made. A blob's row alone claims
-    /// no piece, so that one may stay; so may a tombstone, which claims no more than is true.
+    /// no piece, so that one may stay; so may what claims no more than is true, or warns of too much.
     fn debt(self) -> Option<Self> {
         match self {
-            Self::PutBlob(..) | Self::PutTombstone(_) => None,
+            Self::PutBlob(..) | Self::PutTombstone(_) | Self::PutOrigin(..) | Self::PutDelivery(..) => None,
             Self::PutPiece(digest, piece, _) => Some(Self::RemovePiece(digest, piece)),
             Self::RemoveBlob(_) | Self::RemovePiece(..) => Some(self),
         }
@@ -60,6 +70,8 @@ impl Change {
 pub(super) struct IndexedBlob {
     pub(super) row: BlobRow,
     pub(super) hash_by_piece: BTreeMap<u32, PieceHash>,
+    /// None are known of what an earlier release held.
+    pub(super) origins: Origins,
 }
 
 /// The open index. Owned by the writer.
@@ -86,6 +98,11 @@ impl Index {
     /// What was purged, the oldest first.
     pub(super) fn tombstones(&mut self) -> Result<Vec<Variant>, IndexError> {
         Ok(tombstones(self.database()?)?)
+    }
+
+    /// Which registries delivered which blobs, the oldest first.
+    pub(super) fn deliveries(&mut self) -> Result<Vec<(Digest, RegistryMark)>, IndexError> {
+        Ok(deliveries(self.database()?)?)
     }
 
     /// Makes these changes, in order, after whatever is owed; `Ok` once they survive `kill -9` and a
@@ -136,6 +153,8 @@ fn commit(database: &Database, changes: &[Change]) -> Result<(), redb::Error> {
         let mut blobs = transaction.open_table(BLOBS)?;
         let mut pieces = transaction.open_table(PIECES)?;
         let mut tombstones = transaction.open_table(TOMBSTONES)?;
+        let mut origins = transaction.open_table(ORIGINS)?;
+        let mut deliveries = transaction.open_table(DELIVERIES)?;
         for change in changes {
             match change {
                 Change::PutBlob(digest, row) => {
@@ -148,6 +167,8 @@ fn commit(database: &Database, changes: &[Change]) -> Result<(), redb::Error> {
                     blobs.remove(digest.as_bytes())?;
                     let all = (digest.as_bytes(), 0)..=(digest.as_bytes(), u32::MAX);
                     pieces.retain_in(all, |_, _| false)?;
+                    let all = (digest.as_bytes(), 0)..=(digest.as_bytes(), u64::MAX);
+                    origins.retain_in(all, |_, ()| false)?;
                 }
                 Change::RemovePiece(digest, piece) => {
                     pieces.remove((digest.as_bytes(), *piece))?;
@@ -157,6 +178,16 @@ fn commit(database: &Database, changes: &[Change]) -> Result<(), redb::Error> {
                     tombstones.insert(next, (digest.as_bytes(), root.as_bytes()))?;
                     if tombstones.len()? > MAX_TOMBSTONES {
                         tombstones.pop_first()?;
+                    }
+                }
+                Change::PutOrigin(digest, mark) => {
+                    origins.insert((digest.as_bytes(), mark.bits()), ())?;
+                }
+                Change::PutDelivery(digest, mark) => {
+                    let next = deliveries.last()?.map_or(0, |(last, _)| last.value() + 1);
+                    deliveries.insert(next, (digest.as_bytes(), mark.bits()))?;
+                    if deliveries.len()? > MAX_DELIVERIES as u64 {
+                        deliveries.pop_first()?;
                     }
                 }
             }
@@ -175,7 +206,8 @@ fn load(database: &Database) -> Result<BTreeMap<Digest, IndexedBlob>, redb::Erro
         let (key, value) = entry?;
         let (size, complete, last_use) = value.value();
         let row = BlobRow { size, complete, last_use };
-        blobs.insert(Digest::from_bytes(*key.value()), IndexedBlob { row, hash_by_piece: BTreeMap::new() });
+        let blob = IndexedBlob { row, hash_by_piece: BTreeMap::new(), origins: Origins::default() };
+        blobs.insert(Digest::from_bytes(*key.value()), blob);
     }
     for entry in transaction.open_table(PIECES)?.iter()? {
         let (key, value) = entry?;
@@ -185,7 +217,25 @@ fn load(database: &Database) -> Result<BTreeMap<Digest, IndexedBlob>, redb::Erro
             blob.hash_by_piece.insert(piece, PieceHash::from_bytes(*value.value()));
         }
     }
+    for entry in transaction.open_table(ORIGINS)?.iter()? {
+        let (key, _) = entry?;
+        let (digest, mark) = key.value();
+        if let Some(blob) = blobs.get_mut(&Digest::from_bytes(*digest)) {
+            blob.origins.insert(RegistryMark::from_bits(mark));
+        }
+    }
     Ok(blobs)
+}
+
+fn deliveries(database: &Database) -> Result<Vec<(Digest, RegistryMark)>, redb::Error> {
+    let transaction = database.begin_read()?;
+    let mut deliveries = Vec::new();
+    for entry in transaction.open_table(DELIVERIES)?.iter()? {
+        let (_, value) = entry?;
+        let (digest, mark) = value.value();
+        deliveries.push((Digest::from_bytes(*digest), RegistryMark::from_bits(mark)));
+    }
+    Ok(deliveries)
 }
 
 fn tombstones(database: &Database) -> Result<Vec<Variant>, redb::Error> {

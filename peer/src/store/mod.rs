@@ -24,13 +24,14 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use bytesize::ByteSize;
 use flotilla_daemon::files::create_closed_dir;
-use flotilla_proto::{Digest, Layout, PieceHash, PieceSet, Root, Variant};
+use flotilla_proto::{Digest, Layout, Origins, PieceHash, PieceSet, RegistryMark, Root, Variant};
 use prometheus_client::registry::Registry;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 mod blob_file;
 mod catalog;
+mod deliveries;
 mod error;
 mod files;
 mod index;
@@ -209,7 +210,7 @@ impl Store {
         blocking(move || shared.open_file(digest)).await.map_err(|cause| OpenBlobError { digest, cause })
     }
 
-    /// Holds a piece. The caller has checked that `bytes` have this hash.
+    /// Holds a piece that these registries gave. The caller has checked that `bytes` have this hash.
     ///
     /// `Ok` once the piece survives `kill -9`. A piece that is held with the same hash is `Ok` at once.
     /// If the caller stops waiting, the piece may be held or not.
@@ -219,6 +220,7 @@ impl Store {
         piece: u32,
         hash: PieceHash,
         bytes: Bytes,
+        origins: Origins,
     ) -> Result<(), WriteError> {
         let digest = file.digest();
         if piece >= file.layout().piece_count() {
@@ -230,7 +232,7 @@ impl Store {
         }
         debug_assert_eq!(PieceHash::of(&bytes), hash, "verified before it is written");
         let (file, written) = (Arc::clone(file), bytes.clone());
-        let write = |reply| Command::Write(PieceWrite { file, piece, hash, bytes, reply });
+        let write = |reply| Command::Write(PieceWrite { file, piece, hash, bytes, origins, reply });
         let held = self.ask(expected, write).await;
         match &held {
             Ok(()) => self.inner.shared.trouble.note(expected.into(), Ok(())),
@@ -287,6 +289,16 @@ impl Store {
             self.inner.shared.trouble.note(0, Err(error));
         }
         done
+    }
+
+    /// Remembers, beyond the blob's life, that a registry has delivered all of it, and it was right.
+    pub async fn delivered(&self, digest: Digest, mark: RegistryMark) {
+        self.ask(0, |reply| Command::Delivered { digest, mark, reply }).await;
+    }
+
+    /// Whether that registry is known to have delivered the whole blob.
+    pub fn is_delivered(&self, digest: Digest, mark: RegistryMark) -> bool {
+        self.catalog().deliveries.contains(digest, mark)
     }
 
     /// Forgets the blob and unlinks its file, open or not; true if it was there. Whoever has it open can

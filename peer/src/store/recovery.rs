@@ -5,7 +5,7 @@
 
 use std::io;
 
-use flotilla_proto::{Digest, Layout};
+use flotilla_proto::{Digest, Layout, Origins};
 
 use super::blob_file::HeldPieces;
 use super::catalog::{Catalog, Entry};
@@ -16,7 +16,11 @@ use super::index::{Change, Index, IndexError, IndexedBlob};
 pub(super) fn recover(index: &mut Index, files: &Files, quota: u64) -> Result<Catalog, RecoverError> {
     let mut catalog = Catalog::new(quota);
     let mut changes = Vec::new();
-    for (digest, blob) in index.load()? {
+    let indexed = index.load()?;
+    for (digest, mark) in index.deliveries()? {
+        catalog.deliveries.insert(digest, mark);
+    }
+    for (digest, blob) in indexed {
         match restore(files, digest, &blob)? {
             Some(entry) => catalog.insert(digest, entry),
             None => changes.push(Change::RemoveBlob(digest)),
@@ -76,7 +80,8 @@ fn held_pieces(blob: &IndexedBlob) -> Option<HeldPieces> {
     for (piece, hash) in &blob.hash_by_piece {
         *hash_by_piece.get_mut(*piece as usize)? = Some(*hash);
     }
-    Some(HeldPieces::from_hashes(layout, hash_by_piece))
+    let origins = if blob.origins.is_empty() { Origins::unknown() } else { blob.origins.clone() };
+    Some(HeldPieces::from_hashes(layout, hash_by_piece, origins))
 }
 
 /// Why the store's folders could not be made to agree with its index.

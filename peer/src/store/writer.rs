@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use flotilla_proto::{Digest, Layout, PieceHash, Root, Variant};
+use flotilla_proto::{Digest, Layout, Origins, PieceHash, RegistryMark, Root, Variant};
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::blob_file::{BlobFile, PieceFault};
@@ -33,6 +33,7 @@ pub(super) enum Command {
     Complete { file: Arc<BlobFile>, reply: oneshot::Sender<Result<(), CompleteError>> },
     Purge { digest: Digest, root: Option<Root>, reply: oneshot::Sender<bool> },
     Entomb { variant: Variant, reply: oneshot::Sender<()> },
+    Delivered { digest: Digest, mark: RegistryMark, reply: oneshot::Sender<()> },
     Recheck { file: Arc<BlobFile>, piece: u32, reply: oneshot::Sender<()> },
 }
 
@@ -48,6 +49,8 @@ pub(super) struct PieceWrite {
     pub(super) piece: u32,
     pub(super) hash: PieceHash,
     pub(super) bytes: Bytes,
+    /// The registries that gave them.
+    pub(super) origins: Origins,
     pub(super) reply: oneshot::Sender<Result<(), WriteError>>,
 }
 
@@ -104,6 +107,10 @@ impl Writer {
             }
             Command::Entomb { variant, reply } => {
                 self.entomb(variant);
+                let _ = reply.send(());
+            }
+            Command::Delivered { digest, mark, reply } => {
+                self.delivered(digest, mark);
                 let _ = reply.send(());
             }
             Command::Recheck { file, piece, reply } => {
@@ -232,6 +239,17 @@ impl Writer {
         }
     }
 
+    /// What cannot be written is known until the next start.
+    fn delivered(&mut self, digest: Digest, mark: RegistryMark) {
+        if self.shared.catalog().deliveries.contains(digest, mark) {
+            return;
+        }
+        if let Err(error) = self.index.commit(&[Change::PutDelivery(digest, mark)]) {
+            tracing::warn!(blob = digest.short(), %error, "that a registry delivered a blob is forgotten at the next start");
+        }
+        self.shared.catalog().deliveries.insert(digest, mark);
+    }
+
     /// Unlinks the file of a blob that has left the catalog, and leaves its rows to the next commit: a
     /// row without a file is dropped at the next open.
     fn unlink(&mut self, digest: Digest, entry: &Entry) {
@@ -259,14 +277,19 @@ impl Writer {
         }
         // Were the row second, a file under blobs/ could be unknown to be whole. A move that fails is
         // made up for at the next open.
-        self.index
-            .commit(&[Change::PutBlob(digest, BlobRow { complete: true, ..row })])
-            .map_err(|cause| CompleteError::Index { digest, cause })?;
+        let deliverer = file.origins().only();
+        let news = deliverer.filter(|mark| !self.shared.catalog().deliveries.contains(digest, *mark));
+        let mut changes = vec![Change::PutBlob(digest, BlobRow { complete: true, ..row })];
+        changes.extend(news.map(|mark| Change::PutDelivery(digest, mark)));
+        self.index.commit(&changes).map_err(|cause| CompleteError::Index { digest, cause })?;
         self.shared
             .files
             .move_to(digest, Place::Complete)
             .map_err(|cause| CompleteError::Io { digest, cause })?;
         let mut catalog = self.shared.catalog();
+        if let Some(mark) = deliverer {
+            catalog.deliveries.insert(digest, mark);
+        }
         catalog.set_complete(digest, true);
         catalog.touch(digest);
         Ok(())
@@ -402,10 +425,14 @@ impl Writer {
             return;
         }
         self.enter(&batch);
-        let mut changes: Vec<Change> = batch
-            .iter()
-            .map(|write| Change::PutPiece(write.file.digest(), write.piece, write.hash))
-            .collect();
+        let mut changes: Vec<Change> = Vec::with_capacity(batch.len());
+        for write in &batch {
+            let digest = write.file.digest();
+            changes.push(Change::PutPiece(digest, write.piece, write.hash));
+            if !write.file.held().is_from(&write.origins) {
+                changes.extend(write.origins.marks().iter().map(|mark| Change::PutOrigin(digest, *mark)));
+            }
+        }
         changes.extend(self.shared.touch_all(batch.iter().map(|write| write.file.digest())));
         if let Err(cause) = self.index.commit(&changes) {
             self.leave(&batch);
@@ -413,7 +440,7 @@ impl Writer {
         }
         let mut catalog = self.shared.catalog();
         for write in &batch {
-            catalog.hold(&write.file, write.piece, write.hash);
+            catalog.hold(&write.file, write.piece, write.hash, &write.origins);
         }
         self.shared.metrics.observe(&catalog);
         drop(catalog);

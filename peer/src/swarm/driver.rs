@@ -366,7 +366,6 @@ impl Driver {
                 self.reads.remove(&digest);
                 self.file_by_digest.remove(&digest);
                 self.credentials.remove(&digest);
-                self.work.proven(digest);
                 if let Some(live) = self.lives.get(&digest).map(|live| live.clone()) {
                     let work = self.work.clone();
                     self.running.spawn(async move { work.complete(&live).await });
@@ -388,7 +387,6 @@ impl Driver {
             Output::Forget { digest } => self.fail(digest, evicted()),
             Output::Purge { digest, root } => {
                 *self.purges.entry(digest).or_default() += 1;
-                self.work.purged(digest);
                 let (store, swarm) = (self.work.store.clone(), self.work.swarm.clone());
                 self.running.spawn(async move {
                     store.purge(digest, root).await;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use flotilla_proto::{Digest, Failure, Layout, PieceSet, RegistryHost};
+use flotilla_proto::{Digest, Failure, Layout, PieceSet};
 use tokio::sync::watch;
 
 /// One blob that this peer holds or fetches. Written by the driver, read by clients' bodies.
@@ -17,8 +17,6 @@ pub(crate) struct Live {
     found: AtomicU64,
     /// Where each client began to read. Held for one map operation.
     readers: Mutex<BTreeMap<u64, u32>>,
-    /// Pieces that a seed knows to be of that registry. Held for one set operation; bounded by the registries.
-    vouched: Mutex<BTreeMap<RegistryHost, PieceSet>>,
 }
 
 #[derive(Debug)]
@@ -41,7 +39,7 @@ impl Live {
         }
         let found = AtomicU64::new(layout.bytes_in(&held));
         let state = watch::Sender::new(State { held, released, complete, failure: None, gone: false });
-        Self { digest, layout, state, found, readers: Mutex::default(), vouched: Mutex::default() }
+        Self { digest, layout, state, found, readers: Mutex::default() }
     }
 
     /// The bytes that were on disk when the first client asked; 0 for every further one.
@@ -145,21 +143,14 @@ impl Live {
         self.state.send_if_modified(|state| state.released.insert(piece));
     }
 
-    /// Whether a seed knows these pieces to be of that registry, as far as none is complete and right.
-    pub(crate) fn is_vouched(&self, upstream: &RegistryHost, pieces: &PieceSet) -> bool {
-        let vouched = self.vouched.lock().unwrap_or_else(PoisonError::into_inner);
-        self.is_complete() || vouched.get(upstream).is_some_and(|vouched| vouched.is_superset(pieces))
-    }
-
-    /// A seed knows these pieces, which are here, to be of that registry.
-    pub(crate) fn vouch(&self, upstream: &RegistryHost, pieces: &PieceSet) {
-        let mut vouched = self.vouched.lock().unwrap_or_else(PoisonError::into_inner);
-        vouched.entry(upstream.clone()).or_insert_with(|| PieceSet::new(pieces.len())).union_with(pieces);
+    /// Whether these pieces may be read, or all of it.
+    pub(crate) fn holds(&self, pieces: &PieceSet) -> bool {
+        let state = self.state.borrow();
+        state.complete || state.held.is_superset(pieces)
     }
 
     /// The piece on disk is not what it was.
     pub(super) fn lose(&self, piece: u32) {
-        self.vouched.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.state.send_modify(|state| {
             state.held.remove(piece);
             state.released.remove(piece);
@@ -269,25 +260,6 @@ mod tests {
         assert!(!live.is_complete());
         assert!(live.released(1).now_or_never().is_none());
         assert!(live.held(1).now_or_never().is_none());
-    }
-
-    #[test]
-    fn pieces_are_vouched_for_one_registry_until_one_is_lost_or_all_are_right() {
-        let live = live(&[0, 1], false);
-        let (reg, hub): (RegistryHost, RegistryHost) =
-            ("reg.test".parse().unwrap(), "hub.test".parse().unwrap());
-        let mut first = PieceSet::new(3);
-        first.insert(0);
-        let mut both = first.clone();
-        both.insert(1);
-        live.vouch(&reg, &first);
-        assert!(
-            live.is_vouched(&reg, &first) && !live.is_vouched(&reg, &both) && !live.is_vouched(&hub, &first)
-        );
-        live.lose(0);
-        assert!(!live.is_vouched(&reg, &first));
-        live.complete();
-        assert!(live.is_vouched(&hub, &both));
     }
 
     #[test]

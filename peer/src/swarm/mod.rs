@@ -19,7 +19,7 @@ use bytes::Bytes;
 use dashmap::DashMap;
 use flotilla_peer_core::{Input, UploadId, UploadRefusal, UploadWish};
 use flotilla_proto::wire::scheduler::{FromPeer, ToPeer};
-use flotilla_proto::{Digest, Failure, FailureCause, Layout, PeerId, PieceHash, PieceSet};
+use flotilla_proto::{Digest, Failure, FailureCause, Layout, Origins, PeerId, PieceHash, PieceSet};
 use futures_util::future::try_join_all;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
@@ -213,13 +213,19 @@ impl Swarm {
         }
     }
 
-    /// Keeps a whole blob that came in one go, and lets clients and other peers have it.
+    /// Keeps a whole blob that came in one go and that these registries gave, and lets clients and other peers have it.
     ///
     /// # Errors
     ///
     /// In words, if its SHA-256 is another, or the store has no room for it. What was written of it
     /// stays, for the next download.
-    pub(crate) async fn keep(&self, digest: Digest, layout: Layout, bytes: Bytes) -> Result<(), String> {
+    pub(crate) async fn keep(
+        &self,
+        digest: Digest,
+        layout: Layout,
+        bytes: Bytes,
+        origins: &Origins,
+    ) -> Result<(), String> {
         if bytes.len() as u64 != layout.size() || Digest::of(&bytes) != digest {
             return Err("other bytes came".to_owned());
         }
@@ -228,7 +234,7 @@ impl Swarm {
             let range = layout.piece_range(piece);
             let within = |offset: u64| usize::try_from(offset).expect("the blob is in memory");
             let bytes = bytes.slice(within(range.start)..within(range.end));
-            self.store.write(&file, piece, PieceHash::of(&bytes), bytes)
+            self.store.write(&file, piece, PieceHash::of(&bytes), bytes, origins.clone())
         });
         try_join_all(writes).await.map_err(|error| error.to_string())?;
         self.store.complete(&file).await.map_err(|error| error.to_string())?;

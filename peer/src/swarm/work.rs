@@ -58,20 +58,6 @@ impl Work {
         Self { swarm, store, transport, egress, seed, piece_bytes, receiving }
     }
 
-    /// The blob is whole and right: it does not matter to clients where it came from.
-    pub(super) fn proven(&self, digest: Digest) {
-        if let Some(seed) = &self.seed {
-            seed.proven(digest);
-        }
-    }
-
-    /// What was held of the blob is wrong.
-    pub(super) fn purged(&self, digest: Digest) {
-        if let Some(seed) = &self.seed {
-            seed.purged(digest);
-        }
-    }
-
     /// Fetches a piece from another peer, verifies it, writes it.
     pub(super) async fn fetch(&self, order: PieceOrder, piece: u32, hash: PieceHash, picked: bool) {
         let _budget = self.room(order.layout).await;
@@ -130,7 +116,7 @@ impl Work {
         hash: PieceHash,
         received: Received,
     ) -> Result<Option<Duration>, FetchError> {
-        let Received { bytes, first_byte } = received;
+        let Received { bytes, origins, first_byte } = received;
         if PieceHash::of(&bytes) != hash {
             return Err(FetchError::Corrupt);
         }
@@ -142,7 +128,7 @@ impl Work {
                     self.store.begin(order.digest, order.layout).await.map_err(|error| error.to_string())?
                 }
             };
-            self.store.write(&file, piece, hash, bytes).await.map_err(|error| error.to_string())
+            self.store.write(&file, piece, hash, bytes, origins).await.map_err(|error| error.to_string())
         };
         match written.await {
             Ok(()) => {
@@ -180,7 +166,7 @@ impl Work {
     /// Hands a client's credential to the seed that reads the blob.
     pub(super) async fn offer(&self, digest: Digest, seed: &PeerId, credential: ReadCredential) {
         match self.egress.offer(seed, digest, &credential).await {
-            Ok(Offered::Confirmed { .. }) => {}
+            Ok(Offered::Confirmed) => {}
             Ok(Offered::Refused(refusal)) => {
                 let failure = refused(&credential, &refusal);
                 self.swarm.send(Event::Refused { digest, credential, failure }).await;
@@ -247,9 +233,9 @@ impl Work {
     }
 
     async fn keep_source_piece(self, file: Arc<BlobFile>, read: SourcePiece, cancel: CancellationToken) {
-        let SourcePiece { piece, hash, bytes, .. } = read;
+        let SourcePiece { piece, hash, bytes, origins, .. } = read;
         let (digest, len) = (file.digest(), bytes.len() as u64);
-        match self.store.write(&file, piece, hash, bytes).await {
+        match self.store.write(&file, piece, hash, bytes, origins).await {
             Ok(()) => {
                 self.piece_bytes.add(PieceSource::Registry, len);
                 self.swarm.tell(Input::SourceRead { digest, piece, hash }).await;

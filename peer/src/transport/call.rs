@@ -7,7 +7,7 @@ use flotilla_peer_core::{FetchError, Patience};
 use flotilla_proto::wire::peer as wire;
 use flotilla_proto::wire::peer::response::Status;
 use flotilla_proto::wire::peer::{Request, Response, request};
-use flotilla_proto::{PROTOCOL, PeerId, Role, frame};
+use flotilla_proto::{Origins, PROTOCOL, PeerId, Role, frame};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Method};
 use http_body::Body as _;
@@ -19,6 +19,7 @@ use super::fetch::gather;
 use super::pool::{Member, Reached};
 use super::stream::{HeaderError, Incoming, cut};
 use super::{DialError, Transport};
+use crate::delivering::DeliveryQuestion;
 use crate::http_wire::{BadHead, head_from_wire, headers_to_wire};
 use crate::source::{BodyStream, Purpose};
 
@@ -26,10 +27,20 @@ use crate::source::{BodyStream, Purpose};
 #[derive(Debug)]
 pub(crate) enum Offered {
     /// The registry holds the blob in that repository.
-    Confirmed {
-        /// Whether what is being read of it comes from another registry.
-        elsewhere: bool,
-    },
+    Confirmed,
+    /// The registry refused, in these words.
+    Refused(http::Response<Bytes>),
+}
+
+/// What a seed says of a registry's delivery of a blob.
+#[derive(Debug)]
+pub(crate) enum Delivered {
+    /// The registry has delivered every byte of it, and it was right.
+    Whole,
+    /// It is at it.
+    Pending,
+    /// The seed does not know, and was not to find out.
+    Unknown,
     /// The registry refused, in these words.
     Refused(http::Response<Bytes>),
 }
@@ -37,8 +48,8 @@ pub(crate) enum Offered {
 /// What a seed gives to whoever asks for a small blob.
 #[derive(Debug)]
 pub(crate) enum Given {
-    /// Its bytes, not verified.
-    Blob(Bytes),
+    /// Its bytes, not verified, and the registries that gave them.
+    Blob(Bytes, Origins),
     /// The registry refused, in these words.
     Refused(http::Response<Bytes>),
     /// It did not give the blob.
@@ -108,7 +119,7 @@ impl Transport {
         let (header, _) = self.ask_seed(seed, request::Kind::Credential(credential), patience).await?;
         let header = check(header)?;
         match &header.head {
-            None => Ok(Offered::Confirmed { elsewhere: header.elsewhere }),
+            None => Ok(Offered::Confirmed),
             Some(head) => Ok(Offered::Refused(head_from_wire(Some(head))?.map(|()| header.body))),
         }
     }
@@ -141,9 +152,46 @@ impl Transport {
             }
             self.receiving.pass(size).await;
             let body = gather(answer, size as usize, Patience { stall: patience, least_bytes_per_s: 0 });
-            Ok(Given::Blob(body.await.map_err(CallError::Cut)?))
+            let bytes = body.await.map_err(CallError::Cut)?;
+            Ok(Given::Blob(bytes, Origins::told(&header.origins)))
         };
         timeout(patience, given).await.map_err(|_| HeaderError::Stalled)?
+    }
+
+    /// Asks a seed whether the credential's registry has delivered a blob, or has it do so.
+    ///
+    /// # Errors
+    ///
+    /// If the seed cannot be reached, or the registry does not deliver the blob.
+    pub(crate) async fn deliver(
+        &self,
+        seed: &PeerId,
+        asked: &DeliveryQuestion,
+        patience: Duration,
+    ) -> Result<Delivered, CallError> {
+        let DeliveryQuestion { digest, layout, credential, known_only } = asked;
+        // Who is not to ask the registry need not know how.
+        let authorization =
+            if *known_only { Bytes::new() } else { credential.authorization.expose().clone() };
+        let credential = wire::Credential {
+            digest: (*digest).into(),
+            upstream: credential.upstream.to_string(),
+            repository: credential.repository.to_string(),
+            authorization,
+            after_failure: false,
+        };
+        let deliver =
+            wire::Deliver { credential: Some(credential), size: layout.size(), known_only: *known_only };
+        let (header, _) = self.ask_seed(seed, request::Kind::Deliver(deliver), patience).await?;
+        if header.status() == Status::NotHeld {
+            return Ok(Delivered::Unknown);
+        }
+        let header = check(header)?;
+        match &header.head {
+            None if header.pending => Ok(Delivered::Pending),
+            None => Ok(Delivered::Whole),
+            Some(head) => Ok(Delivered::Refused(head_from_wire(Some(head))?.map(|()| header.body))),
+        }
     }
 
     /// Asks a seed what it may be asked twice, as [`Self::ask_over`] does.

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use flotilla_peer_core::{FetchError, Patience};
 use flotilla_proto::wire::peer::response::Status;
 use flotilla_proto::wire::peer::{PieceRun, Response, Take, request};
-use flotilla_proto::{Digest, Layout, PeerId, PieceHash, PieceSet};
+use flotilla_proto::{Digest, Layout, Origins, PeerId, PieceHash, PieceSet};
 use tokio::time::{Instant, timeout};
 
 use super::pacer::Pacer;
@@ -17,6 +17,8 @@ use super::{CallError, Transport, runs};
 /// A piece as its parent sent it. The caller verifies it.
 pub(crate) struct Received {
     pub(crate) bytes: Bytes,
+    /// The registries that gave it, as the parent says.
+    pub(crate) origins: Origins,
     /// From the request to the answer's header.
     pub(crate) first_byte: Duration,
 }
@@ -26,6 +28,7 @@ pub(crate) struct Chosen {
     pub(crate) piece: u32,
     /// As the parent says.
     pub(crate) hash: PieceHash,
+    origins: Origins,
     first_byte: Duration,
     len: u32,
     answer: Incoming,
@@ -48,11 +51,11 @@ impl Transport {
         patience: Patience,
     ) -> Result<Received, FetchError> {
         let run = PieceRun { digest: digest.into(), first: piece, count: 1, picked };
-        let (_, answer, first_byte) = self.ask(parent, request::Kind::Pieces(run), patience).await?;
+        let (header, answer, first_byte) = self.ask(parent, request::Kind::Pieces(run), patience).await?;
         let len = layout.piece_size(piece);
         self.receiving.pass(len).await;
         let bytes = gather(answer, len as usize, patience).await?;
-        Ok(Received { bytes, first_byte })
+        Ok(Received { bytes, origins: Origins::told(&header.origins), first_byte })
     }
 
     /// Asks a parent for a piece of its choice among those that are lacking.
@@ -81,6 +84,7 @@ impl Transport {
         Ok(Chosen {
             piece,
             hash: PieceHash::from_bytes(hash),
+            origins: Origins::told(&header.origins),
             first_byte,
             len,
             answer,
@@ -122,7 +126,7 @@ impl Chosen {
     pub(crate) async fn receive(self, patience: Patience) -> Result<Received, FetchError> {
         self.receiving.pass(self.len).await;
         let bytes = gather(self.answer, self.len as usize, patience).await?;
-        Ok(Received { bytes, first_byte: self.first_byte })
+        Ok(Received { bytes, origins: self.origins, first_byte: self.first_byte })
     }
 }
 

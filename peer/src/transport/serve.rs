@@ -8,8 +8,8 @@ use bytes::Bytes;
 use flotilla_daemon::crowd::Crowd;
 use flotilla_peer_core::UploadRefusal;
 use flotilla_proto::wire::peer::response::Status;
-use flotilla_proto::wire::peer::{Credential, Forward, Request, Response, forward, request};
-use flotilla_proto::{Authorization, Digest, Identity, RegistryHost, frame};
+use flotilla_proto::wire::peer::{Credential, Deliver, Forward, Request, Response, forward, request};
+use flotilla_proto::{Authorization, Digest, Identity, Layout, RegistryHost, frame};
 use http_body_util::BodyExt as _;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::registry::Registry;
@@ -25,9 +25,10 @@ use super::pacer::Pacer;
 use super::pool::Member;
 use super::small::GivenCounts;
 use super::stream::{Incoming, cut};
-use super::{Offered, Transport};
+use super::{Delivered, Offered, Transport};
 use crate::bare::is_bare;
 use crate::body;
+use crate::delivering::DeliveryQuestion;
 use crate::http_wire::{head_to_wire, request_from_wire};
 use crate::resource::Resource;
 use crate::seed::{Moment, Seed};
@@ -178,6 +179,7 @@ impl Services {
             request::Kind::Forward(forward) => self.forward(&mut send, receive, forward).await,
             request::Kind::Credential(credential) => self.credential(&mut send, credential).await,
             request::Kind::Small(small) => self.small(&mut send, small).await,
+            request::Kind::Deliver(deliver) => self.deliver(&mut send, deliver).await,
         };
         match done {
             // The caller may have gone: its end shows on its own side.
@@ -235,20 +237,37 @@ impl Services {
         let Some(seed) = &self.seed else {
             return say(send, Status::Refused, "only a seed speaks to registries").await;
         };
-        let moment = match (offered.after_failure, offered.with_pieces) {
-            (true, _) => Moment::AfterFailure,
-            (false, true) => Moment::WithPieces,
-            (false, false) => Moment::First,
-        };
+        let moment = if offered.after_failure { Moment::AfterFailure } else { Moment::First };
         let Some((digest, credential)) = read_credential(offered) else {
             return say(send, Status::Refused, "a malformed credential").await;
         };
         match seed.confirm(digest, credential, moment).await {
-            Ok(Offered::Confirmed { elsewhere }) => {
-                let header = Response { status: Status::Ok.into(), elsewhere, ..Default::default() };
+            Ok(Offered::Confirmed) => say(send, Status::Ok, "").await,
+            Ok(Offered::Refused(refusal)) => say_refusal(send, refusal).await,
+            Err(error) => say_forward_error(send, &error).await,
+        }
+    }
+}
+
+impl Services {
+    async fn deliver(&self, send: &mut SendStream, asked: Deliver) -> Result<(), AnswerError> {
+        let Some(seed) = &self.seed else {
+            return say(send, Status::Refused, "only a seed speaks to registries").await;
+        };
+        let layout = Layout::of(asked.size).filter(|layout| layout.size() > 0);
+        let (Some((digest, credential)), Some(layout)) = (asked.credential.and_then(read_credential), layout)
+        else {
+            return say(send, Status::Refused, "a malformed question about a delivery").await;
+        };
+        let known_only = asked.known_only;
+        match seed.deliver(DeliveryQuestion { digest, layout, credential, known_only }).await {
+            Ok(Delivered::Whole) => say(send, Status::Ok, "").await,
+            Ok(Delivered::Unknown) => say(send, Status::NotHeld, "").await,
+            Ok(Delivered::Pending) => {
+                let header = Response { status: Status::Ok.into(), pending: true, ..Default::default() };
                 Ok(send.write_chunk(frame::encode(&header)).await?)
             }
-            Ok(Offered::Refused(refusal)) => say_refusal(send, refusal).await,
+            Ok(Delivered::Refused(refusal)) => say_refusal(send, refusal).await,
             Err(error) => say_forward_error(send, &error).await,
         }
     }

@@ -38,7 +38,7 @@ impl Services {
         let wanted = self.swarm.want(digest, layout, &Wish::Whole, credential.clone());
         let (offered, live) = tokio::join!(seed.confirm(digest, credential, Moment::First), wanted);
         match offered {
-            Ok(Offered::Confirmed { .. }) => {}
+            Ok(Offered::Confirmed) => {}
             Ok(Offered::Refused(refusal)) => return say_refusal(send, refusal).await,
             Err(error) => return say_forward_error(send, &error).await,
         }
@@ -77,8 +77,8 @@ impl Services {
         let small = |error: &dyn std::fmt::Display| AnswerError::Small(error.to_string());
         let opened = self.store.open_blob(digest).await.map_err(|error| small(&error))?;
         let file = opened.ok_or_else(|| small(&"it was evicted"))?;
-        let header = Response { status: Status::Ok.into(), ..Default::default() };
-        send.write_chunk(frame::encode(&header)).await?;
+        let (status, origins) = (Status::Ok.into(), file.origins().bits());
+        send.write_chunk(frame::encode(&Response { status, origins, ..Default::default() })).await?;
         for piece in 0..layout.piece_count() {
             let bytes = self.store.read(&file, piece).await.map_err(|error| small(&error))?;
             self.uploaded_bytes.inc_by(bytes.len() as u64);

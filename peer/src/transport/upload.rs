@@ -20,6 +20,7 @@ struct Ready {
     turn: Turn,
     hash: PieceHash,
     bytes: Bytes,
+    origins: Vec<u64>,
 }
 
 impl Services {
@@ -43,7 +44,8 @@ impl Services {
                 Err(why) => return say(send, status(why), "").await,
             };
             if !std::mem::replace(&mut is_begun, true) {
-                say(send, Status::Ok, "").await?;
+                let (status, origins) = (Status::Ok.into(), ready.origins.clone());
+                send.write_chunk(frame::encode(&Response { status, origins, ..Default::default() })).await?;
             }
             self.send_piece(send, ready, Some(piece) == last).await?;
         }
@@ -69,12 +71,9 @@ impl Services {
         match self.ready(child, digest, UploadWish::Any { lacking }).await {
             Ok(ready) => {
                 let hash = Bytes::copy_from_slice(ready.hash.as_bytes());
-                let header = Response {
-                    status: Status::Ok.into(),
-                    piece: ready.turn.piece(),
-                    hash,
-                    ..Default::default()
-                };
+                let (status, piece) = (Status::Ok.into(), ready.turn.piece());
+                let origins = ready.origins.clone();
+                let header = Response { status, piece, hash, origins, ..Default::default() };
                 send.write_chunk(frame::encode(&header)).await?;
                 self.send_piece(send, ready, true).await
             }
@@ -91,7 +90,8 @@ impl Services {
         };
         let hash = file.hash_of(piece).ok_or(UploadRefusal::NotHeld)?;
         match self.store.read(&file, piece).await {
-            Ok(bytes) => Ok(Ready { turn, hash, bytes }),
+            // Once it is read: what gave it is among them.
+            Ok(bytes) => Ok(Ready { turn, hash, bytes, origins: file.origins().bits() }),
             Err(error) => {
                 if let ReadPieceError::Corrupt { .. } = error {
                     self.swarm.damaged(digest, piece).await;

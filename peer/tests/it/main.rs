@@ -11,6 +11,7 @@ mod cluster;
 mod doors;
 mod endpoints;
 mod faults;
+mod foreign;
 mod fuzz;
 mod hostile;
 mod hostility;

@@ -41,6 +41,8 @@ struct State {
     /// What `/token` issues for an `Authorization` header.
     tokens: Mutex<HashMap<String, String>>,
     log: Mutex<Vec<Asked>>,
+    /// Nobody ever says `true`.
+    never: watch::Sender<bool>,
 }
 
 #[derive(Clone)]
@@ -79,6 +81,8 @@ pub(crate) enum Fault {
     Status(u16),
     /// The body stands still behind so many bytes until the sender says `true`.
     Gate(usize, watch::Receiver<bool>),
+    /// No byte of the blob from this one on is ever sent, wherever the answer begins.
+    UpTo(usize),
 }
 
 /// A request as the registry saw it.
@@ -335,10 +339,15 @@ impl State {
         let len = content.bytes.len();
         let bytes = match fault {
             Some(Fault::WrongBytes) => content.bytes.iter().map(|byte| !byte).collect(),
-            Some(Fault::NoLength | Fault::Hang | Fault::Status(_) | Fault::Gate(..)) | None => content.bytes,
+            Some(Fault::NoLength | Fault::Hang | Fault::Status(_) | Fault::Gate(..) | Fault::UpTo(_))
+            | None => content.bytes,
         };
         let gate = match fault {
             Some(Fault::Gate(after, open)) => Some((after, open)),
+            Some(Fault::UpTo(end)) => {
+                let first = range.map_or(0, |range| bounds(range, len).0);
+                Some((end.saturating_sub(first), self.never.subscribe()))
+            }
             Some(Fault::NoLength) => return Response::new(streamed(bytes, None, sent)),
             Some(Fault::Status(status)) => {
                 return Response::builder().status(status).body(text(UNKNOWN)).unwrap();
@@ -389,7 +398,11 @@ fn streamed(bytes: Bytes, gate: Option<(usize, watch::Receiver<bool>)>, sent: &A
         if rest.is_empty() {
             return None;
         }
-        let frame = rest.split_to(rest.len().min(FRAME));
+        // None reaches beyond the gate.
+        let before_gate =
+            gate.as_ref().and_then(|(after, _)| after.checked_sub(done)).filter(|left| *left > 0);
+        let most = before_gate.map_or(FRAME, |left| left.min(FRAME));
+        let frame = rest.split_to(rest.len().min(most));
         sent.fetch_add(frame.len() as u64, Ordering::Relaxed);
         Some((Ok(Frame::data(frame)), (rest, gate, sent)))
     });

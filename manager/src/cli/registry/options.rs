@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser as _};
 use flotilla_daemon::settings::{GrantLife, Offline, OfflineForError, Release, Upstream};
+use flotilla_proto::TrustName;
 
 use super::super::CliError;
 use super::keys::{Key, KeyError};
@@ -51,12 +52,16 @@ pub struct RegistryOptions {
         value_parser = PossibleValuesParser::new(["cached", "strict"]).try_map(|text| text.parse::<GrantLife>())
     )]
     grants: Option<GrantLife>,
+    /// Registries with the same NAME share trust: a blob that one of them gave may be shown to the
+    /// clients of the others that say to hold it. Without, each has to deliver it once itself
+    #[arg(long, value_name = "NAME")]
+    trust: Option<TrustName>,
 }
 
 impl RegistryOptions {
     /// The keys that [`Self::take`] knows.
-    pub const KEYS: [&'static str; 6] =
-        ["release", "proxy-cache", "count-pulls", "offline", "offline-for", "grants"];
+    pub const KEYS: [&'static str; 7] =
+        ["release", "proxy-cache", "count-pulls", "offline", "offline-for", "grants", "trust"];
 
     /// Takes a key; whether it is one of a registry's.
     ///
@@ -71,6 +76,7 @@ impl RegistryOptions {
             "offline" => key.set(&mut self.offline)?,
             "offline-for" => key.set(&mut self.offline_for)?,
             "grants" => key.set(&mut self.grants)?,
+            "trust" => key.set(&mut self.trust)?,
             _ => return Ok(false),
         }
         Ok(true)
@@ -88,6 +94,7 @@ impl RegistryOptions {
             count_pulls: self.count_pulls.unwrap_or(true),
             offline: self.offline()?,
             grants: self.grants.unwrap_or_default(),
+            trust: self.trust.clone(),
             ..upstream
         })
     }
@@ -173,6 +180,7 @@ mod tests {
             "offline=granted",
             "offline-for=1h",
             "grants=strict",
+            "trust=ours",
         ];
         let expected = Upstream {
             release: Release::Verified,
@@ -180,6 +188,7 @@ mod tests {
             count_pulls: false,
             offline: Offline::Granted { longer: Duration::from_secs(3600) },
             grants: GrantLife::Strict,
+            trust: Some("ours".parse().unwrap()),
             ..plain()
         };
         assert_eq!(with(&keys).unwrap(), expected);
@@ -194,6 +203,7 @@ mod tests {
             (&["proxy-cache=yes"], "`proxy-cache` takes no value"),
             (&["count-pulls=maybe"], "count-pulls: "),
             (&["offline=serve"], "offline: `serve` is neither `refuse` nor `granted`"),
+            (&["trust=Ours!"], "trust: a name has 1 to 63 of a-z"),
             (&["grants=never"], "grants: `never` is neither `cached` nor `strict`"),
             (&["offline-for=2d"], "offline-for: offline-for is at most 24h, not 2days"),
             (&["offline-for=1500ms"], "offline-for: offline-for is a whole number of seconds"),

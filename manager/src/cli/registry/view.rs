@@ -17,6 +17,8 @@ pub(in super::super) struct RegistryView {
     /// How much longer grants live; `None` where nothing is served.
     offline_for: Option<String>,
     grants: String,
+    /// `None` where it shares trust with no other.
+    trust: Option<String>,
     pub(in super::super) endpoints: Vec<EndpointView>,
 }
 
@@ -89,6 +91,7 @@ impl RegistryView {
             (self.offline != "refuse").then(|| format!("offline={}", self.offline)),
             offline_for.map(|longer| format!("offline-for={longer}")),
             (self.grants != "cached").then(|| format!("grants={}", self.grants)),
+            self.trust.as_ref().map(|trust| format!("trust={trust}")),
         ])
     }
 }
@@ -126,6 +129,7 @@ impl From<Upstream> for RegistryView {
             offline,
             offline_for: longer.map(|longer| humantime::format_duration(longer).to_string()),
             grants: upstream.grants.to_string(),
+            trust: upstream.trust.map(String::from),
             endpoints: upstream.endpoints.into_iter().map(EndpointView::from).collect(),
         }
     }

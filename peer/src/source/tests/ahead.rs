@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::fake::{Ending, FakeRegistry, Reply, Seen, ending_after, plain, serve, status};
 use super::{Bench, anonymous, blob, credentials, endpoint, quick_config};
-use crate::source::{ReadOrder, SourceConfig};
+use crate::source::{ReadOrder, ReadPurpose, SourceConfig};
 
 /// Two parts and a bit, where two endpoints share it.
 const LEN: usize = 36 << 20;
@@ -171,8 +171,14 @@ async fn nothing_is_read_ahead_of_the_pace() {
     });
     let pace = layout.piece_at(20 << 20);
     let (until, credentials) = (watch::Sender::new(pace), anonymous());
-    let order =
-        ReadOrder { digest: Digest::of(&content), layout, wanted, until: until.subscribe(), credentials };
+    let order = ReadOrder {
+        digest: Digest::of(&content),
+        layout,
+        wanted,
+        until: until.subscribe(),
+        credentials,
+        purpose: ReadPurpose::Spread,
+    };
     let (sink, mut pieces) = mpsc::channel(4);
     let reading = bench.source.read_blob(order, sink, CancellationToken::new());
     let follow = async {

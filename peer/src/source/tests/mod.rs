@@ -27,8 +27,8 @@ use tokio_util::sync::CancellationToken;
 use crate::via::Pseudonym;
 
 use super::{
-    Credentials, OwnDaemon, ReadCredential, ReadError, ReadOrder, ReadSummary, Source, SourceConfig,
-    SourcePiece,
+    Credentials, OwnDaemon, ReadCredential, ReadError, ReadOrder, ReadPurpose, ReadSummary, Source,
+    SourceConfig, SourcePiece,
 };
 
 /// A source that knows one upstream, and what it counts.
@@ -90,7 +90,8 @@ impl Bench {
             wanted.insert(piece);
         }
         let (digest, credentials) = (Digest::of(blob), credentials.clone());
-        let order = ReadOrder { digest, layout, wanted, until: unpaced(), credentials };
+        let purpose = ReadPurpose::Spread;
+        let order = ReadOrder { digest, layout, wanted, until: unpaced(), credentials, purpose };
         self.run(order).await
     }
 

@@ -17,7 +17,7 @@ use super::fake::{
     Ending, FakeRegistry, Reply, chunked, dead_url, ending_after, plain, serve, status, text, with,
 };
 use super::{Bench, HOST, anonymous, blob, endpoint, quick_config, unpaced};
-use crate::source::{Credentials, ReadError, ReadOrder, SourceConfig};
+use crate::source::{Credentials, ReadError, ReadOrder, ReadPurpose, SourceConfig};
 
 const PIECE: usize = 128 << 10;
 
@@ -451,5 +451,6 @@ async fn a_registry_nobody_configured_is_named() {
 fn whole(content: &Bytes, credentials: Credentials) -> ReadOrder {
     let layout = Layout::of(content.len() as u64).unwrap();
     let wanted = PieceSet::full(layout.piece_count());
-    ReadOrder { digest: Digest::of(content), layout, wanted, until: unpaced(), credentials }
+    let (digest, purpose) = (Digest::of(content), ReadPurpose::Spread);
+    ReadOrder { digest, layout, wanted, until: unpaced(), credentials, purpose }
 }

@@ -152,7 +152,9 @@ async fn of_many_writers_of_one_piece_one_content_wins_and_the_others_are_told()
         for speaker in [&blob, &liar, &blob] {
             let (store, file, bytes) = (store.clone(), Arc::clone(&file), speaker.piece(piece));
             let hash = PieceHash::of(&bytes);
-            writes.spawn(async move { (piece, hash, store.write(&file, piece, hash, bytes).await) });
+            writes.spawn(async move {
+                (piece, hash, store.write(&file, piece, hash, bytes, Origins::unknown()).await)
+            });
         }
     }
     while let Some(written) = writes.join_next().await {
@@ -178,7 +180,7 @@ async fn a_size_that_no_piece_bears_out_makes_way_for_another() {
     let file = store.begin(blob.digest, blob.layout).await.unwrap();
     blob.write(&store, &file, 0).await.unwrap();
     let late = Bytes::from_static(b"7 bytes");
-    store.write(&lie, 0, PieceHash::of(&late), late).await.unwrap_err();
+    store.write(&lie, 0, PieceHash::of(&late), late, Origins::unknown()).await.unwrap_err();
     assert_eq!(store.read(&file, 0).await.unwrap(), blob.piece(0));
 }
 
@@ -194,7 +196,7 @@ async fn a_blob_that_lost_its_only_piece_makes_way_for_another_size() {
     assert!(matches!(store.read(&file, 1).await, Err(ReadPieceError::Corrupt { .. })));
     let other = store.begin(blob.digest, Layout::of(7).unwrap()).await.unwrap();
     let bytes = Bytes::from_static(b"7 bytes");
-    store.write(&other, 0, PieceHash::of(&bytes), bytes).await.unwrap();
+    store.write(&other, 0, PieceHash::of(&bytes), bytes, Origins::unknown()).await.unwrap();
     assert!(matches!(blob.write(&store, &file, 0).await, Err(WriteError::Gone { .. })));
 }
 
@@ -213,10 +215,10 @@ async fn what_does_not_fit_the_blob_is_refused_by_name() {
     let bytes = blob.piece(2);
     let hash = PieceHash::of(&bytes);
     assert!(matches!(
-        store.write(&file, 3, hash, bytes.clone()).await,
+        store.write(&file, 3, hash, bytes.clone(), Origins::unknown()).await,
         Err(WriteError::NoSuchPiece { piece: 3, .. })
     ));
-    let short = store.write(&file, 1, hash, bytes).await;
+    let short = store.write(&file, 1, hash, bytes, Origins::unknown()).await;
     assert!(
         matches!(short, Err(WriteError::WrongLength { expected: 131_072, len: 45_056, .. })),
         "{short:?}"
@@ -262,7 +264,7 @@ impl TestBlob {
 
     async fn write(&self, store: &Store, file: &Arc<BlobFile>, piece: u32) -> Result<(), WriteError> {
         let bytes = self.piece(piece);
-        store.write(file, piece, PieceHash::of(&bytes), bytes).await
+        store.write(file, piece, PieceHash::of(&bytes), bytes, Origins::unknown()).await
     }
 
     async fn store_whole(&self, store: &Store) -> Arc<BlobFile> {
