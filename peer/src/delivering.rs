@@ -164,9 +164,11 @@ impl UnderWay {
         };
         let blob = digest.short();
         match &read {
-            Ok(_) => tracing::info!(blob, %upstream, "the registry has delivered a blob that others gave"),
+            Ok(_) => {
+                tracing::info!(blob, %upstream, "the registry has delivered a blob that others gave");
+            }
             Err(error) => {
-                tracing::warn!(blob, %upstream, %error, "the registry does not deliver a blob that others gave")
+                tracing::warn!(blob, %upstream, %error, "the registry does not deliver a blob that others gave");
             }
         }
         Some(match read {

@@ -96,13 +96,13 @@ async fn what_differs_from_the_defaults_is_shown_as_it_is_written() {
     cluster.run("registry set a.test --url https://a.test").await.unwrap();
     cluster
         .run(
-            "registry set b.test --proxy-cache --count-pulls false --offline granted --offline-for 90m --grants strict \
+            "registry set b.test --proxy-cache --count-pulls false --offline granted --offline-for 90m --grants strict --trust ours \
             --endpoint https://b.test,weight=2,proxy=http://proxy.test:3128,limit=50MB@08:00-18:00 \
             --endpoint https://c.test,standby",
         )
         .await
         .unwrap();
-    let options = "proxy-cache,count-pulls=false,offline=granted,offline-for=1h 30m,grants=strict";
+    let options = "proxy-cache,count-pulls=false,offline=granted,offline-for=1h 30m,grants=strict,trust=ours";
     let first = "weight=2,proxy=http://proxy.test:3128,limit=50 MB@08:00-18:00";
 
     let table = cluster.run("registry list").await.unwrap();
@@ -135,6 +135,7 @@ async fn what_differs_from_the_defaults_is_shown_as_it_is_written() {
             "offline": "refuse",
             "offline_for": null,
             "grants": "cached",
+            "trust": null,
             "endpoints": [{
                 "url": "https://a.test", "ca_pem": null, "address": null,
                 "weight": 1, "standby": false, "proxy": null, "limits": [], "health": [],
@@ -148,6 +149,7 @@ async fn what_differs_from_the_defaults_is_shown_as_it_is_written() {
             "offline": "granted",
             "offline_for": "1h 30m",
             "grants": "strict",
+            "trust": "ours",
             "endpoints": [
                 {
                     "url": "https://b.test", "ca_pem": null, "address": null,

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use flotilla_proto::Digest;
+use flotilla_proto::wire::manager::Registry as Upstream;
 use http::Method;
 
 use crate::region::{Region, blob_path, noise};
@@ -96,7 +97,10 @@ async fn a_request_with_two_credentials_is_refused() {
 #[tokio::test]
 async fn a_strict_registry_is_asked_about_each_blob() {
     let region = Region::start().await;
-    region.add("strict.test", &region.registry, |registry| registry.strict_grants = true).await;
+    // One registry by two names.
+    region.add(HOST, &region.registry, |registry| registry.trust = "one".into()).await;
+    let strict = |registry: &mut Upstream| (registry.strict_grants, registry.trust) = (true, "one".into());
+    region.add("strict.test", &region.registry, strict).await;
     let blob = noise(1, 300_000);
     region.registry.push("priv/app", "v1", &[&blob]);
     region.registry.protect(BASIC);

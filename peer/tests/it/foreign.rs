@@ -9,7 +9,7 @@ use http::Method;
 use tokio::sync::watch;
 
 use crate::client::Answer;
-use crate::region::{Node, Region, blob_path, noise};
+use crate::region::{Node, Region, blob_path, noise, start};
 use crate::registry::{Fault, HOST, Registry};
 
 /// One piece, sent whole by a seed; and several.
@@ -172,5 +172,21 @@ async fn a_registry_that_gave_a_part_does_not_open_the_rest() {
     for node in [&region.one, &region.two] {
         let later = other_asks(node, &blob, &[("range", "bytes=-100")]).await;
         assert!(later.status.is_server_error() || later.body.is_empty(), "{}", later.status);
+    }
+}
+
+#[tokio::test]
+async fn what_one_seed_knows_no_other_finds_out_again() {
+    let (mut region, other, _) = two_registries(1, SIZES[0], "").await;
+    let second = start(&mut region.cluster, "seed-1", "seed", &hasty).await;
+    for seed in 2..8 {
+        let blob = noise(seed, SIZES[1]);
+        region.registry.push("priv/app", "v1", &[&blob]);
+        other.push("app", "v1", &[&blob]);
+        assert_eq!(owner_pulls(&region.one, &blob).await.body, blob);
+        for node in [&region.two, &second, &region.seed, &region.one] {
+            assert_eq!(other_asks(node, &blob, &[]).await.body, blob);
+        }
+        assert_eq!(other.reads_of(&blob), (1, blob.len() as u64));
     }
 }

@@ -4,6 +4,7 @@ mod crash;
 mod disk_full;
 mod eviction;
 mod model;
+mod origins;
 mod recovery;
 mod tombstones;
 
