@@ -9,14 +9,7 @@ use crate::registry::HOST;
 /// Everyone waits for the holder of a cold blob, which gives nothing.
 #[tokio::test]
 async fn a_peer_that_announces_a_cold_blob_and_gives_nothing_holds_nobody_up_for_long() {
-    for (manner, bound) in [
-        (Manner::Silent, 5),
-        (Manner::Cuts, 5),
-        (Manner::Busy, 5),
-        (Manner::Garbage, 5),
-        (Manner::Mute, 9),
-        (Manner::Drips, 9),
-    ] {
+    for manner in [Manner::Silent, Manner::Cuts, Manner::Busy, Manner::Garbage, Manner::Mute, Manner::Drips] {
         let mut region = Region::start().await;
         let blob = noise(5, 3_000_000);
         region.registry.push("app", "v1", &[&blob]);
@@ -33,7 +26,7 @@ async fn a_peer_that_announces_a_cold_blob_and_gives_nothing_holds_nobody_up_for
         }
         let took = began_at.elapsed();
         println!("{manner:?}: {took:?}");
-        assert!(took < Duration::from_secs(bound), "{manner:?}: {took:?}");
+        assert!(took < Duration::from_secs(3), "{manner:?}: {took:?}");
         assert_eq!(region.registry.reads_of(&blob), (1, 3_000_000), "{manner:?}");
 
         // It is known for what it is: the next blob waits for it no more.

@@ -1,6 +1,8 @@
 //! Whether a peer holds what it says.
 //!
-//! A holder that fails a child, and has delivered nothing since, is *in question*. A seed then fetches from it, as
+//! Beside the first child of a holder that has delivered nothing of a blob yet, and that few or none share it with, a
+//! seed asks it for a piece, too: a *probe*. One that fails a child, and has delivered nothing since, is *in question*. Failed
+//! the seed as well, it is disbelieved. Else a seed then fetches from it, as
 //! a child, what clients want and nobody else holds: a *relay*. If that comes, everyone has it from the seed, and
 //! a child that lied about its parent, or cannot reach it, has cost nothing at the registry. If the seed
 //! gets nothing either, the holder is *disbelieved*: what it says that it holds counts as held by nobody, so it
@@ -12,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use flotilla_proto::{Digest, PeerId, PieceSet, bits};
 
-use crate::member::Flight;
+use crate::member::{Flight, Member};
 use crate::scheduler::{Deadline, Scheduler};
 use crate::task::{Landing, Seat, Task, TaskSlot};
 use crate::{Output, PeerKey};
@@ -62,12 +64,17 @@ impl Scheduler {
         let is_in_question = ties.questioned_at.is_some_and(|at| now < at + self.limits.question);
         if by_seed {
             // A seed's own trouble is no more than one child's.
+            ties.failed_seed_at = Some(now);
             if is_in_question {
                 self.disbelieve(now, slot, holder);
             }
             return;
         }
         ties.questioned_at = Some(now);
+        if ties.failed_seed_at.is_some_and(|at| now < at + self.limits.question) {
+            self.disbelieve(now, slot, holder);
+            return;
+        }
         if !task.few_hold(piece) {
             return;
         }
@@ -116,6 +123,27 @@ impl Scheduler {
         self.deadlines.insert((until, Deadline::Parent(key)));
         self.outputs.push_back(Output::Relay { seed, digest, size, pieces });
         true
+    }
+
+    /// Has a seed ask a holder for a piece that it is about to send its first child, once for each blob: where it
+    /// gives neither anything, both show it at the same time. Not where a seed holds the piece or reads the blob: then
+    /// nobody depends on this one.
+    fn probe(&mut self, now: Instant, slot: TaskSlot, child: Seat, holder: Seat, piece: u32) {
+        let task = &self.tasks[slot];
+        let is_had = |(seat, member): (Seat, &Member)| member.seed && task.holds(seat, piece);
+        if task.member(child).seed
+            || task.member(holder).ties.probed
+            || task.source.reader().is_some()
+            || task.members().any(is_had)
+        {
+            return;
+        }
+        let (key, digest, size) = (task.member(holder).peer, task.digest, task.layout.size());
+        let Some(seed) = self.next_seed(now, digest, &[key].into()) else { return };
+        let mut pieces = PieceSet::new(self.tasks[slot].piece_count());
+        pieces.insert(piece);
+        self.tasks[slot].member_mut(holder).ties.probed = true;
+        self.outputs.push_back(Output::Relay { seed, digest, size, pieces });
     }
 
     /// What a peer says that it holds counts as held by nobody. Costs a pass over its part in all blobs, and over what
@@ -208,6 +236,7 @@ impl Scheduler {
             return;
         }
         let digest = task.digest;
+        self.probe(now, slot, child, parent, piece);
         let at = now + self.time_to_prove(slot, parent);
         let task = &mut self.tasks[slot];
         let member = task.member_mut(child);
@@ -261,6 +290,11 @@ impl Task {
     pub(crate) fn is_tried(&self, now: Instant, holder: Seat) -> bool {
         let member = self.member(holder);
         self.is_unproven(holder) && member.ties.tried_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether a seed was told to ask a member for a piece, and it has yet to deliver its first.
+    pub(crate) fn is_probed(&self, holder: Seat) -> bool {
+        self.member(holder).ties.probed && self.is_unproven(holder)
     }
 
     /// Whether a parent has not delivered any of this blob. A seed that is slow has too much to do.

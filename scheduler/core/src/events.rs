@@ -276,10 +276,12 @@ impl Scheduler {
             return;
         }
         self.land(now, slot, seat, piece, Landing::Lost);
-        // Busy though it owes nothing, it gives nothing.
+        // Busy though it owes nothing, it gives nothing. Nor does one that is busy for a seed that asks for one piece.
+        let task = &self.tasks[slot];
+        let is_for_seed = task.is_probed(owner) && task.member(seat).seed;
         let is_idle = reason == FailureReason::Busy
-            && self.peers[parent].up.count == 0
-            && !self.tasks[slot].member(owner).proven;
+            && (is_for_seed || self.peers[parent].up.count <= u32::from(task.is_probed(owner)))
+            && !task.member(owner).proven;
         if reason.is_doubtful() || is_idle {
             self.question(now, slot, seat, owner, piece);
         }

@@ -115,7 +115,7 @@ impl Default for Limits {
             pair_rest: Duration::from_secs(2),
             blame: Duration::from_secs(15),
             question: Duration::from_secs(10),
-            unproven: Duration::from_millis(2500),
+            unproven: Duration::from_millis(1250),
             hopeless: Duration::from_secs(5),
             timeouts_to_blame: 3,
             lead_percent: 5,

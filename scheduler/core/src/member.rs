@@ -68,8 +68,12 @@ pub(crate) struct Ties {
     pub(crate) late_at: Option<Instant>,
     /// When it last failed a child, if it has delivered nothing since.
     pub(crate) questioned_at: Option<Instant>,
+    /// When it last failed a seed, if it has delivered nothing since.
+    pub(crate) failed_seed_at: Option<Instant>,
     /// Until when only seeds are sent what it holds: one was told to try.
     pub(crate) tried_until: Option<Instant>,
+    /// Whether a seed was told to ask it for a piece, beside its first child.
+    pub(crate) probed: bool,
 }
 
 /// A piece on its way.

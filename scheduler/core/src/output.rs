@@ -52,7 +52,8 @@ pub enum Output {
         /// not told the hash; it reads those that it does not hold.
         pieces: PieceSet,
     },
-    /// Tell a seed to have pieces of a peer that failed a child, as a client of its own would: nobody else holds them.
+    /// Tell a seed to have pieces of a peer that failed a child, or has yet to deliver its first, as a client of its own
+    /// would: nobody else holds them.
     Relay {
         /// The seed.
         seed: PeerKey,

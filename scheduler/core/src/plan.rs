@@ -199,6 +199,14 @@ impl Scheduler {
         if !to.seed && task.is_tried(now, parent) {
             return Some(Obstacle::KeptApart);
         }
+        if !to.seed && task.is_probed(parent) {
+            // The last of what it may owe is the seed's.
+            let peer = &self.peers[from.peer];
+            let queue = peer.queue(now, self.slots(task), task.piece_len(), &self.limits);
+            if peer.up.count > 0 && peer.up.count + 1 >= queue {
+                return Some(Obstacle::QueueFull);
+            }
+        }
         if !from.believed && self.is_disbelieved(now, from.peer) {
             return Some(Obstacle::Disbelieved);
         }
@@ -295,7 +303,7 @@ impl Scheduler {
             }
             let parent = task.member_mut(flight.parent);
             was_doubted = parent.ties.questioned_at.take().is_some() || !parent.believed;
-            parent.ties.tried_until = None;
+            (parent.ties.tried_until, parent.ties.failed_seed_at) = (None, None);
             parent.proven = true;
         }
         let (from, to) = (task.member(flight.parent), task.member(child));

@@ -1,6 +1,6 @@
 //! The planner alone: what it says to a few inputs.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flotilla_proto::{Failure, FailureCause, Layout, PieceSet};
 use flotilla_scheduler_core::{FailureReason, Input, Limits, Output, PeerFacts, PeerKey, Scheduler, Zone};
@@ -273,11 +273,11 @@ fn a_holder_that_fails_a_child_and_a_seed_holds_nothing_and_its_pieces_are_read(
     let (mut planner, [seed, liar, one, other]) = beside_a_liar();
     let planned = planner.want(one);
     assert!(planned.iter().all(|(_, parent, _)| *parent == liar) && !planned.is_empty());
-    assert_eq!(planner.reads, []);
+    assert_eq!((&planner.reads[..], &planner.relays[..]), (&[][..], &[(seed, 1)][..]), "a seed asks it, too");
     let (digest, reason) = (digest(0), FailureReason::Unreachable);
     let failed = |child, piece| Input::Failed { child, parent: liar, digest, piece, reason };
     planner.input(failed(one, planned[0].2));
-    assert_eq!(planner.relays, [(seed, 12)], "the seed tries what nobody else has");
+    assert_eq!(planner.relays, [(seed, 1), (seed, 12)], "the seed tries what nobody else has");
     assert_eq!(planner.reads, [], "one child's word costs nothing at the registry");
 
     let tried = planner.want(seed);
@@ -287,6 +287,18 @@ fn a_holder_that_fails_a_child_and_a_seed_holds_nothing_and_its_pieces_are_read(
     planner.announce(liar, 0..12);
     assert!(planner.want(other).is_empty(), "its word counts no more");
     assert!(planner.announce(seed, 0..1).iter().all(|(_, parent, _)| *parent == seed));
+}
+
+#[test]
+fn a_holder_that_gives_neither_its_first_child_nor_a_seed_anything_is_found_out_at_once() {
+    let (mut planner, [seed, liar, one, _]) = beside_a_liar();
+    let began_at = planner.now;
+    assert!(!planner.want(one).is_empty());
+    let probed = planner.want_piece(seed, 0);
+    assert_eq!(probed.iter().map(|(child, parent, _)| (*child, *parent)).collect::<Vec<_>>(), [(seed, liar)]);
+    planner.wait_for(|planner| !planner.reads.is_empty());
+    assert_eq!(planner.reads, [(seed, 12)]);
+    assert!(planner.now - began_at < Duration::from_secs(2), "{:?}", planner.now - began_at);
 }
 
 #[test]
