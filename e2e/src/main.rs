@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use flotilla_e2e::lab::{self, LabPlan};
+use flotilla_e2e::lab::{self, LabPlan, LiarOrders};
 use flotilla_e2e::machine;
 use flotilla_e2e::runner;
 
@@ -34,6 +34,9 @@ enum Verb {
     /// Pulls one layer on every node of a region of real daemons with shaped links, and prints
     /// the figures beside the simulator's prediction as one JSON object.
     Lab(LabPlan),
+    /// Is the attacker's peer of a lab.
+    #[command(hide = true)]
+    Liar(LiarOrders),
     /// Runs the lab in the namespaces that this process was started in.
     #[command(hide = true)]
     OnLab {
@@ -55,6 +58,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
         Some(Verb::Lab(plan)) => lab::run(&std::env::args().skip(2).collect::<Vec<_>>(), &plan),
+        Some(Verb::Liar(orders)) => match lab::run_liar(&orders) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error:#}");
+                ExitCode::FAILURE
+            }
+        },
         Some(Verb::OnLab { store, flotilla, plan }) => lab::run_on_lab(&plan, &store, &flotilla),
     }
 }

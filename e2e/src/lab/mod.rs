@@ -6,6 +6,7 @@
 //! together ask for more than the machine computes, the lab measures the machine.
 
 mod client;
+mod liar;
 mod network;
 mod nodes;
 mod report;
@@ -21,7 +22,10 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use bytesize::ByteSize;
 use rustix::mount::{MountFlags, mount};
 
+use flotilla_e2e_hostile::Manner;
+
 use self::client::Pulled;
+pub use self::liar::{LiarOrders, run as run_liar};
 use self::network::{Network, Rate};
 use self::nodes::Fleet;
 pub use self::report::LabReport;
@@ -66,6 +70,10 @@ pub struct LabPlan {
     /// For how many seconds a killed scheduler stays away.
     #[arg(long, default_value_t = 0.0)]
     away: f64,
+    /// One more node is an attacker's, whose enrolled peer says to hold the layer with false hashes and sizes, slanders
+    /// others, asks for 10 000 blobs a second, and answers in this manner: silent, mute, drips, garbage, busy, cuts or any.
+    #[arg(long, value_parser = liar::manner)]
+    pub(crate) liar: Option<Manner>,
     /// Keep the nodes' files on the disk behind this directory, not in memory: the figures then
     /// are those of one disk that all nodes share.
     #[arg(long)]
@@ -87,6 +95,7 @@ impl LabPlan {
             kill: None,
             kill_after: 0.0,
             away: 0.0,
+            liar: None,
             dir: None,
         }
     }
@@ -195,7 +204,11 @@ pub(crate) fn play(stage: &Stage, plan: &LabPlan) -> Result<LabReport> {
     if plan.kill == Some(Victim::HomeSeed) {
         fleet.kill_home_seed(image.layers[0].digest())?;
     }
+    if let Some(manner) = plan.liar {
+        fleet.start_liar(manner, image.layers[0].digest(), image.layers[0].size())?;
+    }
     let pulled = pull_everywhere(plan, &network, &mut fleet, &image)?;
+    fleet.assert_liar_lives()?;
     let source_bytes = origin.all_requests()?.blob_reads().values().map(|reads| reads.bytes).sum();
     fleet.assert_verified(image.layers[0].digest())?;
     LabReport::of(plan, &image, &pulled, source_bytes, &fleet, &network)

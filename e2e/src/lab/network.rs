@@ -23,6 +23,8 @@ pub(crate) struct Network {
     control: Node,
     seeds: Vec<Node>,
     peers: Vec<Node>,
+    /// A node that an attacker has.
+    liar: Node,
 }
 
 /// One machine of the lab.
@@ -79,6 +81,7 @@ impl Network {
             control: Node { name: "control".to_owned(), address: address(3) },
             seeds: nodes("seed", seeds, FIRST_SEED),
             peers: nodes("peer", peers, FIRST_PEER),
+            liar: Node { name: "liar".to_owned(), address: address(LIAR) },
         };
         ip("link add switch type bridge")?;
         // A switch filters nothing: the kernel's would pass each packet through the host's rules,
@@ -114,8 +117,12 @@ impl Network {
         &self.peers
     }
 
+    pub(crate) fn liar(&self) -> &Node {
+        &self.liar
+    }
+
     fn daemons(&self) -> impl Iterator<Item = &Node> {
-        self.seeds.iter().chain(&self.peers)
+        self.seeds.iter().chain(&self.peers).chain([&self.liar])
     }
 }
 
@@ -182,6 +189,7 @@ fn succeed(command: &mut Command) -> Result<()> {
 
 const FIRST_SEED: u8 = 10;
 const FIRST_PEER: u8 = 20;
+const LIAR: u8 = 100;
 
 /// Not a rate.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -6,9 +6,11 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
+use flotilla_e2e_hostile::Manner;
 use flotilla_proto::{Digest, rendezvous_order};
 use rustix::process::Signal;
 
+use super::liar;
 use super::network::{Network, Node, enter};
 use crate::http;
 use crate::origin::Origin;
@@ -26,6 +28,9 @@ pub(crate) struct Fleet<'a> {
     scheduler: Option<Process>,
     seeds: Vec<Option<Process>>,
     peers: Vec<Option<Process>>,
+    /// What a peer joins with.
+    peer_token: String,
+    liar: Option<Process>,
 }
 
 impl<'a> Fleet<'a> {
@@ -53,11 +58,40 @@ impl<'a> Fleet<'a> {
         };
         let seeds = start(network.seeds(), &seed_token)?;
         let peers = start(network.peers(), &peer_token)?;
-        let fleet = Self { stage, network, _manager: manager, scheduler: Some(scheduler), seeds, peers };
+        let fleet = Self {
+            stage,
+            network,
+            _manager: manager,
+            scheduler: Some(scheduler),
+            seeds,
+            peers,
+            peer_token,
+            liar: None,
+        };
         for node in network.seeds().iter().chain(network.peers()) {
             on(node, || wait_ready(PEER_ADMIN))?;
         }
         Ok(fleet)
+    }
+
+    /// Starts a peer that lies about a blob, and waits until it has said so.
+    pub(crate) fn start_liar(&mut self, manner: Manner, digest: Digest, size: u64) -> Result<()> {
+        let node = self.network.liar();
+        let dir = self.stage.dir(format!("lab/{}", node.name))?;
+        let (token, ready) = (dir.join("token"), liar::ready_file(&dir));
+        fs::write(&token, &self.peer_token)?;
+        let mut command = node.command(std::env::current_exe()?);
+        command.args(["liar", "--name", &node.name, "--address", &node.address.to_string()]);
+        command.args(["--digest", &digest.to_string(), "--size", &size.to_string()]);
+        command.args(["--manner", liar::name_of(manner)]);
+        command.arg("--dir").arg(&dir).arg("--join-token-file").arg(token).arg("--ready-file").arg(&ready);
+        self.liar = Some(Process::start(&self.stage.logs(), &node.name, command)?);
+        wait::until("the liar to have lied", Duration::from_secs(30), || Ok(ready.exists().then_some(())))
+    }
+
+    /// Fails unless the liar has gone on until now.
+    pub(crate) fn assert_liar_lives(&mut self) -> Result<()> {
+        self.liar.as_mut().map_or(Ok(()), Process::check_running)
     }
 
     /// Kills a peer as a crash would. It stays away.

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, ensure};
 use bytesize::ByteSize;
+use flotilla_e2e_hostile::Manner;
 
 use crate::lab::{LabPlan, play};
 use crate::stage::Stage;
@@ -16,6 +17,20 @@ pub(super) fn does_what_the_simulator_says(stage: &Stage) -> Result<()> {
     ensure!(report.ratio_last <= 1.3, "the last node took {} of the lower bound", report.ratio_last);
     let to_predicted = played.last_to_predicted().context("nobody was killed")?;
     ensure!((0.8..=1.2).contains(&to_predicted), "it took {to_predicted} of what the simulator says");
+    println!("last {:.3} of the bound, {to_predicted:.3} of the prediction", report.ratio_last);
+    Ok(())
+}
+
+/// One node is an attacker's: its enrolled peer says to hold the layer, with false hashes and another size, gives nothing
+/// in any of the manners there are, slanders everybody and asks for 10 000 blobs a second.
+pub(super) fn a_peer_that_lies_costs_the_others_little(stage: &Stage) -> Result<()> {
+    let mut plan = LabPlan::plain(12, "50mbit".parse()?, ByteSize::mib(96));
+    plan.liar = Some(Manner::Any);
+    let played = play(stage, &plan)?;
+    let report = played.report();
+    ensure!(report.source_ratio <= 1.05, "{} of the layer came from the registry", report.source_ratio);
+    let to_predicted = played.last_to_predicted().context("nobody was killed")?;
+    ensure!(to_predicted <= 1.2, "it took {to_predicted} of what the simulator says without the liar");
     println!("last {:.3} of the bound, {to_predicted:.3} of the prediction", report.ratio_last);
     Ok(())
 }

@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::hostile::{Hostile, Manner};
+use flotilla_e2e_hostile::{Claim, Manner};
+
+use crate::hostile;
 use crate::region::{Region, blob_path, noise};
 use crate::registry::HOST;
 
@@ -13,8 +15,8 @@ async fn a_peer_that_announces_a_cold_blob_and_gives_nothing_holds_nobody_up_for
         let mut region = Region::start().await;
         let blob = noise(5, 3_000_000);
         region.registry.push("app", "v1", &[&blob]);
-        let hostile = Hostile::join(&mut region.cluster, "liar", manner).await;
-        hostile.announce(&blob, 3_000_000, 23).await;
+        let liar = hostile::join(&mut region.cluster, "liar", manner).await;
+        liar.announce(&[Claim::of(&blob, 3_000_000, 23)]).await.unwrap();
         for node in [&region.one, &region.two] {
             assert_eq!(node.client.mirror("/v2/app/manifests/v1").await.status, 200);
         }
@@ -32,7 +34,7 @@ async fn a_peer_that_announces_a_cold_blob_and_gives_nothing_holds_nobody_up_for
         // It is known for what it is: the next blob waits for it no more.
         let next = noise(6, 3_000_000);
         region.registry.push("app", "v2", &[&next]);
-        hostile.announce(&next, 3_000_000, 23).await;
+        liar.announce(&[Claim::of(&next, 3_000_000, 23)]).await.unwrap();
         assert_eq!(region.one.client.mirror("/v2/app/manifests/v2").await.status, 200);
         let began_at = Instant::now();
         let answer = region.one.client.get(&format!("{}?ns={HOST}", blob_path("app", &next))).await;
@@ -46,8 +48,8 @@ async fn a_size_that_only_a_peer_claims_keeps_nobody_out() {
     let mut region = Region::start().await;
     let blob = noise(7, 3_000_000);
     region.registry.push("app", "v1", &[&blob]);
-    let hostile = Hostile::join(&mut region.cluster, "liar", Manner::Garbage).await;
-    hostile.announce(&blob, 3_500_000, 27).await;
+    let liar = hostile::join(&mut region.cluster, "liar", Manner::Garbage).await;
+    liar.announce(&[Claim::of(&blob, 3_500_000, 27)]).await.unwrap();
     assert_eq!(region.one.client.mirror("/v2/app/manifests/v1").await.status, 200);
     let answer = region.one.client.get(&format!("{}?ns={HOST}", blob_path("app", &blob))).await;
     assert_eq!((answer.status.as_u16(), answer.body == blob), (200, true));

@@ -325,7 +325,7 @@ fn one_that_sends_its_first_piece_a_byte_at_a_time_is_found_out_in_five_seconds(
     planner.want(seed);
     planner.wait_for(|planner| !planner.reads.is_empty());
     let took = planner.now - began_at;
-    assert!(took < std::time::Duration::from_millis(5500), "{took:?}");
+    assert!(took < Duration::from_millis(5500), "{took:?}");
     assert_eq!(planner.reads, [(seed, 12)]);
 }
 
@@ -411,11 +411,11 @@ fn a_read_that_has_to_wait_is_looked_at_twice_a_second_whatever_happens_meanwhil
         |blob, reader| Input::Wanted { peer: greedy, digest: digest(blob), size: SIZE, part: None, reader };
     planner.input(want(0, true));
     for turn in 0..50 {
-        planner.now += std::time::Duration::from_millis(1);
+        planner.now += Duration::from_millis(1);
         planner.input(want(1, turn % 2 == 0));
     }
     assert_eq!(planner.reads.len(), 1);
-    let (until, mut looks) = (planner.now + std::time::Duration::from_secs(2), 0);
+    let (until, mut looks) = (planner.now + Duration::from_secs(2), 0);
     while let Some(at) = planner.scheduler.poll_timeout().filter(|at| *at <= until) {
         planner.now = at;
         planner.scheduler.handle_timeout(at);
