@@ -10,6 +10,7 @@ mod link;
 mod load;
 mod metrics;
 mod probe;
+mod toll;
 mod translate;
 
 use std::net::SocketAddr;

@@ -1,26 +1,30 @@
 //! Peers' streams: who may attach, and the pumps between a stream and the driver.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use flotilla_daemon::rpc;
 use flotilla_proto::wire::scheduler::{FromPeer, Hello, ToPeer};
 use flotilla_proto::{Identity, PROTOCOL, RegionName, Role};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::sleep_until;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::driver::{Attachment, Event, OUTBOX_BATCHES};
+use crate::toll::Tolls;
 
 /// The scheduler's gRPC service.
 pub(crate) struct Link {
     region: RegionName,
     events: mpsc::Sender<Event>,
+    tolls: Arc<Tolls>,
 }
 
 impl Link {
     pub(crate) fn new(region: RegionName, events: mpsc::Sender<Event>) -> Self {
-        Self { region, events }
+        Self { region, events, tolls: Arc::default() }
     }
 
     /// Peers and seeds of this region, and nobody else.
@@ -64,13 +68,15 @@ impl rpc::Scheduler for Link {
         let stopping = |_| Status::unavailable("the scheduler is stopping");
         self.events.send(Event::Attached(attachment)).await.map_err(|_| stopping(()))?;
         let key = answered.await.map_err(|_| stopping(()))?;
-        let events = self.events.clone();
+        let (events, tolls) = (self.events.clone(), Arc::clone(&self.tolls));
         tokio::spawn(async move {
             let mut next = Some(first);
             while let Some(batch) = next {
+                let may_go_on = tolls.pay(Instant::now(), &caller.id, &batch);
                 if events.send(Event::Said(key, Box::new(batch))).await.is_err() {
                     return;
                 }
+                sleep_until(may_go_on.into()).await;
                 next = stream.message().await.unwrap_or_else(|status| {
                     tracing::info!(peer = %caller.id, reason = rpc::reason(&status), "a peer's stream broke off");
                     None

@@ -88,7 +88,7 @@ impl Scheduler {
         }
         let mut overruled = PieceSet::new(pieces.len());
         for (piece, hash) in told {
-            match task.hashes.learn(piece, hash, word) {
+            match task.hashes.learn(peer, piece, hash, word) {
                 Learnt::Agrees => {}
                 Learnt::Overrules => drop(overruled.insert(piece)),
                 Learnt::Differs => {
@@ -127,8 +127,9 @@ impl Scheduler {
     }
 
     /// Hashes were told that stand over others: whoever holds such a piece holds another variant.
-    /// The seed that reads only loses those pieces: it will find out by itself. Costs a pass over
-    /// the members, and the leaving of those.
+    /// The seed that reads only loses those pieces: it will find out by itself. Where members ever chose
+    /// pieces by themselves, they may hold the right ones: those were never held against the hash that
+    /// somebody told, who alone is known to be wrong. Costs a pass over the members, and the leaving of those.
     pub(crate) fn overrule(&mut self, now: Instant, slot: TaskSlot, by: Seat, pieces: &PieceSet) {
         if pieces.is_empty() {
             return;
@@ -143,10 +144,11 @@ impl Scheduler {
             if task.source.reader() == Some(peer) {
                 pieces.iter().for_each(|piece| task.drop_piece(seat, piece));
                 self.seeds_are_due = true;
-            } else {
+            } else if !task.has_picked || task.hashes.told_by(peer, pieces) {
                 expelled.push(peer);
             }
         }
+        task.hashes.forget_tellers(pieces);
         self.expel(now, slot, &expelled);
     }
 

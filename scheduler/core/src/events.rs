@@ -97,7 +97,8 @@ impl Scheduler {
         } else {
             self.foresee_load(now, slot);
         }
-        self.feed_downloads(now, peer);
+        // Its other downloads are as they were: a look at each would be one at thousands.
+        self.feed_child(now, slot, seat);
         // What it holds from an earlier life may help the partners it has just drawn.
         self.feed_parent(now, peer);
     }
@@ -219,7 +220,8 @@ impl Scheduler {
         let word = self.word(slot, seat, true);
         let mut overruled: Option<PieceSet> = None;
         for (index, piece) in pieces.iter().enumerate() {
-            let learnt = hashes.get(index).map(|hash| self.tasks[slot].hashes.learn(piece, *hash, word));
+            let learnt =
+                hashes.get(index).map(|hash| self.tasks[slot].hashes.learn(peer, piece, *hash, word));
             match learnt {
                 None | Some(Learnt::Agrees) => {}
                 Some(Learnt::Overrules) => {

@@ -6,6 +6,8 @@
 //! that reads ought to know: it is the *judge*, nothing is planned but what it has told, and its
 //! own SHA-256 decides.
 
+use std::collections::HashMap;
+
 use flotilla_proto::{PieceHash, PieceSet, Root, bits};
 
 use crate::PeerKey;
@@ -23,6 +25,8 @@ pub(crate) struct Hashes {
     doubt: Option<Doubt>,
     /// Whether a judge has told all hashes: one peer's word raises no doubt any more.
     settled: bool,
+    /// Who told a hash first, of those that nobody told who ought to know. Empty until somebody does.
+    tellers: HashMap<u32, PeerKey>,
 }
 
 /// The whole was found to be wrong by one peer.
@@ -66,13 +70,17 @@ impl Hashes {
             checked: vec![0; words],
             doubt: None,
             settled: false,
+            tellers: HashMap::new(),
         }
     }
 
-    /// Learns what a piece must hash to.
-    pub(crate) fn learn(&mut self, piece: u32, hash: PieceHash, word: Word) -> Learnt {
+    /// Learns from a member what a piece must hash to.
+    pub(crate) fn learn(&mut self, teller: PeerKey, piece: u32, hash: PieceHash, word: Word) -> Learnt {
         if self.by_piece.is_empty() {
             self.by_piece = vec![None; self.piece_count as usize];
+        }
+        if word == Word::Hearsay && self.by_piece[piece as usize].is_none() {
+            self.tellers.insert(piece, teller);
         }
         let known = self.by_piece[piece as usize].get_or_insert(hash);
         let agrees = *known == hash;
@@ -116,6 +124,16 @@ impl Hashes {
     /// Whether a hash is another than who ought to know has told.
     pub(crate) fn is_refuted(&self, piece: u32, hash: PieceHash) -> bool {
         bits::contains(&self.checked, piece) && self.by_piece[piece as usize] != Some(hash)
+    }
+
+    /// Whether one of these pieces' hashes, which turned out to be another, was told by that member.
+    pub(crate) fn told_by(&self, teller: PeerKey, pieces: &PieceSet) -> bool {
+        self.tellers.iter().any(|(piece, by)| *by == teller && pieces.contains(*piece))
+    }
+
+    /// Somebody who ought to know has told these pieces' hashes: who told others before does not matter any more.
+    pub(crate) fn forget_tellers(&mut self, pieces: &PieceSet) {
+        self.tellers.retain(|piece, _| !pieces.contains(*piece));
     }
 
     /// The root of the list, once it has no gaps. Costs a hash over it.
@@ -186,13 +204,13 @@ mod tests {
     #[test]
     fn the_first_word_stands_until_one_who_ought_to_know_speaks() {
         let mut hashes = Hashes::new(2);
-        assert_eq!(hashes.learn(0, hash(1), Word::Hearsay), Learnt::Agrees);
-        assert_eq!(hashes.learn(0, hash(2), Word::Hearsay), Learnt::Differs);
-        assert_eq!(hashes.learn(0, hash(2), Word::Checked), Learnt::Overrules);
-        assert_eq!(hashes.learn(0, hash(3), Word::Checked), Learnt::Differs);
+        assert_eq!(hashes.learn(PeerKey(0), 0, hash(1), Word::Hearsay), Learnt::Agrees);
+        assert_eq!(hashes.learn(PeerKey(0), 0, hash(2), Word::Hearsay), Learnt::Differs);
+        assert_eq!(hashes.learn(PeerKey(0), 0, hash(2), Word::Checked), Learnt::Overrules);
+        assert_eq!(hashes.learn(PeerKey(0), 0, hash(3), Word::Checked), Learnt::Differs);
         assert!(hashes.is_refuted(0, hash(1)) && !hashes.is_refuted(0, hash(2)));
         assert_eq!((hashes.usable(0), hashes.root()), (Some(hash(2)), None));
-        hashes.learn(1, hash(4), Word::Hearsay);
+        hashes.learn(PeerKey(0), 1, hash(4), Word::Hearsay);
         assert_eq!(hashes.root(), Some(Root::of([Some(hash(2)), Some(hash(4))])));
     }
 
@@ -200,15 +218,15 @@ mod tests {
     fn in_doubt_only_the_judge_is_heard_and_once_only() {
         let (mut hashes, judge) = (Hashes::new(2), PeerKey(7));
         for piece in 0..2 {
-            hashes.learn(piece, hash(1), Word::Checked);
+            hashes.learn(PeerKey(0), piece, hash(1), Word::Checked);
         }
         assert!(hashes.raise_doubt() && !hashes.raise_doubt());
         assert!(hashes.appoint(judge) && !hashes.appoint(judge));
-        assert_eq!(hashes.learn(0, hash(2), Word::Checked), Learnt::Differs);
-        assert_eq!(hashes.learn(0, hash(1), Word::Checked), Learnt::Agrees);
+        assert_eq!(hashes.learn(PeerKey(0), 0, hash(2), Word::Checked), Learnt::Differs);
+        assert_eq!(hashes.learn(PeerKey(0), 0, hash(1), Word::Checked), Learnt::Agrees);
         assert_eq!(hashes.usable(0), None);
-        assert_eq!(hashes.learn(0, hash(2), Word::Judge), Learnt::Overrules);
-        assert_eq!(hashes.learn(1, hash(1), Word::Judge), Learnt::Agrees);
+        assert_eq!(hashes.learn(PeerKey(0), 0, hash(2), Word::Judge), Learnt::Overrules);
+        assert_eq!(hashes.learn(PeerKey(0), 1, hash(1), Word::Judge), Learnt::Agrees);
         assert_eq!((hashes.usable(0), hashes.usable(1)), (Some(hash(2)), Some(hash(1))));
         assert!(hashes.in_doubt().is_none() && !hashes.raise_doubt(), "it is settled");
     }
@@ -216,7 +234,7 @@ mod tests {
     #[test]
     fn a_doubt_that_nobody_can_decide_leaves_what_was_known() {
         let mut hashes = Hashes::new(2);
-        hashes.learn(1, hash(1), Word::Hearsay);
+        hashes.learn(PeerKey(0), 1, hash(1), Word::Hearsay);
         hashes.raise_doubt();
         hashes.drop_doubt();
         assert_eq!((hashes.usable(0), hashes.usable(1)), (None, Some(hash(1))));

@@ -124,6 +124,7 @@ impl Scheduler {
     fn set_picking(&mut self, slot: TaskSlot, picks: bool) {
         let task = &mut self.tasks[slot];
         task.picking = picks;
+        task.has_picked |= picks;
         let digest = task.digest;
         for (_, member) in task.members().filter(|(_, member)| member.wish.is_some()) {
             self.outputs.push_back(Output::Picking { peer: member.peer, digest, picks });

@@ -85,6 +85,10 @@ impl Scheduler {
         if let Some(seed) = task.source.reader() {
             self.appoint(slot, seed);
         }
+        // Many may wait for that: it costs less than to find out what is missing.
+        if matches!(self.tasks[slot].source, Source::Idle) && self.payer(slot).is_none() {
+            return self.look_again(now, slot);
+        }
         let task = &mut self.tasks[slot];
         let missing = task.to_be_read();
         if let (Source::Idle | Source::Settling, Some(until)) = (&task.source, unsettled_until)
@@ -141,19 +145,26 @@ impl Scheduler {
     /// Counts a read that is about to begin among those of a peer that wants the blob. `false` where each of them
     /// has as many as it may. Costs a pass over the members.
     fn charge_read(&mut self, slot: TaskSlot) -> bool {
-        let task = &self.tasks[slot];
-        if task.read_for.is_some() {
-            return true;
-        }
-        let has_room = |peer: PeerKey| self.peers[peer].rest.reads < self.limits.reads_max;
-        let may_pay = |member: &&Member| member.wish.is_some() && (member.seed || has_room(member.peer));
-        let payer = task.members().map(|(_, member)| member).find(may_pay);
-        let Some((peer, is_seed)) = payer.map(|member| (member.peer, member.seed)) else { return false };
-        if !is_seed {
+        let charged_before = self.tasks[slot].read_for.is_some();
+        let Some((peer, is_seed)) = self.payer(slot) else { return false };
+        if !is_seed && !charged_before {
             self.peers.known_mut(peer).rest.reads += 1;
             self.tasks[slot].read_for = Some(peer);
         }
         true
+    }
+
+    /// Who wants the blob and may have it read, or has it charged to it already; `true`: a seed. Costs a pass over the
+    /// members.
+    fn payer(&self, slot: TaskSlot) -> Option<(PeerKey, bool)> {
+        let task = &self.tasks[slot];
+        if let Some(peer) = task.read_for {
+            return Some((peer, false));
+        }
+        let has_room = |peer: PeerKey| self.peers[peer].rest.reads < self.limits.reads_max;
+        let may_pay = |member: &&Member| member.wish.is_some() && (member.seed || has_room(member.peer));
+        let payer = task.members().map(|(_, member)| member).find(may_pay);
+        payer.map(|member| (member.peer, member.seed))
     }
 
     /// A blob is not being read any more.

@@ -59,6 +59,8 @@ pub(crate) struct Task {
     pub(crate) seen: bool,
     /// Whether the members choose their pieces by themselves.
     pub(crate) picking: bool,
+    /// Whether they ever did: then one may hold a piece whose hash only somebody else has told.
+    pub(crate) has_picked: bool,
     /// Pieces planned since the load was last measured; where members pick, those they told of.
     pub(crate) moved_lately: u32,
 }
@@ -108,6 +110,7 @@ impl Task {
             read_for: None,
             seen: false,
             picking: false,
+            has_picked: false,
             moved_lately: 0,
         }
     }

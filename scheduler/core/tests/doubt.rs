@@ -181,6 +181,17 @@ fn a_seed_that_holds_the_whole_knows_better_than_the_first_and_a_peer_does_not()
     }
 }
 
+/// B has it of the seed itself, and says so before the seed is heard.
+#[test]
+fn what_a_peer_chose_by_itself_is_not_void_because_somebody_told_another_hash() {
+    let mut region = Region::with(Limits { planned_per_s: 1, ..Limits::default() });
+    region.announce(A, 0..12, Some(WRONG));
+    let told = region.want(B);
+    assert!(told.contains(&Output::Picking { peer: B, digest: digest(), picks: true }));
+    region.announce(B, 4..8, None);
+    assert_eq!(purged(&region.announce(SEED, 4..8, Some(RIGHT))), [(A, None)]);
+}
+
 #[test]
 fn a_part_from_before_a_purge_hears_of_it_and_no_other_does() {
     let variant = Variant { digest: digest(), root: all(WRONG) };
@@ -220,7 +231,11 @@ struct Region {
 
 impl Region {
     fn new() -> Self {
-        let mut region = Self { scheduler: Scheduler::new(Limits::default(), 1), now: Instant::now() };
+        Self::with(Limits::default())
+    }
+
+    fn with(limits: Limits) -> Self {
+        let mut region = Self { scheduler: Scheduler::new(limits, 1), now: Instant::now() };
         region.join(SEED, "p0", true);
         region.join(A, "p1", false);
         region.join(B, "p2", false);

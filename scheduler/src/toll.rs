@@ -1,0 +1,112 @@
+//! How much one peer may say: beyond, its stream is read no further for a while, so that it waits and nobody else does.
+//!
+//! What it says costs the planner time, whether it is true or not. A peer that tells all it holds when it attaches, or
+//! whose clients begin to pull ten images, is far below these rates.
+
+use std::collections::HashMap;
+use std::num::NonZeroU64;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use flotilla_proto::wire::scheduler::FromPeer;
+use flotilla_proto::{PeerId, TokenBucket};
+
+/// What each peer has said of late. A peer that attaches again is the same one.
+#[derive(Debug, Default)]
+pub(crate) struct Tolls {
+    /// Held for one operation.
+    by_peer: Mutex<HashMap<PeerId, Toll>>,
+}
+
+/// One peer's: its wishes and complaints apart from what it holds.
+#[derive(Debug)]
+struct Toll {
+    asks: TokenBucket,
+    tells: TokenBucket,
+}
+
+impl Tolls {
+    /// Takes note of a batch. When the next one may be read.
+    pub(crate) fn pay(&self, now: Instant, peer: &PeerId, batch: &FromPeer) -> Instant {
+        let mut by_peer = self.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
+        if by_peer.len() >= MOST && !by_peer.contains_key(peer) {
+            by_peer.retain(|_, toll| !(toll.asks.is_open(now) && toll.tells.is_open(now)));
+        }
+        let toll = by_peer.entry(peer.clone()).or_insert_with(Toll::new);
+        toll.asks.take(now, asked(batch));
+        toll.tells.take(now, told(batch));
+        [toll.asks.opens_at(), toll.tells.opens_at()].into_iter().flatten().fold(now, Instant::max)
+    }
+}
+
+impl Toll {
+    fn new() -> Self {
+        Self {
+            asks: TokenBucket::new(ASKS_PER_S, ASKS_AHEAD),
+            tells: TokenBucket::new(TELLS_PER_S, TELLS_AHEAD),
+        }
+    }
+}
+
+/// What is wanted, no longer wanted or held, and went wrong.
+fn asked(batch: &FromPeer) -> u32 {
+    let FromPeer { wants, unwants, withdrawals, failures, readers, source_failed, wrong_bytes, .. } = batch;
+    let count = wants.len() + unwants.len() + withdrawals.len() + failures.len();
+    count_of(count + readers.len() + source_failed.len() + wrong_bytes.len())
+}
+
+/// What is held and known.
+fn told(batch: &FromPeer) -> u32 {
+    let FromPeer { announces, hashes, reading, tombstones, .. } = batch;
+    // A run is a look at some words.
+    let runs = announces.iter().map(|announce| 1 + announce.runs.len() / 8).sum::<usize>();
+    count_of(runs + hashes.len() + reading.len() + tombstones.len())
+}
+
+fn count_of(entries: usize) -> u32 {
+    u32::try_from(entries).unwrap_or(u32::MAX)
+}
+
+/// Each costs the planner some 20 µs: 4 % of a core.
+const ASKS_PER_S: NonZeroU64 = NonZeroU64::new(2_000).expect("not 0");
+/// As many wants as a peer may have, at once.
+const ASKS_AHEAD: Duration = Duration::from_secs(2);
+const TELLS_PER_S: NonZeroU64 = NonZeroU64::new(10_000).expect("not 0");
+/// All that a peer may hold, at once, though it be in many runs.
+const TELLS_AHEAD: Duration = Duration::from_secs(14);
+
+/// Peers whose toll is known; beyond, those that owe nothing are forgotten.
+const MOST: usize = 4096;
+
+#[cfg(test)]
+mod tests {
+    use flotilla_proto::wire::scheduler::{Announce, Want};
+
+    use super::*;
+
+    fn wants(count: usize) -> FromPeer {
+        FromPeer { wants: vec![Want::default(); count], ..Default::default() }
+    }
+
+    #[test]
+    fn who_asks_for_ten_thousand_a_second_is_heard_two_thousand_times() {
+        let (tolls, start, peer) = (Tolls::default(), Instant::now(), "liar".parse().unwrap());
+        let (mut now, mut heard) = (start, 0);
+        while now < start + Duration::from_secs(20) {
+            now = tolls.pay(now, &peer, &wants(200)).max(now + Duration::from_millis(20));
+            heard += 200;
+        }
+        assert!((40_000..=44_400).contains(&heard), "{heard}");
+        // The others are not the worse for it, nor is the same one better by attaching again.
+        assert_eq!(tolls.pay(now, &"other".parse().unwrap(), &wants(200)), now);
+        assert!(tolls.pay(now, &peer, &wants(1)) > now);
+    }
+
+    #[test]
+    fn who_tells_all_it_holds_waits_for_nothing() {
+        let (tolls, now, peer) = (Tolls::default(), Instant::now(), "node".parse().unwrap());
+        let announces = vec![Announce::default(); 65_536];
+        assert_eq!(tolls.pay(now, &peer, &FromPeer { announces, ..Default::default() }), now);
+        assert_eq!(tolls.pay(now, &peer, &wants(4000)), now);
+    }
+}
