@@ -107,8 +107,8 @@ pub const ALL: &[Story] = &[
     Story::new("demo_of_tiny_layers_reads_the_registry_once", demo::of_tiny_layers_reads_the_registry_once),
     Story::new("the_lab_does_what_the_simulator_says", lab::does_what_the_simulator_says),
     Story::new(
-        "a_peer_that_lies_costs_the_others_of_a_lab_little",
-        lab::a_peer_that_lies_costs_the_others_little,
+        "a_peer_that_lies_keeps_nobody_from_the_layer",
+        lab::a_peer_that_lies_keeps_nobody_from_the_layer,
     ),
     Story::new("the_lab_keeps_to_a_send_bandwidth", lab::keeps_to_a_send_bandwidth),
     Story::new("the_lab_keeps_to_a_receive_bandwidth", lab::keeps_to_a_receive_bandwidth),
