@@ -38,12 +38,14 @@ pub(crate) struct Deliveries {
     source: Source,
     store: Store,
     settings: Receiver,
-    /// Bounded by who asks: an enrolled peer with a credential that a registry takes. What failed stays a little while.
+    /// At most [`MOST`]. What failed stays a little while.
     under_way: Arc<DashMap<Key, Arc<UnderWay>>>,
-    turns: Arc<Semaphore>,
+    /// Of each configured registry: one that is slow holds up no other.
+    turns: DashMap<RegistryHost, Arc<Semaphore>>,
 }
 
-type Key = (RegistryHost, Digest);
+/// With the size that whoever asked first says it has.
+type Key = (RegistryHost, Digest, u64);
 
 struct UnderWay {
     credentials: Credentials,
@@ -67,7 +69,7 @@ enum Ended {
 
 impl Deliveries {
     pub(crate) fn new(source: Source, store: Store, settings: Receiver) -> Self {
-        Self { source, store, settings, under_way: Arc::default(), turns: Arc::new(Semaphore::new(AT_ONCE)) }
+        Self { source, store, settings, under_way: Arc::default(), turns: DashMap::new() }
     }
 
     /// Whether the registry has delivered the blob; if not, it is to do so. Waits for [`PATIENCE`] at most.
@@ -79,13 +81,20 @@ impl Deliveries {
         let DeliveryQuestion { digest, layout, credential, known_only } = asked;
         let upstream = credential.upstream.clone();
         let trust = Trust::of(&upstream, &self.settings.borrow());
-        if trust.has_delivered(&self.store, digest) {
-            return Ok(Delivered::Whole);
+        if let Some(by) = trust.deliverer(&self.store, digest) {
+            return Ok(Delivered::Whole(by));
         }
         if known_only {
             return Ok(Delivered::Unknown);
         }
-        let under_way = self.join((upstream.clone(), digest), layout, &credential);
+        if self.settings.borrow().upstream(&upstream).is_none() {
+            return Err(UpstreamError::Unknown { upstream }.into());
+        }
+        let key = (upstream.clone(), digest, layout.size());
+        let Some(under_way) = self.join(&key, layout, &credential) else {
+            sleep(PATIENCE).await;
+            return Ok(Delivered::Pending);
+        };
         let mut ended = under_way.ended.subscribe();
         let refused = async {
             match under_way.credentials.verdict(&credential).await {
@@ -102,30 +111,46 @@ impl Deliveries {
         };
         match ended {
             None => Ok(Delivered::Pending),
-            Some(Ended::Made) => Ok(Delivered::Whole),
+            Some(Ended::Made) => Ok(Delivered::Whole(RegistryMark::of(&upstream))),
             // Others were; this one came as it ended.
             Some(Ended::Refused) => Ok(Delivered::Pending),
             Some(Ended::NoWay(error)) => Err(error.into()),
-            Some(Ended::Failed { endpoint, cause }) => {
+            Some(Ended::Failed { endpoint, cause })
+                if matches!(cause, EndpointFailure::WrongBytes)
+                    || matches!(under_way.credentials.said(&credential), Some(Verdict::Failed(_))) =>
+            {
                 Err(ForwardError::Endpoint { upstream, endpoint, cause })
+            }
+            // Other places failed, and this one is to be asked anew.
+            Some(Ended::Failed { .. }) => {
+                self.under_way.remove_if(&key, |_, other| Arc::ptr_eq(other, &under_way));
+                Ok(Delivered::Pending)
             }
         }
     }
 
-    /// The delivery under way, which has this credential from now on, or a new one.
-    fn join(&self, key: Key, layout: Layout, credential: &ReadCredential) -> Arc<UnderWay> {
+    /// The delivery under way, which has this credential from now on, or a new one. `None` where there are too many.
+    fn join(&self, key: &Key, layout: Layout, credential: &ReadCredential) -> Option<Arc<UnderWay>> {
+        let is_full = self.under_way.len() >= MOST;
         let (under_way, is_new) = match self.under_way.entry(key.clone()) {
             Entry::Occupied(known) => (known.get().clone(), false),
+            Entry::Vacant(_) if is_full => return None,
             Entry::Vacant(free) => (free.insert(Arc::new(UnderWay::new())).clone(), true),
         };
         *under_way.asked_at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
-        under_way.credentials.offer(credential.clone());
+        // What is said of one that failed stays said.
+        if under_way.ended.borrow().is_none() {
+            under_way.credentials.offer(credential.clone());
+        }
         if is_new {
-            let (source, store, turns) = (self.source.clone(), self.store.clone(), self.turns.clone());
-            let (all, under_way) = (self.under_way.clone(), under_way.clone());
+            let turns = self.turns.entry(key.0.clone()).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE)));
+            let (source, store, turns) = (self.source.clone(), self.store.clone(), Arc::clone(&turns));
+            let (all, under_way, key) = (self.under_way.clone(), under_way.clone(), key.clone());
             tokio::spawn(async move {
-                let _turn = turns.acquire().await.expect("never closed");
-                let ended = under_way.run(&source, &key, layout).await;
+                let ended = tokio::select! {
+                    ended = under_way.run(&source, &key, layout, &turns) => ended,
+                    () = under_way.until_abandoned() => None,
+                };
                 if let Some(Ended::Made) = ended {
                     store.delivered(key.1, RegistryMark::of(&key.0)).await;
                 }
@@ -134,10 +159,10 @@ impl Deliveries {
                     // Whoever asks in the next moments hears the same.
                     sleep(FAILURE_LIFE).await;
                 }
-                all.remove(&key);
+                all.remove_if(&key, |_, other| Arc::ptr_eq(other, &under_way));
             });
         }
-        under_way
+        Some(under_way)
     }
 }
 
@@ -147,8 +172,15 @@ impl UnderWay {
         Self { credentials, asked_at: Mutex::new(Instant::now()), ended }
     }
 
-    /// How it ends; `None` where nobody asks any more.
-    async fn run(&self, source: &Source, (upstream, digest): &Key, layout: Layout) -> Option<Ended> {
+    /// How it ends, once it has its turn; `None` where that says nothing.
+    async fn run(
+        &self,
+        source: &Source,
+        (upstream, digest, _): &Key,
+        layout: Layout,
+        turns: &Semaphore,
+    ) -> Option<Ended> {
+        let _turn = turns.acquire().await.expect("never closed");
         let wanted = PieceSet::full(layout.piece_count());
         let unpaced = watch::Sender::new(u32::MAX);
         let (credentials, purpose) = (self.credentials.clone(), ReadPurpose::Confirm);
@@ -156,12 +188,7 @@ impl UnderWay {
             ReadOrder { digest: *digest, layout, wanted, until: unpaced.subscribe(), credentials, purpose };
         let (sink, mut pieces) = mpsc::channel(1);
         let drop_all = async { while pieces.recv().await.is_some() {} };
-        let reading =
-            async { tokio::join!(source.read_blob(order, sink, CancellationToken::new()), drop_all).0 };
-        let read = tokio::select! {
-            read = reading => read,
-            () = self.until_abandoned() => return None,
-        };
+        let (read, ()) = tokio::join!(source.read_blob(order, sink, CancellationToken::new()), drop_all);
         let blob = digest.short();
         match &read {
             Ok(_) => {
@@ -201,11 +228,15 @@ impl UnderWay {
 /// How long one question waits: less than a peer waits for a seed.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// A delivery that nobody asked for so long is not worth the registry's bandwidth.
-const ABANDONED_AFTER: Duration = Duration::from_secs(30);
+/// A delivery that nobody asked for so long is not worth the registry's bandwidth. Clients that gave up a long pull come
+/// again after five minutes.
+const ABANDONED_AFTER: Duration = Duration::from_secs(600);
 
 /// How long a registry that did not deliver is not asked for the same again.
 const FAILURE_LIFE: Duration = Duration::from_secs(10);
 
-/// Deliveries that run beside each other at one seed; more wait.
+/// Deliveries of one registry that run beside each other at one seed; more wait.
 const AT_ONCE: usize = 4;
+
+/// Deliveries under way, waiting or just failed; who asks for more is told to ask again.
+const MOST: usize = 4096;

@@ -7,7 +7,8 @@ use dashmap::DashMap;
 use flotilla_daemon::settings::Receiver;
 use flotilla_proto::wire::peer::Credential;
 use flotilla_proto::{Digest, Layout, PeerId, RegistryHost, rendezvous_order};
-use futures_util::future::join_all;
+use futures_util::FutureExt as _;
+use futures_util::future::select_ok;
 use http::{HeaderValue, Method, Request, Response};
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -170,9 +171,15 @@ impl Egress {
         let seeds = self.seeds(digest.as_bytes()).await?;
         let order = DeliveryQuestion { digest, layout, credential: credential.clone(), known_only: false };
         let question = DeliveryQuestion { known_only: true, ..order.clone() };
-        let known = join_all(seeds.iter().map(|seed| self.deliver_by(seed, &question, KNOWN_PATIENCE))).await;
-        if known.iter().any(|said| matches!(said, Ok(Delivered::Whole))) {
-            return Ok(Delivered::Whole);
+        let known = seeds.iter().map(|seed| {
+            let said = self.deliver_by(seed, &question, KNOWN_PATIENCE);
+            Box::pin(said.map(|said| if let Ok(Delivered::Whole(by)) = said { Ok(by) } else { Err(()) }))
+        });
+        // The first that knows will do.
+        if !seeds.is_empty()
+            && let Ok((by, _)) = select_ok(known).await
+        {
+            return Ok(Delivered::Whole(by));
         }
         let mut failure = EgressError::NoSeed;
         let patience = share(PATIENCE, seeds.len());

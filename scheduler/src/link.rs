@@ -55,6 +55,7 @@ impl rpc::Scheduler for Link {
         let hello =
             first.hello.take().ok_or_else(|| Status::invalid_argument("the first batch says hello"))?;
         check_hello(&hello)?;
+        sleep_until(self.tolls.opens_at(Instant::now(), &caller.id).into()).await;
         let (outbox, inbox) = mpsc::channel(OUTBOX_BATCHES);
         let (key, answered) = oneshot::channel();
         let attachment = Attachment {

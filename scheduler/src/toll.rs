@@ -8,7 +8,7 @@ use std::num::NonZeroU64;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use flotilla_proto::wire::scheduler::FromPeer;
+use flotilla_proto::wire::scheduler::{Announce, FromPeer};
 use flotilla_proto::{PeerId, TokenBucket};
 
 /// What each peer has said of late. A peer that attaches again is the same one.
@@ -26,6 +26,12 @@ struct Toll {
 }
 
 impl Tolls {
+    /// When a peer that attaches may be heard: one that owes for what it said is not the better by a new stream.
+    pub(crate) fn opens_at(&self, now: Instant, peer: &PeerId) -> Instant {
+        let by_peer = self.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
+        by_peer.get(peer).map_or(now, |toll| toll.opens_at(now))
+    }
+
     /// Takes note of a batch. When the next one may be read.
     pub(crate) fn pay(&self, now: Instant, peer: &PeerId, batch: &FromPeer) -> Instant {
         let mut by_peer = self.by_peer.lock().unwrap_or_else(PoisonError::into_inner);
@@ -35,11 +41,15 @@ impl Tolls {
         let toll = by_peer.entry(peer.clone()).or_insert_with(Toll::new);
         toll.asks.take(now, asked(batch));
         toll.tells.take(now, told(batch));
-        [toll.asks.opens_at(), toll.tells.opens_at()].into_iter().flatten().fold(now, Instant::max)
+        toll.opens_at(now)
     }
 }
 
 impl Toll {
+    fn opens_at(&self, now: Instant) -> Instant {
+        [self.asks.opens_at(), self.tells.opens_at()].into_iter().flatten().fold(now, Instant::max)
+    }
+
     fn new() -> Self {
         Self {
             asks: TokenBucket::new(ASKS_PER_S, ASKS_AHEAD),
@@ -58,9 +68,12 @@ fn asked(batch: &FromPeer) -> u32 {
 /// What is held and known.
 fn told(batch: &FromPeer) -> u32 {
     let FromPeer { announces, hashes, reading, tombstones, .. } = batch;
-    // A run is a look at some words.
-    let runs = announces.iter().map(|announce| 1 + announce.runs.len() / 8).sum::<usize>();
-    count_of(runs + hashes.len() + reading.len() + tombstones.len())
+    // Each piece is a step, and each run a look at some words.
+    let pieces = |announce: &Announce| announce.runs.iter().map(|run| u64::from(run.count)).sum::<u64>();
+    let steps = |announce: &Announce| usize::try_from(pieces(announce) / 128).unwrap_or(usize::MAX);
+    let cost = |announce: &Announce| (1 + announce.runs.len() / 8).saturating_add(steps(announce));
+    let runs = announces.iter().map(cost).fold(0, usize::saturating_add);
+    count_of(runs.saturating_add(hashes.len() + reading.len() + tombstones.len()))
 }
 
 fn count_of(entries: usize) -> u32 {
@@ -73,14 +86,14 @@ const ASKS_PER_S: NonZeroU64 = NonZeroU64::new(2_000).expect("not 0");
 const ASKS_AHEAD: Duration = Duration::from_secs(2);
 const TELLS_PER_S: NonZeroU64 = NonZeroU64::new(10_000).expect("not 0");
 /// All that a peer may hold, at once, though it be in many runs.
-const TELLS_AHEAD: Duration = Duration::from_secs(14);
+const TELLS_AHEAD: Duration = Duration::from_secs(20);
 
 /// Peers whose toll is known; beyond, those that owe nothing are forgotten.
 const MOST: usize = 4096;
 
 #[cfg(test)]
 mod tests {
-    use flotilla_proto::wire::scheduler::{Announce, Want};
+    use flotilla_proto::wire::scheduler::Want;
 
     use super::*;
 
@@ -99,7 +112,7 @@ mod tests {
         assert!((40_000..=44_400).contains(&heard), "{heard}");
         // The others are not the worse for it, nor is the same one better by attaching again.
         assert_eq!(tolls.pay(now, &"other".parse().unwrap(), &wants(200)), now);
-        assert!(tolls.pay(now, &peer, &wants(1)) > now);
+        assert!(tolls.pay(now, &peer, &wants(200)) > now);
     }
 
     #[test]

@@ -363,7 +363,8 @@ impl BlobRequest<'_> {
             return Ok(());
         }
         drop(file);
-        pursuit.until_shown(&self.door.store, self.deadline, false).await
+        pursuit.until_whole(self.deadline, false).await?;
+        pursuit.until_delivered(&self.door.store, self.deadline).await
     }
 
     /// The blob as it is on the disk: what was begun before may have been purged meanwhile.

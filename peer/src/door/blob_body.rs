@@ -123,10 +123,13 @@ impl BlobBody {
             match self.load(piece).await {
                 // After it was read: what gave it is among what gave the blob.
                 Ok(_) if !self.pursuit.may_show(&self.file) => {
+                    let digest = self.file.digest();
+                    let whole = self.pursuit.until_whole(Instant::now() + BODY_PATIENCE, has_sent).await;
+                    whole.map_err(|lost| lost.reason(digest))?;
                     let deadline = Instant::now() + BODY_PATIENCE;
-                    let shown = self.pursuit.until_shown(&self.store, deadline, has_sent).await;
-                    shown.map_err(|lost| lost.reason(self.file.digest()))?;
-                    self.file = self.store.begin(self.file.digest(), self.pursuit.layout()).await?;
+                    let delivered = self.pursuit.until_delivered(&self.store, deadline).await;
+                    delivered.map_err(|lost| lost.reason(digest))?;
+                    self.file = self.store.begin(digest, self.pursuit.layout()).await?;
                 }
                 Ok(bytes) => {
                     self.last = Some((piece, bytes.clone()));

@@ -120,28 +120,30 @@ impl Pursuit {
         self.is_delivered || self.trust.covers(&file.origins())
     }
 
-    /// Waits until the client may see bytes that another registry gave: the whole is here and right, and its own
-    /// registry has delivered it, now or before. What is here may be others' bytes then than before.
-    pub(super) async fn until_shown(
-        &mut self,
-        store: &Store,
-        deadline: Instant,
-        has_sent: bool,
-    ) -> Result<(), Lost> {
-        let (digest, layout) = (self.digest(), self.layout());
-        let last = layout.last_piece().expect("an empty blob has no body");
+    /// Waits for the whole where another registry gave a part: the client may see bytes of it once all are right, and
+    /// [`Self::until_delivered`]. What is here may be others' bytes then than before.
+    pub(super) async fn until_whole(&mut self, deadline: Instant, has_sent: bool) -> Result<(), Lost> {
+        let last = self.layout().last_piece().expect("an empty blob has no body");
         self.wish = Wish::Whole;
         self.want_again(last).await?;
-        self.released(last, deadline, has_sent).await?;
+        self.released(last, deadline, has_sent).await
+    }
+
+    /// Waits until the client's own registry has delivered the whole blob, which is here and right, now or before.
+    pub(super) async fn until_delivered(&mut self, store: &Store, deadline: Instant) -> Result<(), Lost> {
+        let (digest, layout) = (self.digest(), self.layout());
         // What was wrong may have been read again, from its own.
         let file = store.open_blob(digest).await.ok().flatten();
         if file.is_some_and(|file| self.may_show(&file)) {
             return Ok(());
         }
-        while !self.trust.has_delivered(store, digest) {
+        while self.trust.deliverer(store, digest).is_none() {
             let asked = self.egress.deliver(digest, layout, &self.credential);
             match timeout_at(deadline.into(), asked).await.map_err(|_| Lost::Late)? {
-                Ok(Delivered::Whole) => break,
+                Ok(Delivered::Whole(by)) => {
+                    store.delivered(digest, by).await;
+                    break;
+                }
                 Ok(Delivered::Pending | Delivered::Unknown) => sleep(FIRST_PAUSE).await,
                 Ok(Delivered::Refused(refused)) => return Err(Lost::answer(refused.map(body::full))),
                 Err(error) => return Err(Lost::answer(not_forwarded(&error))),

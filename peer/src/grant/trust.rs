@@ -37,9 +37,9 @@ impl Trust {
         origins.marks().iter().all(covers)
     }
 
-    /// Whether one of them is known to have delivered the whole blob.
-    pub(crate) fn has_delivered(&self, store: &Store, digest: Digest) -> bool {
-        self.marks.iter().any(|mark| store.is_delivered(digest, *mark))
+    /// One of them that is known to have delivered the whole blob.
+    pub(crate) fn deliverer(&self, store: &Store, digest: Digest) -> Option<RegistryMark> {
+        self.marks.iter().copied().find(|mark| store.is_delivered(digest, *mark))
     }
 }
 

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use flotilla_proto::{CredentialHash, Digest, Layout};
+use flotilla_proto::{CredentialHash, Digest, Layout, RegistryMark};
 use http::StatusCode;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
@@ -48,6 +48,8 @@ pub(super) struct Ahead {
     /// Of the next byte.
     pub(super) offset: u64,
     pub(super) end: u64,
+    /// The registry that it is read from.
+    pub(super) giver: RegistryMark,
     _reading: AbortOnDropHandle<()>,
     _permit: OwnedSemaphorePermit,
 }
@@ -135,9 +137,11 @@ impl Aheads {
         let Ok(permit) = Arc::clone(&shared.ahead.permits).try_acquire_owned() else { return };
         let (sender, frames) = mpsc::unbounded_channel();
         let Range { start, end } = part.range;
+        let giver = RegistryMark::of(&part.candidate.upstream);
         let reading = read(Arc::clone(shared), Arc::clone(&endpoint), part, received.clone(), sender);
         let reading = AbortOnDropHandle::new(tokio::spawn(reading));
-        self.part = Some(Ahead { endpoint, frames, offset: start, end, _reading: reading, _permit: permit });
+        let (offset, _reading, _permit) = (start, reading, permit);
+        self.part = Some(Ahead { endpoint, frames, offset, end, giver, _reading, _permit });
     }
 
     /// Where the part ahead begins.

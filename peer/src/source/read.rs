@@ -95,7 +95,9 @@ impl<'a> Reading<'a> {
                     if response.status() == StatusCode::PARTIAL_CONTENT && asked.end < needed.end {
                         self.read_ahead(other, &candidate, asked.end);
                     }
-                    let body = Content::open(response, asked, &self.layout, &endpoint).map(Feed::Asked);
+                    let giver = RegistryMark::of(&candidate.upstream);
+                    let body = Content::open(response, asked, &self.layout, &endpoint)
+                        .map(|content| Feed::Asked(content, giver));
                     let Some(failure) = self.consume(body, &endpoint).await? else { continue };
                     self.failed(&candidate, &endpoint, failure)?;
                 }
@@ -156,7 +158,6 @@ impl<'a> Reading<'a> {
         if self.aheads.start().is_some() || range.is_empty() {
             return;
         }
-        self.readers.origins.insert(RegistryMark::of(&candidate.upstream));
         let (candidate, digest, layout) = (Arc::clone(candidate), self.digest, self.layout);
         let part = Part { candidate, digest, layout, range };
         self.aheads.begin(self.shared, endpoint, part, &self.received);
@@ -254,8 +255,8 @@ impl<'a> Reading<'a> {
                 }
                 frame = body.next(patience) => {
                     let Some(bytes) = frame? else { return Ok(()) };
-                    let (end, is_ahead) = (body.position().0, matches!(body, Feed::Ahead(_)));
-                    self.take(end, bytes, is_ahead, endpoint).await?;
+                    let end = body.position().0;
+                    self.take(end, bytes, body.giver(), endpoint).await?;
                     self.roster.resumed();
                 }
             }
@@ -267,11 +268,12 @@ impl<'a> Reading<'a> {
         &mut self,
         end: u64,
         bytes: Bytes,
-        is_ahead: bool,
+        (is_ahead, giver): (bool, RegistryMark),
         endpoint: &Arc<EndpointClient>,
     ) -> Result<(), ReadError> {
         let len = bytes.len();
         self.provenance.note(end - len as u64..end, endpoint);
+        self.readers.origins.insert(giver);
         // What was read ahead was counted and paid for when it came.
         if is_ahead {
             return self.cut(end, bytes).await;
@@ -385,12 +387,12 @@ impl<'a> Reading<'a> {
 struct Readers {
     last: Option<ReadBy>,
     is_mixed: bool,
+    /// The registries that gave any byte.
     origins: Origins,
 }
 
 impl Readers {
     fn note(&mut self, reader: ReadBy) {
-        self.origins.insert(RegistryMark::of(&reader.upstream));
         self.is_mixed |= self.last.as_ref().is_some_and(|last| *last != reader);
         self.last = Some(reader);
     }
@@ -406,8 +408,8 @@ impl Readers {
 
 /// Where bytes come from.
 enum Feed {
-    /// The answer to what was asked last.
-    Asked(Content),
+    /// The answer to what was asked last, and which registry's it is.
+    Asked(Content, RegistryMark),
     /// A part that was read ahead.
     Ahead(Ahead),
 }
@@ -416,15 +418,23 @@ impl Feed {
     /// Where in the blob it is, and where it ends.
     fn position(&self) -> (u64, u64) {
         match self {
-            Self::Asked(body) => (body.offset, body.end),
+            Self::Asked(body, _) => (body.offset, body.end),
             Self::Ahead(part) => (part.offset, part.end),
+        }
+    }
+
+    /// Whether it was read ahead, and which registry gives it.
+    fn giver(&self) -> (bool, RegistryMark) {
+        match self {
+            Self::Asked(_, giver) => (false, *giver),
+            Self::Ahead(part) => (true, part.giver),
         }
     }
 
     /// The next bytes, waiting for `patience`; `None` at the right end. Dropping the future loses nothing.
     async fn next(&mut self, patience: Duration) -> Result<Option<Bytes>, EndpointFailure> {
         match self {
-            Self::Asked(body) => body.next(patience).await,
+            Self::Asked(body, _) => body.next(patience).await,
             Self::Ahead(part) => part.next(patience).await,
         }
     }

@@ -6,7 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
-use flotilla_proto::{Digest, Layout, Origins, PieceHash, PieceSet};
+use flotilla_proto::{Digest, Layout, Origins, PieceHash, PieceSet, RegistryMark};
 
 /// A blob of the store, opened, or begun and not there yet.
 ///
@@ -184,9 +184,12 @@ impl HeldPieces {
         }
     }
 
-    /// Whether what these registries give adds none to those that gave something before.
-    pub(super) fn is_from(&self, origins: &Origins) -> bool {
-        self.list().origins.contains(origins)
+    /// Whom of these registries nothing is held of yet, as far as they are told apart.
+    pub(super) fn added_by(&self, origins: &Origins) -> Vec<RegistryMark> {
+        let before = self.list().origins.clone();
+        let mut after = before.clone();
+        after.extend(origins);
+        after.marks().iter().copied().filter(|mark| !before.marks().contains(mark)).collect()
     }
 
     pub(super) fn hashes(&self) -> Vec<(u32, PieceHash)> {

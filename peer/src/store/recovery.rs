@@ -5,7 +5,7 @@
 
 use std::io;
 
-use flotilla_proto::{Digest, Layout, Origins};
+use flotilla_proto::{Digest, Layout, Origins, RegistryMark};
 
 use super::blob_file::HeldPieces;
 use super::catalog::{Catalog, Entry};
@@ -22,11 +22,18 @@ pub(super) fn recover(index: &mut Index, files: &Files, quota: u64) -> Result<Ca
     }
     for (digest, blob) in indexed {
         match restore(files, digest, &blob)? {
-            Some(entry) => catalog.insert(digest, entry),
+            Some(entry) => {
+                // What nobody noted is noted before others give the rest.
+                if blob.origins.is_empty() {
+                    changes.push(Change::PutOrigin(digest, RegistryMark::UNKNOWN));
+                }
+                catalog.insert(digest, entry);
+            }
             None => changes.push(Change::RemoveBlob(digest)),
         }
     }
-    let dropped_rows = changes.len();
+    let is_removal = |change: &&Change| matches!(change, Change::RemoveBlob(_));
+    let dropped_rows = changes.iter().filter(is_removal).count();
     // The quota may be smaller than it was.
     let evicted = catalog.victims_beyond_quota().expect("nobody has a blob open yet");
     for digest in &evicted {

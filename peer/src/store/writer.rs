@@ -429,9 +429,8 @@ impl Writer {
         for write in &batch {
             let digest = write.file.digest();
             changes.push(Change::PutPiece(digest, write.piece, write.hash));
-            if !write.file.held().is_from(&write.origins) {
-                changes.extend(write.origins.marks().iter().map(|mark| Change::PutOrigin(digest, *mark)));
-            }
+            let added = write.file.held().added_by(&write.origins);
+            changes.extend(added.into_iter().map(|mark| Change::PutOrigin(digest, mark)));
         }
         changes.extend(self.shared.touch_all(batch.iter().map(|write| write.file.digest())));
         if let Err(cause) = self.index.commit(&changes) {

@@ -7,7 +7,7 @@ use flotilla_peer_core::{FetchError, Patience};
 use flotilla_proto::wire::peer as wire;
 use flotilla_proto::wire::peer::response::Status;
 use flotilla_proto::wire::peer::{Request, Response, request};
-use flotilla_proto::{Origins, PROTOCOL, PeerId, Role, frame};
+use flotilla_proto::{Origins, PROTOCOL, PeerId, RegistryMark, Role, frame};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Method};
 use http_body::Body as _;
@@ -32,11 +32,15 @@ pub(crate) enum Offered {
     Refused(http::Response<Bytes>),
 }
 
+fn deliverer(told: &[u64]) -> RegistryMark {
+    told.first().map_or(RegistryMark::UNKNOWN, |mark| RegistryMark::from_bits(*mark))
+}
+
 /// What a seed says of a registry's delivery of a blob.
 #[derive(Debug)]
 pub(crate) enum Delivered {
-    /// The registry has delivered every byte of it, and it was right.
-    Whole,
+    /// The registry, or one that shares its trust, has delivered every byte of it, and it was right.
+    Whole(RegistryMark),
     /// It is at it.
     Pending,
     /// The seed does not know, and was not to find out.
@@ -189,7 +193,7 @@ impl Transport {
         let header = check(header)?;
         match &header.head {
             None if header.pending => Ok(Delivered::Pending),
-            None => Ok(Delivered::Whole),
+            None => Ok(Delivered::Whole(deliverer(&header.origins))),
             Some(head) => Ok(Delivered::Refused(head_from_wire(Some(head))?.map(|()| header.body))),
         }
     }

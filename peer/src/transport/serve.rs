@@ -261,7 +261,11 @@ impl Services {
         };
         let known_only = asked.known_only;
         match seed.deliver(DeliveryQuestion { digest, layout, credential, known_only }).await {
-            Ok(Delivered::Whole) => say(send, Status::Ok, "").await,
+            Ok(Delivered::Whole(mark)) => {
+                let (status, origins) = (Status::Ok.into(), vec![mark.bits()]);
+                let header = Response { status, origins, ..Default::default() };
+                Ok(send.write_chunk(frame::encode(&header)).await?)
+            }
             Ok(Delivered::Unknown) => say(send, Status::NotHeld, "").await,
             Ok(Delivered::Pending) => {
                 let header = Response { status: Status::Ok.into(), pending: true, ..Default::default() };

@@ -77,10 +77,14 @@ impl Services {
         let small = |error: &dyn std::fmt::Display| AnswerError::Small(error.to_string());
         let opened = self.store.open_blob(digest).await.map_err(|error| small(&error))?;
         let file = opened.ok_or_else(|| small(&"it was evicted"))?;
+        let mut whole = Vec::new();
+        for piece in 0..layout.piece_count() {
+            whole.push(self.store.read(&file, piece).await.map_err(|error| small(&error))?);
+        }
+        // Once all is read: what gave it is among them.
         let (status, origins) = (Status::Ok.into(), file.origins().bits());
         send.write_chunk(frame::encode(&Response { status, origins, ..Default::default() })).await?;
-        for piece in 0..layout.piece_count() {
-            let bytes = self.store.read(&file, piece).await.map_err(|error| small(&error))?;
+        for bytes in whole {
             self.uploaded_bytes.inc_by(bytes.len() as u64);
             self.write(send, bytes).await?;
         }

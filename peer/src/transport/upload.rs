@@ -34,7 +34,7 @@ impl Services {
         let Ok(digest) = Digest::try_from(&run.digest) else {
             return say(send, Status::Refused, "a digest has 32 bytes").await;
         };
-        let mut is_begun = false;
+        let (mut is_begun, mut told) = (false, Vec::new());
         let last = run.count.checked_sub(1).map(|ahead| run.first.saturating_add(ahead));
         for piece in (Run { first: run.first, count: run.count }).pieces() {
             let wish = UploadWish::Piece { piece, picked: run.picked };
@@ -45,7 +45,12 @@ impl Services {
             };
             if !std::mem::replace(&mut is_begun, true) {
                 let (status, origins) = (Status::Ok.into(), ready.origins.clone());
+                told.clone_from(&origins);
                 send.write_chunk(frame::encode(&Response { status, origins, ..Default::default() })).await?;
+            }
+            if ready.origins.iter().any(|origin| !told.contains(origin)) {
+                // Another registry gave a part meanwhile, and the child was not told.
+                return Err(AnswerError::Refused(UploadRefusal::NotHeld));
             }
             self.send_piece(send, ready, Some(piece) == last).await?;
         }

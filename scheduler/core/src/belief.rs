@@ -71,7 +71,8 @@ impl Scheduler {
             return;
         }
         ties.questioned_at = Some(now);
-        if ties.failed_seed_at.is_some_and(|at| now < at + self.limits.question) {
+        let has_failed_seed = ties.failed_seed_at.is_some_and(|at| now < at + self.limits.question);
+        if has_failed_seed && task.is_unproven(holder) && task.few_hold(piece) {
             self.disbelieve(now, slot, holder);
             return;
         }
@@ -132,7 +133,7 @@ impl Scheduler {
         let task = &self.tasks[slot];
         let is_had = |(seat, member): (Seat, &Member)| member.seed && task.holds(seat, piece);
         if task.member(child).seed
-            || task.member(holder).ties.probed
+            || task.member(holder).ties.probed_at.is_some()
             || task.source.reader().is_some()
             || task.members().any(is_had)
         {
@@ -142,7 +143,7 @@ impl Scheduler {
         let Some(seed) = self.next_seed(now, digest, &[key].into()) else { return };
         let mut pieces = PieceSet::new(self.tasks[slot].piece_count());
         pieces.insert(piece);
-        self.tasks[slot].member_mut(holder).ties.probed = true;
+        self.tasks[slot].member_mut(holder).ties.probed_at = Some(now);
         self.outputs.push_back(Output::Relay { seed, digest, size, pieces });
     }
 
@@ -292,9 +293,10 @@ impl Task {
         self.is_unproven(holder) && member.ties.tried_until.is_some_and(|until| now < until)
     }
 
-    /// Whether a seed was told to ask a member for a piece, and it has yet to deliver its first.
-    pub(crate) fn is_probed(&self, holder: Seat) -> bool {
-        self.member(holder).ties.probed && self.is_unproven(holder)
+    /// Whether a seed was told lately to ask a member for a piece, and it has yet to deliver its first.
+    pub(crate) fn is_probed(&self, now: Instant, holder: Seat) -> bool {
+        let is_late = |at: Instant| now < at + PROBED_FOR;
+        self.member(holder).ties.probed_at.is_some_and(is_late) && self.is_unproven(holder)
     }
 
     /// Whether a parent has not delivered any of this blob. A seed that is slow has too much to do.
@@ -337,8 +339,11 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 /// The longest that a peer is disbelieved.
 const LONGEST: Duration = Duration::from_secs(600);
 
-/// What the slowest of the links that people use carry, in bytes a second.
-const SLOW_LINK: f64 = 8.0 * 1024.0 * 1024.0;
+/// What the slowest of the links that people use carry, in bytes a second: 16 Mbit/s.
+const SLOW_LINK: f64 = 2.0 * 1024.0 * 1024.0;
+
+/// For so long a holder keeps a place for the seed that was told to ask it.
+const PROBED_FOR: Duration = Duration::from_secs(2);
 
 /// Where more hold a piece, others give it, and nobody need be questioned.
 const FEW: u32 = 4;

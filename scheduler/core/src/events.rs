@@ -97,8 +97,12 @@ impl Scheduler {
         } else {
             self.foresee_load(now, slot);
         }
-        // Its other downloads are as they were: a look at each would be one at thousands.
-        self.feed_child(now, slot, seat);
+        if self.peers[peer].rest.wants.len() <= FEW_WANTS {
+            self.feed_downloads(now, peer);
+        } else {
+            // Its other downloads are most likely as they were, and a look at each would be one at thousands.
+            self.feed_child(now, slot, seat);
+        }
         // What it holds from an earlier life may help the partners it has just drawn.
         self.feed_parent(now, peer);
     }
@@ -280,9 +284,9 @@ impl Scheduler {
         self.land(now, slot, seat, piece, Landing::Lost);
         // Busy though it owes nothing, it gives nothing. Nor does one that is busy for a seed that asks for one piece.
         let task = &self.tasks[slot];
-        let is_for_seed = task.is_probed(owner) && task.member(seat).seed;
+        let is_for_seed = task.is_probed(now, owner) && task.member(seat).seed;
         let is_idle = reason == FailureReason::Busy
-            && (is_for_seed || self.peers[parent].up.count <= u32::from(task.is_probed(owner)))
+            && (is_for_seed || self.peers[parent].up.count <= u32::from(task.is_probed(now, owner)))
             && !task.member(owner).proven;
         if reason.is_doubtful() || is_idle {
             self.question(now, slot, seat, owner, piece);
@@ -439,3 +443,6 @@ impl Scheduler {
         self.deadlines.insert((until, deadline));
     }
 }
+
+/// A peer that wants no more blobs than these has all of them looked at with each new one.
+const FEW_WANTS: usize = 64;

@@ -84,6 +84,9 @@ impl Hashes {
         }
         let known = self.by_piece[piece as usize].get_or_insert(hash);
         let agrees = *known == hash;
+        if agrees && word > Word::Hearsay {
+            self.tellers.remove(&piece);
+        }
         let is_checked = bits::contains(&self.checked, piece);
         if !agrees && (word == Word::Hearsay || word == Word::Checked && (is_checked || self.doubt.is_some()))
         {
@@ -190,6 +193,8 @@ impl Hashes {
         if let Some(doubt) = self.doubt.as_mut().filter(|doubt| doubt.judge == Some(peer)) {
             doubt.judge = None;
         }
+        // Another peer may have its key.
+        self.tellers.retain(|_, teller| *teller != peer);
     }
 }
 

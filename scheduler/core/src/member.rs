@@ -72,8 +72,8 @@ pub(crate) struct Ties {
     pub(crate) failed_seed_at: Option<Instant>,
     /// Until when only seeds are sent what it holds: one was told to try.
     pub(crate) tried_until: Option<Instant>,
-    /// Whether a seed was told to ask it for a piece, beside its first child.
-    pub(crate) probed: bool,
+    /// When a seed was told to ask it for a piece, beside its first child.
+    pub(crate) probed_at: Option<Instant>,
 }
 
 /// A piece on its way.

@@ -199,7 +199,7 @@ impl Scheduler {
         if !to.seed && task.is_tried(now, parent) {
             return Some(Obstacle::KeptApart);
         }
-        if !to.seed && task.is_probed(parent) {
+        if !to.seed && task.is_probed(now, parent) {
             // The last of what it may owe is the seed's.
             let peer = &self.peers[from.peer];
             let queue = peer.queue(now, self.slots(task), task.piece_len(), &self.limits);

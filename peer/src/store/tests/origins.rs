@@ -55,9 +55,15 @@ async fn where_nobody_noted_who_gave_a_blob_nobody_knows() {
             change.commit().unwrap();
         })
         .unwrap();
+    {
+        let (store, _evicted) = open(dir.path(), 1 << 20);
+        let file = store.begin(blob.digest, blob.layout).await.unwrap();
+        assert_eq!(file.origins(), Origins::unknown());
+        write(&store, &file, &blob, 1, &[7]).await;
+    }
     let (store, _evicted) = open(dir.path(), 1 << 20);
     let file = store.begin(blob.digest, blob.layout).await.unwrap();
-    assert_eq!(file.origins(), Origins::unknown());
+    assert_eq!(file.origins().only(), None, "what came later says nothing of what was there");
 }
 
 #[tokio::test]
