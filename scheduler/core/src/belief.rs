@@ -339,8 +339,8 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
 /// The longest that a peer is disbelieved.
 const LONGEST: Duration = Duration::from_secs(600);
 
-/// What the slowest of the links that people use carry, in bytes a second: 16 Mbit/s.
-const SLOW_LINK: f64 = 2.0 * 1024.0 * 1024.0;
+/// What the slowest of the links that people use carry, in bytes a second: 24 Mbit/s.
+const SLOW_LINK: f64 = 3.0 * 1024.0 * 1024.0;
 
 /// For so long a holder keeps a place for the seed that was told to ask it.
 const PROBED_FOR: Duration = Duration::from_secs(2);
