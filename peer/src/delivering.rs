@@ -1,8 +1,8 @@
 //! How a registry that says to hold a blob shows it, where others gave what this region holds of it: it delivers the
 //! whole, once for the region (docs/design.md §7).
 //!
-//! Its bytes are hashed and dropped. Whoever asks meanwhile adds a credential, and waits for the same reading; it ends
-//! where nobody has asked for a while.
+//! Its bytes are hashed and dropped. A peer that asks while this runs adds its credential and waits for the same
+//! reading. The reading ends early if nobody asks for ten minutes.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -44,7 +44,7 @@ pub(crate) struct Deliveries {
     turns: DashMap<RegistryHost, Arc<Semaphore>>,
 }
 
-/// With the size that whoever asked first says it has.
+/// A registry, a blob, and the blob's size in bytes as the peer that asks gives it.
 type Key = (RegistryHost, Digest, u64);
 
 struct UnderWay {
@@ -121,7 +121,7 @@ impl Deliveries {
             {
                 Err(ForwardError::Endpoint { upstream, endpoint, cause })
             }
-            // Other places failed, and this one is to be asked anew.
+            // Other places failed. The next question starts a delivery that tries this one.
             Some(Ended::Failed { .. }) => {
                 self.under_way.remove_if(&key, |_, other| Arc::ptr_eq(other, &under_way));
                 Ok(Delivered::Pending)
@@ -156,7 +156,7 @@ impl Deliveries {
                 }
                 under_way.ended.send_replace(ended.clone());
                 if let Some(Ended::Failed { .. }) = ended {
-                    // Whoever asks in the next moments hears the same.
+                    // A peer that asks again soon gets the same answer, and the registry is spared.
                     sleep(FAILURE_LIFE).await;
                 }
                 all.remove_if(&key, |_, other| Arc::ptr_eq(other, &under_way));
@@ -226,7 +226,7 @@ impl UnderWay {
 }
 
 /// How long one question waits: less than a peer waits for a seed.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A delivery that nobody asked for so long is not worth the registry's bandwidth. Clients that gave up a long pull come
 /// again after five minutes.

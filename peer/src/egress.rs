@@ -18,7 +18,7 @@ use crate::delivering::DeliveryQuestion;
 use crate::seed::{Moment, Seed};
 use crate::seed_watch::Silence;
 use crate::source::{BodyStream, ForwardError, Purpose, ReadCredential};
-use crate::transport::{CallError, Delivered, Given, Offered, Transport};
+use crate::transport::{CallError, Delivered, Given, Offered, Transport, credential_to_wire};
 
 /// The way out of the region.
 pub(crate) struct Egress {
@@ -263,13 +263,8 @@ struct Offer<'a> {
 
 impl Offer<'_> {
     fn message(self) -> Credential {
-        Credential {
-            digest: self.digest.into(),
-            upstream: self.credential.upstream.to_string(),
-            repository: self.credential.repository.to_string(),
-            authorization: self.credential.authorization.expose().clone(),
-            after_failure: self.moment == Moment::AfterFailure,
-        }
+        let after_failure = self.moment == Moment::AfterFailure;
+        Credential { after_failure, ..credential_to_wire(self.digest, self.credential) }
     }
 }
 

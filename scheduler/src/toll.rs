@@ -76,8 +76,9 @@ fn told(batch: &FromPeer) -> u32 {
     count_of(runs.saturating_add(hashes.len() + reading.len() + tombstones.len()))
 }
 
+/// A batch that makes no sense, and so ends its stream, must not keep its peer away for hours.
 fn count_of(entries: usize) -> u32 {
-    u32::try_from(entries).unwrap_or(u32::MAX)
+    u32::try_from(entries).unwrap_or(u32::MAX).min(MOST_PER_BATCH)
 }
 
 /// Each costs the planner some 35 µs: 7 % of a core.
@@ -88,12 +89,15 @@ const TELLS_PER_S: NonZeroU64 = NonZeroU64::new(10_000).expect("not 0");
 /// All that a peer may hold, at once, though it be in many runs.
 const TELLS_AHEAD: Duration = Duration::from_secs(20);
 
+/// One batch is paid for as if it said so much, at most: as what a peer may hold costs, twice.
+const MOST_PER_BATCH: u32 = 400_000;
+
 /// Peers whose toll is known; beyond, those that owe nothing are forgotten.
 const MOST: usize = 4096;
 
 #[cfg(test)]
 mod tests {
-    use flotilla_proto::wire::scheduler::Want;
+    use flotilla_proto::wire::scheduler::{Run, Want};
 
     use super::*;
 
@@ -113,6 +117,15 @@ mod tests {
         // The others are not the worse for it, nor is the same one better by attaching again.
         assert_eq!(tolls.pay(now, &"other".parse().unwrap(), &wants(200)), now);
         assert!(tolls.pay(now, &peer, &wants(200)) > now);
+    }
+
+    #[test]
+    fn a_batch_that_makes_no_sense_keeps_its_peer_away_for_seconds() {
+        let (tolls, now, peer) = (Tolls::default(), Instant::now(), "node".parse().unwrap());
+        let announces =
+            vec![Announce { runs: vec![Run { first: 0, count: u32::MAX }; 9], ..Default::default() }];
+        tolls.pay(now, &peer, &FromPeer { announces, ..Default::default() });
+        assert_eq!(tolls.opens_at(now, &peer), now + Duration::from_secs(20));
     }
 
     #[test]

@@ -2,10 +2,10 @@
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result};
 use flotilla_daemon::config::ManagerConfig;
 use flotilla_daemon::identity::NodeIdentity;
 use flotilla_daemon::settings;
@@ -75,35 +75,25 @@ async fn lie(orders: &LiarOrders) -> Result<()> {
 ///
 /// If there is none of that name.
 pub(super) fn manner(text: &str) -> Result<Manner> {
-    Ok(match text {
-        "silent" => Manner::Silent,
-        "mute" => Manner::Mute,
-        "drips" => Manner::Drips,
-        "garbage" => Manner::Garbage,
-        "busy" => Manner::Busy,
-        "cuts" => Manner::Cuts,
-        "any" => Manner::Any,
-        _ => return Err(anyhow!("`{text}` is none of silent, mute, drips, garbage, busy, cuts, any")),
-    })
+    let named = MANNERS.iter().find(|(name, _)| *name == text).map(|(_, manner)| *manner);
+    named.with_context(|| format!("`{text}` is none of {}", MANNERS.map(|(name, _)| name).join(", ")))
 }
 
 /// As [`manner`] reads it.
 pub(super) fn name_of(manner: Manner) -> &'static str {
-    match manner {
-        Manner::Silent => "silent",
-        Manner::Mute => "mute",
-        Manner::Drips => "drips",
-        Manner::Garbage => "garbage",
-        Manner::Busy => "busy",
-        Manner::Cuts => "cuts",
-        Manner::Any => "any",
-    }
+    let named = MANNERS.iter().find(|(_, other)| *other == manner);
+    named.map(|(name, _)| *name).expect("every manner has a name")
 }
 
-/// Where it says that it is ready.
-pub(super) fn ready_file(dir: &Path) -> PathBuf {
-    dir.join("ready")
-}
+const MANNERS: [(&str, Manner); 7] = [
+    ("silent", Manner::Silent),
+    ("mute", Manner::Mute),
+    ("drips", Manner::Drips),
+    ("garbage", Manner::Garbage),
+    ("busy", Manner::Busy),
+    ("cuts", Manner::Cuts),
+    ("any", Manner::Any),
+];
 
 const PORT: u16 = 4006;
 const PATIENCE: Duration = Duration::from_secs(20);

@@ -20,9 +20,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use bytesize::ByteSize;
-use rustix::mount::{MountFlags, mount};
-
 use flotilla_e2e_hostile::Manner;
+use rustix::mount::{MountFlags, mount};
 
 use self::client::Pulled;
 pub use self::liar::{LiarOrders, run as run_liar};

@@ -78,7 +78,7 @@ impl<'a> Fleet<'a> {
     pub(crate) fn start_liar(&mut self, manner: Manner, digest: Digest, size: u64) -> Result<()> {
         let node = self.network.liar();
         let dir = self.stage.dir(format!("lab/{}", node.name))?;
-        let (token, ready) = (dir.join("token"), liar::ready_file(&dir));
+        let (token, ready) = (dir.join("token"), dir.join("ready"));
         fs::write(&token, &self.peer_token)?;
         let mut command = node.command(std::env::current_exe()?);
         command.args(["liar", "--name", &node.name, "--address", &node.address.to_string()]);

@@ -7,7 +7,7 @@ use flotilla_peer_core::{FetchError, Patience};
 use flotilla_proto::wire::peer as wire;
 use flotilla_proto::wire::peer::response::Status;
 use flotilla_proto::wire::peer::{Request, Response, request};
-use flotilla_proto::{Origins, PROTOCOL, PeerId, RegistryMark, Role, frame};
+use flotilla_proto::{Digest, Origins, PROTOCOL, PeerId, RegistryMark, Role, frame};
 use http::header::RETRY_AFTER;
 use http::{HeaderValue, Method};
 use http_body::Body as _;
@@ -21,7 +21,7 @@ use super::stream::{HeaderError, Incoming, cut};
 use super::{DialError, Transport};
 use crate::delivering::DeliveryQuestion;
 use crate::http_wire::{BadHead, head_from_wire, headers_to_wire};
-use crate::source::{BodyStream, Purpose};
+use crate::source::{BodyStream, Purpose, ReadCredential};
 
 /// What a seed says to a credential.
 #[derive(Debug)]
@@ -30,6 +30,17 @@ pub(crate) enum Offered {
     Confirmed,
     /// The registry refused, in these words.
     Refused(http::Response<Bytes>),
+}
+
+/// A client's credential for a blob, as `read_credential` reads it.
+pub(crate) fn credential_to_wire(digest: Digest, credential: &ReadCredential) -> wire::Credential {
+    wire::Credential {
+        digest: digest.into(),
+        upstream: credential.upstream.to_string(),
+        repository: credential.repository.to_string(),
+        authorization: credential.authorization.expose().clone(),
+        after_failure: false,
+    }
 }
 
 fn deliverer(told: &[u64]) -> RegistryMark {
@@ -174,16 +185,11 @@ impl Transport {
         patience: Duration,
     ) -> Result<Delivered, CallError> {
         let DeliveryQuestion { digest, layout, credential, known_only } = asked;
-        // Who is not to ask the registry need not know how.
-        let authorization =
-            if *known_only { Bytes::new() } else { credential.authorization.expose().clone() };
-        let credential = wire::Credential {
-            digest: (*digest).into(),
-            upstream: credential.upstream.to_string(),
-            repository: credential.repository.to_string(),
-            authorization,
-            after_failure: false,
-        };
+        let mut credential = credential_to_wire(*digest, credential);
+        if *known_only {
+            // A seed that must not ask the registry needs no secret.
+            credential.authorization.clear();
+        }
         let deliver =
             wire::Deliver { credential: Some(credential), size: layout.size(), known_only: *known_only };
         let (header, _) = self.ask_seed(seed, request::Kind::Deliver(deliver), patience).await?;

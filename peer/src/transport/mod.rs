@@ -33,7 +33,7 @@ use tokio::sync::Semaphore;
 use crate::TransportConfig;
 use crate::body;
 
-pub(crate) use call::{CallError, Delivered, Given, Offered};
+pub(crate) use call::{CallError, Delivered, Given, Offered, credential_to_wire};
 pub(crate) use fetch::Received;
 pub(crate) use pool::DialError;
 pub(crate) use serve::Services;

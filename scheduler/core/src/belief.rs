@@ -295,8 +295,8 @@ impl Task {
 
     /// Whether a seed was told lately to ask a member for a piece, and it has yet to deliver its first.
     pub(crate) fn is_probed(&self, now: Instant, holder: Seat) -> bool {
-        let is_late = |at: Instant| now < at + PROBED_FOR;
-        self.member(holder).ties.probed_at.is_some_and(is_late) && self.is_unproven(holder)
+        let probed_at = self.member(holder).ties.probed_at;
+        probed_at.is_some_and(|at| now < at + PROBED_FOR) && self.is_unproven(holder)
     }
 
     /// Whether a parent has not delivered any of this blob. A seed that is slow has too much to do.

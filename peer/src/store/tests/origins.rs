@@ -21,7 +21,7 @@ async fn who_gave_a_part_is_known_across_a_reopen_and_until_the_blob_goes() {
         assert!(file.origins().is_empty());
         write(&store, &file, &one, 0, &[7]).await;
         write(&store, &file, &one, 1, &[7, 8]).await;
-        // It is held already: whoever else gave the same adds nothing.
+        // The piece is held already, so this adds no registry.
         write(&store, &file, &one, 1, &[9]).await;
         assert_eq!(file.origins(), Origins::told(&[7, 8]));
         write(&store, &store.begin(two.digest, two.layout).await.unwrap(), &two, 0, &[9]).await;
@@ -36,7 +36,7 @@ async fn who_gave_a_part_is_known_across_a_reopen_and_until_the_blob_goes() {
     let (store, _evicted) = open(dir.path(), 1 << 20);
     let file = store.begin(one.digest, one.layout).await.unwrap();
     write(&store, &file, &one, 0, &[8]).await;
-    assert_eq!(file.origins(), Origins::told(&[8]), "it was begun anew");
+    assert_eq!(file.origins(), Origins::told(&[8]), "the purged blob's registries are forgotten");
 }
 
 /// As releases before this one left it.
