@@ -9,69 +9,32 @@
 //! is read from the registry, and nobody is sent there. It is believed again once it delivers, or
 //! after a while that doubles each time.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use flotilla_proto::{Digest, PeerId, PieceSet, bits};
+use flotilla_proto::{Digest, PieceSet, bits};
 
 use crate::member::{Flight, Member};
 use crate::scheduler::{Deadline, Scheduler};
 use crate::task::{Landing, Seat, Task, TaskSlot};
 use crate::{Output, PeerKey};
 
-/// Peers that are disbelieved, or were of late, by name: a peer that attaches again is the same one.
-#[derive(Debug, Default)]
-pub(crate) struct Disbelieved(BTreeMap<PeerId, Sentence>);
-
-#[derive(Debug, Clone, Copy)]
-struct Sentence {
-    until: Instant,
-    lasts: Duration,
-}
-
-impl Disbelieved {
-    /// Until when nothing that it says it holds counts, if so.
-    pub(crate) fn until(&self, now: Instant, id: &PeerId) -> Option<Instant> {
-        self.0.get(id).map(|sentence| sentence.until).filter(|until| now < *until)
-    }
-
-    /// Disbelieves a peer, from now on. Until when.
-    fn add(&mut self, now: Instant, id: &PeerId, first: Duration) -> Instant {
-        let before = self.0.get(id).filter(|sentence| now < sentence.until + FORGOTTEN_AFTER);
-        let lasts = before.map_or(first, |sentence| (sentence.lasts * 2).min(LONGEST.max(first)));
-        if self.0.len() >= MOST {
-            self.0.retain(|_, sentence| now < sentence.until + FORGOTTEN_AFTER);
-        }
-        if self.0.len() >= MOST {
-            self.0.pop_first();
-        }
-        let until = now + lasts;
-        self.0.insert(id.clone(), Sentence { until, lasts });
-        until
-    }
-
-    fn remove(&mut self, id: &PeerId) {
-        self.0.remove(id);
-    }
-}
-
 impl Scheduler {
     /// A holder did not deliver a piece to a child. Where few hold the piece, costs a pass over the members.
     pub(crate) fn question(&mut self, now: Instant, slot: TaskSlot, child: Seat, holder: Seat, piece: u32) {
         let task = &mut self.tasks[slot];
         let by_seed = task.member(child).seed;
-        let ties = &mut task.member_mut(holder).ties;
-        let is_in_question = ties.questioned_at.is_some_and(|at| now < at + self.limits.question);
+        let suspicion = &mut task.member_mut(holder).ties.suspicion;
+        let is_in_question = suspicion.questioned_at.is_some_and(|at| now < at + self.limits.question);
         if by_seed {
             // A seed's own trouble is no more than one child's.
-            ties.failed_seed_at = Some(now);
+            suspicion.failed_seed_at = Some(now);
             if is_in_question {
                 self.disbelieve(now, slot, holder);
             }
             return;
         }
-        ties.questioned_at = Some(now);
-        let has_failed_seed = ties.failed_seed_at.is_some_and(|at| now < at + self.limits.question);
+        suspicion.questioned_at = Some(now);
+        let has_failed_seed = suspicion.failed_seed_at.is_some_and(|at| now < at + self.limits.question);
         if has_failed_seed && task.is_unproven(holder) && task.few_hold(piece) {
             self.disbelieve(now, slot, holder);
             return;
@@ -118,9 +81,11 @@ impl Scheduler {
         if pieces.is_empty() {
             return false;
         }
-        self.peers.known_mut(key).mistrust();
+        if self.tasks[slot].is_unproven(holder) {
+            self.peers.known_mut(key).mistrust();
+        }
         let until = now + 2 * self.limits.unproven;
-        self.tasks[slot].member_mut(holder).ties.tried_until = Some(until);
+        self.tasks[slot].member_mut(holder).ties.suspicion.tried_until = Some(until);
         self.deadlines.insert((until, Deadline::Parent(key)));
         self.outputs.push_back(Output::Relay { seed, digest, size, pieces });
         true
@@ -133,7 +98,7 @@ impl Scheduler {
         let task = &self.tasks[slot];
         let is_had = |(seat, member): (Seat, &Member)| member.seed && task.holds(seat, piece);
         if task.member(child).seed
-            || task.member(holder).ties.probed_at.is_some()
+            || task.member(holder).ties.suspicion.probed_at.is_some()
             || task.source.reader().is_some()
             || task.members().any(is_had)
         {
@@ -143,7 +108,7 @@ impl Scheduler {
         let Some(seed) = self.next_seed(now, digest, &[key].into()) else { return };
         let mut pieces = PieceSet::new(self.tasks[slot].piece_count());
         pieces.insert(piece);
-        self.tasks[slot].member_mut(holder).ties.probed_at = Some(now);
+        self.tasks[slot].member_mut(holder).ties.suspicion.probed_at = Some(now);
         self.outputs.push_back(Output::Relay { seed, digest, size, pieces });
     }
 
@@ -151,8 +116,8 @@ impl Scheduler {
     /// it holds of those that somebody wants.
     fn disbelieve(&mut self, now: Instant, slot: TaskSlot, holder: Seat) {
         let key = self.tasks[slot].member(holder).peer;
-        let until = self.disbelieved.add(now, &self.peers[key].rest.facts.id, self.limits.blame);
-        self.blame_until(key, until);
+        let until = self.records.disbelieve(now, &self.peers[key].rest.facts.id, self.limits.blame);
+        self.blame_until(key, until, None);
         let mut wanted = Vec::new();
         for (slot, seat) in self.wanted_seats(key) {
             let task = &mut self.tasks[slot];
@@ -161,7 +126,7 @@ impl Scheduler {
                 wanted.push((slot, task.digest));
             }
         }
-        self.remove_parent(now, key);
+        self.remove_parent(now, key, None);
         for (slot, digest) in wanted {
             self.ensure_source(now, digest);
             if self.tasks.is(slot, digest) {
@@ -173,14 +138,14 @@ impl Scheduler {
     /// A peer delivered: it holds what it says.
     pub(crate) fn believe(&mut self, key: PeerKey) {
         let Some(peer) = self.peers.get(key) else { return };
-        self.disbelieved.remove(&peer.rest.facts.id);
+        self.records.believe(&peer.rest.facts.id);
         self.believe_in_all(key);
     }
 
     /// The time for which a peer was to be disbelieved may be over.
     pub(crate) fn believe_after_a_while(&mut self, now: Instant, key: PeerKey) {
         let Some(peer) = self.peers.get(key) else { return };
-        if self.disbelieved.until(now, &peer.rest.facts.id).is_none() {
+        if self.records.disbelieved_until(now, &peer.rest.facts.id).is_none() {
             self.believe_in_all(key);
         }
     }
@@ -190,7 +155,7 @@ impl Scheduler {
             let task = &mut self.tasks[slot];
             if !task.member(seat).believed {
                 self.seeds_are_due = true;
-                task.member_mut(seat).ties.questioned_at = None;
+                task.member_mut(seat).ties.suspicion.questioned_at = None;
                 task.set_believed(seat, true);
             }
         }
@@ -206,7 +171,7 @@ impl Scheduler {
 
     /// A blob begins to be wanted: what its members hold counts as they are believed now. Costs a pass over them.
     pub(crate) fn look_at_beliefs(&mut self, now: Instant, slot: TaskSlot) {
-        if self.disbelieved.0.is_empty() && self.tasks[slot].all_believed() {
+        if self.records.is_empty() && self.tasks[slot].all_believed() {
             return;
         }
         let members: Vec<(Seat, PeerKey)> =
@@ -219,7 +184,9 @@ impl Scheduler {
     }
 
     pub(crate) fn is_disbelieved(&self, now: Instant, key: PeerKey) -> bool {
-        self.peers.get(key).is_some_and(|peer| self.disbelieved.until(now, &peer.rest.facts.id).is_some())
+        self.peers
+            .get(key)
+            .is_some_and(|peer| self.records.disbelieved_until(now, &peer.rest.facts.id).is_some())
     }
 
     /// A piece is on its way from a parent that has not delivered any of this blob yet: it is looked at, where few
@@ -290,23 +257,23 @@ impl Task {
     /// Whether only a seed may be sent what a member holds.
     pub(crate) fn is_tried(&self, now: Instant, holder: Seat) -> bool {
         let member = self.member(holder);
-        self.is_unproven(holder) && member.ties.tried_until.is_some_and(|until| now < until)
+        self.is_unproven(holder) && member.ties.suspicion.tried_until.is_some_and(|until| now < until)
     }
 
     /// Whether a seed was told lately to ask a member for a piece, and it has yet to deliver its first.
     pub(crate) fn is_probed(&self, now: Instant, holder: Seat) -> bool {
-        let probed_at = self.member(holder).ties.probed_at;
+        let probed_at = self.member(holder).ties.suspicion.probed_at;
         probed_at.is_some_and(|at| now < at + PROBED_FOR) && self.is_unproven(holder)
     }
 
     /// Whether a parent has not delivered any of this blob. A seed that is slow has too much to do.
-    fn is_unproven(&self, parent: Seat) -> bool {
+    pub(crate) fn is_unproven(&self, parent: Seat) -> bool {
         let member = self.member(parent);
         !member.proven && !member.seed
     }
 
     /// Whether so few hold a piece that it matters whether each of them does.
-    fn few_hold(&self, piece: u32) -> bool {
+    pub(crate) fn few_hold(&self, piece: u32) -> bool {
         self.holder_count(piece) <= FEW
     }
 
@@ -314,7 +281,8 @@ impl Task {
     fn held_alone(&self, holder: Seat, is_in_question: impl Fn(Instant) -> bool) -> PieceSet {
         let mut others = vec![0_u64; bits::full(self.piece_count()).len()];
         for (seat, member) in self.members() {
-            let is_doubtful = !member.believed || member.ties.questioned_at.is_some_and(&is_in_question);
+            let is_doubtful =
+                !member.believed || member.ties.suspicion.questioned_at.is_some_and(&is_in_question);
             if seat != holder && !is_doubtful {
                 let held = self.rows.held(member.row);
                 others.iter_mut().zip(held).for_each(|(others, held)| *others |= held);
@@ -330,17 +298,8 @@ impl Task {
     }
 }
 
-/// Peers whose disbelief is remembered; beyond, the first by name is forgotten.
-const MOST: usize = 4096;
-
-/// After its end, a time of disbelief counts for the next one for so long.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(600);
-
-/// The longest that a peer is disbelieved.
-const LONGEST: Duration = Duration::from_secs(600);
-
 /// What the slowest of the links that people use carry, in bytes a second: 24 Mbit/s.
-const SLOW_LINK: f64 = 3.0 * 1024.0 * 1024.0;
+pub(crate) const SLOW_LINK: f64 = 3.0 * 1024.0 * 1024.0;
 
 /// For so long a holder keeps a place for the seed that was told to ask it.
 const PROBED_FOR: Duration = Duration::from_secs(2);

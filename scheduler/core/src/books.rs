@@ -71,14 +71,14 @@ pub(crate) struct Tasks {
     /// A digest has a task for each size that somebody claims it to have, until a seed has seen it.
     slots_by_digest: HashMap<Digest, Vec<TaskSlot>, KeyHash>,
     count: usize,
-    /// Of all of them together.
-    piece_count: u64,
+    /// What all of them together take.
+    weight: u64,
 }
 
 impl Tasks {
     pub(crate) fn new(hash: KeyHash) -> Self {
         let slots_by_digest = HashMap::with_hasher(hash);
-        Self { by_slot: Vec::new(), free: Vec::new(), slots_by_digest, count: 0, piece_count: 0 }
+        Self { by_slot: Vec::new(), free: Vec::new(), slots_by_digest, count: 0, weight: 0 }
     }
 
     /// The tasks of a digest, one for each size that is claimed.
@@ -98,7 +98,7 @@ impl Tasks {
         });
         self.slots_by_digest.entry(task.digest).or_default().push(slot);
         self.count += 1;
-        self.piece_count += u64::from(task.piece_count());
+        self.weight += task.weight;
         self.by_slot[slot.0 as usize] = Some(Box::new(task));
         slot
     }
@@ -112,7 +112,7 @@ impl Tasks {
             }
         }
         self.count -= 1;
-        self.piece_count -= u64::from(task.piece_count());
+        self.weight -= task.weight;
         self.free.push(slot);
     }
 
@@ -120,8 +120,9 @@ impl Tasks {
         self.count
     }
 
-    pub(crate) fn piece_count(&self) -> u64 {
-        self.piece_count
+    /// What all known blobs take: see [`Scheduler::make_room`](crate::Scheduler).
+    pub(crate) fn weight(&self) -> u64 {
+        self.weight
     }
 
     /// The same, to change.

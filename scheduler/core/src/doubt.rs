@@ -13,8 +13,8 @@ use flotilla_proto::{Digest, PieceHash, PieceSet, Variant};
 use crate::failure::{other_bytes, wrong_bytes};
 use crate::hashes::{Learnt, Word};
 use crate::member::Member;
-use crate::scheduler::Scheduler;
-use crate::task::{Landing, Seat, TaskSlot};
+use crate::scheduler::{Deadline, Scheduler};
+use crate::task::{Landing, Seat, Task, TaskSlot};
 use crate::{Output, PeerKey};
 
 impl Scheduler {
@@ -58,7 +58,9 @@ impl Scheduler {
         let (digest, is_asked) = (task.digest, task.found_lately.is_one_of_few(now));
         let member = task.member_mut(seat);
         member.found = true;
-        member.asked_hashes |= is_asked;
+        if is_asked {
+            member.ties.suspicion.asked_hashes_at = Some(now);
+        }
         let peer = member.peer;
         self.outputs.extend(self.tombstones.of(digest).map(|variant| Output::Entomb { peer, variant }));
         if is_asked {
@@ -97,11 +99,79 @@ impl Scheduler {
                 }
             }
         }
+        let has_told_all = !task.has_unknown(task.member(seat));
+        if has_told_all && !task.member(seat).believed && !self.is_disbelieved(now, peer) {
+            self.tasks[slot].set_believed(seat, true);
+        }
         self.overrule(now, slot, seat, &overruled);
         if self.tasks.is(slot, digest) {
             self.feed_holders(now, slot);
         }
         self.ensure_source(now, digest);
+    }
+
+    /// Asks holders for hashes nobody told: a fresh scheduler knows who holds what, but not
+    /// what it must hash to. Costs a pass over the members while any hash is unknown.
+    pub(crate) fn ask_hashes(&mut self, now: Instant, slot: TaskSlot) {
+        let task = &mut self.tasks[slot];
+        // In doubt the judge tells.
+        if task.knows_what_is_held() || task.hashes.in_doubt().is_some() {
+            return;
+        }
+        let digest = task.digest;
+        for seat in task.lacking_hashes() {
+            let member = task.member_mut(seat);
+            if member.ties.suspicion.asked_hashes_at.is_none() {
+                member.ties.suspicion.asked_hashes_at = Some(now);
+                self.outputs.push_back(Output::AskHashes { peer: member.peer, digest });
+            }
+        }
+        self.give_up_hashes(now, slot);
+    }
+
+    /// Looks whether holders have told the hashes that they were asked for.
+    pub(crate) fn look_at_hashes(&mut self, now: Instant, digest: Digest) {
+        for slot in self.tasks.slots(digest).to_vec() {
+            if !self.tasks.is(slot, digest) {
+                continue;
+            }
+            self.tasks[slot].hashes_due_at = None;
+            if self.tasks[slot].is_wanted() {
+                self.give_up_hashes(now, slot);
+            }
+        }
+    }
+
+    /// What a member holds without telling its hashes counts as held by nobody, once it had the time to tell them:
+    /// nobody could be sent it. Costs a pass over the members.
+    fn give_up_hashes(&mut self, now: Instant, slot: TaskSlot) {
+        let task = &mut self.tasks[slot];
+        if task.hashes.in_doubt().is_some() {
+            return;
+        }
+        let digest = task.digest;
+        let due = |task: &Task, seat: &Seat| {
+            task.member(*seat).ties.suspicion.asked_hashes_at.map(|at| at + self.limits.hashes_wait)
+        };
+        let lacking = task.lacking_hashes().into_iter().filter(|seat| task.member(*seat).believed);
+        let (late, young): (Vec<Seat>, Vec<Seat>) =
+            lacking.partition(|seat| due(task, seat).is_some_and(|due| due <= now));
+        let next = young.iter().filter_map(|seat| due(task, seat)).min();
+        if let Some(at) = next.filter(|_| task.hashes_due_at.is_none()) {
+            task.hashes_due_at = Some(at);
+            self.deadlines.insert((at, Deadline::Hashes(digest)));
+        }
+        if late.is_empty() {
+            return;
+        }
+        for seat in late {
+            task.set_believed(seat, false);
+        }
+        self.seeds_are_due = true;
+        self.ensure_source(now, digest);
+        if self.tasks.is(slot, digest) {
+            self.reach_all(now, slot);
+        }
     }
 
     /// What a member's word on hashes is worth. `has_checked`: it has just read the pieces, or

@@ -8,10 +8,11 @@ use crate::failure::too_many_wants;
 use crate::hashes::Learnt;
 use crate::member::Wish;
 use crate::peer::Peer;
+use crate::plan::FEW_WANTS;
 use crate::scheduler::{Deadline, Scheduler};
 use crate::source::Source;
 use crate::task::{Landing, Seat, TaskSlot};
-use crate::{FailureReason, Output, PeerFacts, PeerKey};
+use crate::{Output, PeerFacts, PeerKey};
 
 impl Scheduler {
     pub(crate) fn peer_joined(&mut self, now: Instant, key: PeerKey, facts: PeerFacts) {
@@ -19,9 +20,10 @@ impl Scheduler {
             return;
         }
         let (seed, zone) = (facts.seed, self.zone_place(facts.zone));
-        let disbelieved_until = self.disbelieved.until(now, &facts.id);
+        let disbelieved_until = self.records.disbelieved_until(now, &facts.id);
         self.deadlines.extend(disbelieved_until.map(|at| (at, Deadline::Parent(key))));
-        self.peers.insert(key, Peer::new(facts, zone, &self.limits, self.hash));
+        let credit = self.records.credit(now, &facts.id);
+        self.peers.insert(key, Peer::new(facts, zone, credit, &self.limits, self.hash));
         self.tell_pace_of_reports(key);
         if seed {
             self.seeds.push(key);
@@ -42,6 +44,10 @@ impl Scheduler {
         let mut slots: Vec<TaskSlot> = peer.rest.seats.keys().copied().collect();
         slots.sort_unstable();
         let gaps: Vec<_> = slots.into_iter().filter_map(|slot| self.detach(now, key, slot)).collect();
+        let peer = &self.peers[key];
+        if u32::from(peer.credit) < self.limits.window_max {
+            self.records.keep_credit(now, &peer.rest.facts.id, peer.credit);
+        }
         self.peers.remove(key);
         self.seeds.retain(|seed| *seed != key);
         for gap in gaps {
@@ -62,8 +68,11 @@ impl Scheduler {
         }
         let has_room =
             self.find(peer, digest).is_some() || self.peers[peer].rest.wants.len() < self.limits.wants_max;
-        let opened =
-            if has_room { self.open_task(digest, size) } else { Err(too_many_wants(self.limits.wants_max)) };
+        let opened = if has_room {
+            self.open_task(now, peer, (digest, size))
+        } else {
+            Err(too_many_wants(self.limits.wants_max))
+        };
         let slot = match opened {
             Ok(slot) => slot,
             Err(failure) => {
@@ -91,7 +100,7 @@ impl Scheduler {
         let Some((slot, seat)) = self.find(peer, digest) else { return };
         self.reach(now, slot, seat);
         self.tell_seed(peer, slot);
-        self.ask_hashes(slot);
+        self.ask_hashes(now, slot);
         if self.tasks[slot].picking {
             self.outputs.push_back(Output::Picking { peer, digest, picks: true });
         } else {
@@ -115,6 +124,7 @@ impl Scheduler {
         }
         let pieces: Vec<u32> = member.ties.in_flight.iter().map(|flight| flight.piece).collect();
         let wanted_part = member.part().is_some();
+        self.leaves_untaken(slot, seat);
         self.drop_wish(slot, seat);
         for piece in pieces {
             self.outputs.push_back(Output::Cancel { child: peer, digest, piece });
@@ -144,7 +154,7 @@ impl Scheduler {
         if self.peers.get(peer).is_none() || is_idle_holder {
             return;
         }
-        let Ok(slot) = self.open_task(digest, size) else { return };
+        let Ok(slot) = self.open_task(now, peer, (digest, size)) else { return };
         if pieces.len() != self.tasks[slot].piece_count() {
             self.close_if_empty(slot);
             return;
@@ -171,7 +181,7 @@ impl Scheduler {
         }
         if newcomer && self.tasks[slot].is_wanted() {
             self.draw_partners(slot, seat);
-            self.ask_hashes(slot);
+            self.ask_hashes(now, slot);
         }
         if is_first {
             self.befriend_if_lonely(slot, seat);
@@ -200,7 +210,7 @@ impl Scheduler {
     }
 
     /// What happened to a member may let its zone take another piece across.
-    fn feed_neighbours(&mut self, now: Instant, slot: TaskSlot, seat: Seat) {
+    pub(crate) fn feed_neighbours(&mut self, now: Instant, slot: TaskSlot, seat: Seat) {
         let zone = self.tasks[slot].member(seat).zone;
         self.feed_zone(now, slot, zone);
     }
@@ -258,132 +268,6 @@ impl Scheduler {
         self.feed_downloads(now, peer);
     }
 
-    pub(crate) fn transfer_failed(
-        &mut self,
-        now: Instant,
-        child: PeerKey,
-        parent: PeerKey,
-        digest: Digest,
-        piece: u32,
-        reason: FailureReason,
-    ) {
-        let Some((slot, seat)) = self.find(child, digest) else { return };
-        let Some(owner) = self.seat(parent, slot) else { return };
-        let task = &self.tasks[slot];
-        let flight = task.member(seat).flight(piece);
-        if flight.is_none_or(|flight| flight.parent != owner) {
-            // A child that picks by itself, and could not have it there.
-            let is_picked = task.picking && flight.is_none() && piece < task.piece_count();
-            if is_picked && reason.is_doubtful() && task.member(seat).ties.partners.contains(&owner) {
-                self.question(now, slot, seat, owner, piece);
-                self.feed_downloads(now, child);
-                self.feed_parent(now, parent);
-            }
-            return;
-        }
-        self.land(now, slot, seat, piece, Landing::Lost);
-        // Busy though it owes nothing, it gives nothing. Nor does one that is busy for a seed that asks for one piece.
-        let task = &self.tasks[slot];
-        let is_for_seed = task.is_probed(now, owner) && task.member(seat).seed;
-        let is_idle = reason == FailureReason::Busy
-            && (is_for_seed || self.peers[parent].up.count <= u32::from(task.is_probed(now, owner)))
-            && !task.member(owner).proven;
-        if reason.is_doubtful() || is_idle {
-            self.question(now, slot, seat, owner, piece);
-        }
-        if let Some((slot, seat)) = self.find(child, digest)
-            && let Some(owner) = self.seat(parent, slot)
-        {
-            self.blame_for(now, (slot, seat), (parent, owner), piece, reason);
-        }
-        self.feed_downloads(now, child);
-        self.feed_parent(now, parent);
-        if let Some((slot, seat)) = self.find(child, digest) {
-            self.feed_neighbours(now, slot, seat);
-        }
-    }
-
-    /// What a failure means for the parent and for the pair.
-    fn blame_for(
-        &mut self,
-        now: Instant,
-        (slot, seat): (TaskSlot, Seat),
-        (parent, owner): (PeerKey, Seat),
-        piece: u32,
-        reason: FailureReason,
-    ) {
-        let (child, digest) = (self.tasks[slot].member(seat).peer, self.tasks[slot].digest);
-        match reason {
-            FailureReason::TimedOut | FailureReason::Unreachable => {
-                self.rest_pair(now, slot, seat, owner);
-                if self.peers.known_mut(parent).timed_out(child, now, &self.limits) {
-                    self.blame(now, parent);
-                    self.remove_parent(now, parent);
-                }
-            }
-            FailureReason::Busy => self.rest_pair(now, slot, seat, owner),
-            FailureReason::Corrupt => {
-                self.blame(now, parent);
-                let task = &mut self.tasks[slot];
-                task.member_mut(seat).ban(owner);
-                task.member_mut(owner).corrupt = true;
-                task.set_counted(owner, false);
-                self.seeds_are_due = true;
-                self.watch_hope(now, slot, seat);
-                self.reach(now, slot, seat);
-            }
-            FailureReason::NotHeld => {
-                self.tasks[slot].drop_piece(owner, piece);
-                self.seeds_are_due = true;
-                self.ensure_source(now, digest);
-                if self.tasks.is(slot, digest) {
-                    self.reach_all(now, slot);
-                }
-            }
-        }
-    }
-
-    fn blame(&mut self, now: Instant, parent: PeerKey) {
-        self.blame_until(parent, now + self.limits.blame);
-    }
-
-    pub(crate) fn blame_until(&mut self, parent: PeerKey, until: Instant) {
-        self.peers.known_mut(parent).blame(until);
-        self.deadlines.insert((until, Deadline::Parent(parent)));
-    }
-
-    /// What a parent that several children gave up on still owes is planned anew, from others
-    /// where there are any. What it holds does not count until it is heard of again.
-    pub(crate) fn remove_parent(&mut self, now: Instant, parent: PeerKey) {
-        let slots = self.peers[parent].rest.serves.clone();
-        let mut children = Vec::new();
-        for slot in slots {
-            let Some(owner) = self.seat(parent, slot) else { continue };
-            let digest = self.tasks[slot].digest;
-            for (seat, piece) in self.owed(slot, owner) {
-                let child = self.tasks[slot].member(seat).peer;
-                self.land(now, slot, seat, piece, Landing::Lost);
-                self.outputs.push_back(Output::Cancel { child, digest, piece });
-                self.rest_pair(now, slot, seat, owner);
-                children.push(child);
-            }
-            self.tasks[slot].set_counted(owner, false);
-            self.seeds_are_due = true;
-        }
-        for child in children {
-            self.feed_downloads(now, child);
-        }
-    }
-
-    /// A member that was removed as a parent is heard of again.
-    fn trust_again(&mut self, slot: TaskSlot, seat: Seat) {
-        let member = self.tasks[slot].member(seat);
-        let is_doubted = !member.believed || member.ties.questioned_at.is_some();
-        if !member.counted && !member.corrupt && !is_doubted {
-            self.tasks[slot].set_counted(seat, true);
-        }
-    }
-
     pub(crate) fn reader_moved(&mut self, peer: PeerKey, digest: Digest, piece: u32) {
         if let Some((slot, seat)) = self.find(peer, digest) {
             self.tasks[slot].set_reader(seat, piece);
@@ -432,17 +316,4 @@ impl Scheduler {
             self.feed_downloads(now, peer);
         }
     }
-
-    /// Keeps a child from a parent that failed it, for a while.
-    pub(crate) fn rest_pair(&mut self, now: Instant, slot: TaskSlot, child: Seat, parent: Seat) {
-        let until = now + self.limits.pair_rest;
-        let task = &mut self.tasks[slot];
-        let member = task.member_mut(child);
-        member.rest(parent, now, until);
-        let deadline = Deadline::Feed(task.digest, task.member(child).peer);
-        self.deadlines.insert((until, deadline));
-    }
 }
-
-/// A peer that wants no more blobs than these has all of them looked at with each new one.
-const FEW_WANTS: usize = 64;

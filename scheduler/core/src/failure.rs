@@ -6,12 +6,10 @@ pub(crate) fn no_seed() -> Failure {
     Failure::unavailable("no seed peer is connected in this region".into())
 }
 
-pub(crate) fn too_many_tasks(max: usize) -> Failure {
-    too_many(format!("the scheduler knows {max} blobs already, its limit"))
-}
-
-pub(crate) fn too_many_pieces(max: u64) -> Failure {
-    too_many(format!("the blobs that the scheduler knows have {max} pieces already, its limit"))
+pub(crate) fn too_many_blobs(blobs: usize, pieces: u64) -> Failure {
+    too_many(format!(
+        "the scheduler has no room for another blob: at most {blobs}, of {pieces} pieces together"
+    ))
 }
 
 pub(crate) fn too_many_wants(max: usize) -> Failure {

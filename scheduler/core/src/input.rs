@@ -240,6 +240,16 @@ pub enum Input {
     },
 }
 
+impl Input {
+    /// Whether it asks for something, or takes that back, rather than tell of a piece.
+    pub(crate) fn asks(&self) -> bool {
+        matches!(
+            self,
+            Self::Wanted { .. } | Self::Unwanted { .. } | Self::Withdrawn { .. } | Self::SourceFailed { .. }
+        )
+    }
+}
+
 /// Why a transfer did not deliver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FailureReason {

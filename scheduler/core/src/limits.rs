@@ -52,6 +52,8 @@ pub struct Limits {
     pub question: Duration,
     /// A first piece of a blob from a parent, of which few hold it, is given up after so long.
     pub unproven: Duration,
+    /// How long a holder that is asked for hashes may take to tell them.
+    pub hashes_wait: Duration,
     /// How long a download that was sent corrupt pieces may get nothing before it fails: every
     /// way to the bytes may be barred to it.
     pub hopeless: Duration,
@@ -67,9 +69,11 @@ pub struct Limits {
     pub seed_wait: Duration,
     /// How long a fresh planner waits for configured seeds before it orders source reads.
     pub settle: Duration,
-    /// Blobs known at once. At the bound a want fails and an announcement is not recorded.
+    /// Blobs known at once. At the bound what the peer with the most of them alone has a part in makes room; where that
+    /// is who asks, a want fails and an announcement is not recorded.
     pub tasks_max: usize,
-    /// Pieces of all known blobs together, some 45 bytes each. The same at the bound.
+    /// Pieces of all known blobs together, some 45 bytes each; a blob counts as `pieces_max / tasks_max` more. The same
+    /// at the bound.
     pub pieces_max: u64,
     /// Blobs that a peer may want at once. At the bound a want fails.
     pub wants_max: usize,
@@ -116,6 +120,7 @@ impl Default for Limits {
             blame: Duration::from_secs(15),
             question: Duration::from_secs(10),
             unproven: Duration::from_millis(1250),
+            hashes_wait: Duration::from_millis(2500),
             hopeless: Duration::from_secs(5),
             timeouts_to_blame: 3,
             lead_percent: 5,

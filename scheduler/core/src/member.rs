@@ -5,6 +5,7 @@ use std::time::Instant;
 use flotilla_proto::{PieceSet, Reader};
 
 use crate::PeerKey;
+use crate::records::Suspicion;
 use crate::rows::Row;
 
 /// A member's index in its task. It is used again after the member left, and whoever knew it
@@ -32,10 +33,6 @@ pub(crate) struct Member {
     pub(crate) wish: Option<Wish>,
     /// Whether what it holds counts as copies: not if it sent a corrupt piece, or was removed.
     pub(crate) counted: bool,
-    /// Whether it sent a corrupt piece of this blob.
-    pub(crate) corrupt: bool,
-    /// Whether it was asked for the hashes of what it holds.
-    pub(crate) asked_hashes: bool,
     /// Whether it came with a part from an earlier life, which nobody has checked.
     pub(crate) found: bool,
     /// Whether what it holds counts as held.
@@ -66,14 +63,8 @@ pub(crate) struct Ties {
     pub(crate) watched_at: Option<Instant>,
     /// When pieces from parents that have not delivered any yet are looked at.
     pub(crate) late_at: Option<Instant>,
-    /// When it last failed a child, if it has delivered nothing since.
-    pub(crate) questioned_at: Option<Instant>,
-    /// When it last failed a seed, if it has delivered nothing since.
-    pub(crate) failed_seed_at: Option<Instant>,
-    /// Until when only seeds are sent what it holds: one was told to try.
-    pub(crate) tried_until: Option<Instant>,
-    /// When a seed was told to ask it for a piece, beside its first child.
-    pub(crate) probed_at: Option<Instant>,
+    /// What speaks against its word that it holds pieces.
+    pub(crate) suspicion: Suspicion,
 }
 
 /// A piece on its way.
@@ -82,6 +73,9 @@ pub(crate) struct Flight {
     pub(crate) piece: u32,
     pub(crate) parent: Seat,
     pub(crate) planned_at: Instant,
+    /// Whether it counts as a copy to be, and as something that the parent owes: not once the child has taken nothing
+    /// for so long that it may never.
+    pub(crate) weighs: bool,
 }
 
 /// A download's wish.
@@ -105,8 +99,6 @@ impl Member {
             seed,
             wish: None,
             counted: true,
-            corrupt: false,
-            asked_hashes: false,
             found: false,
             believed: true,
             proven: false,

@@ -5,8 +5,9 @@ use std::time::Instant;
 
 use flotilla_proto::{Digest, Failure, Layout, PieceSet};
 
-use crate::failure::{only_corrupt, size_differs, too_large, too_many_pieces, too_many_tasks};
+use crate::failure::{only_corrupt, size_differs, too_large};
 use crate::member::{Member, Wish};
+use crate::records::Suspicion;
 use crate::scheduler::{Deadline, Scheduler};
 use crate::source::Source;
 use crate::task::{Landing, Seat, Task, TaskSlot};
@@ -16,8 +17,13 @@ use crate::{Output, PeerKey, Zone};
 impl Scheduler {
     /// The task of a blob with that size, opened if nobody spoke of it before. Sizes are claims of who wrote a
     /// manifest, or says that it holds the blob: one that a seed has seen rules out the others, and one that a seed
-    /// tries goes first.
-    pub(crate) fn open_task(&mut self, digest: Digest, size: u64) -> Result<TaskSlot, Failure> {
+    /// tries goes first. Whose want or word it is pays for the room that it takes.
+    pub(crate) fn open_task(
+        &mut self,
+        now: Instant,
+        payer: PeerKey,
+        (digest, size): (Digest, u64),
+    ) -> Result<TaskSlot, Failure> {
         let slots = self.tasks.slots(digest);
         if let Some(slot) = slots.iter().find(|slot| self.tasks[**slot].layout.size() == size) {
             return Ok(*slot);
@@ -28,13 +34,8 @@ impl Scheduler {
             return Err(size_differs(digest, size, task.layout.size(), task.seen));
         }
         let layout = Layout::of(size).ok_or_else(|| too_large(digest, size))?;
-        if self.tasks.len() >= self.limits.tasks_max {
-            return Err(too_many_tasks(self.limits.tasks_max));
-        }
-        if self.tasks.piece_count() + u64::from(layout.piece_count()) > self.limits.pieces_max {
-            return Err(too_many_pieces(self.limits.pieces_max));
-        }
-        Ok(self.tasks.insert(Task::new(digest, layout)))
+        self.make_room(now, payer, layout)?;
+        Ok(self.enter_books(payer, Task::new(digest, layout)))
     }
 
     /// Ends a task that nobody has a part in. Whether it did.
@@ -42,6 +43,7 @@ impl Scheduler {
         let empty = self.tasks[slot].member_count() == 0;
         if empty {
             self.forget_shed(slot);
+            self.settle_bill(slot);
             self.tasks.remove(slot);
         }
         empty
@@ -93,8 +95,16 @@ impl Scheduler {
         }
         let seat = self.tasks[slot].join(key, peer.rest.facts.seed, peer.rest.zone, now);
         peer.rest.seats.insert(slot, seat);
-        if self.disbelieved.until(now, &peer.rest.facts.id).is_some() {
+        let (id, digest) = (&peer.rest.facts.id, self.tasks[slot].digest);
+        if self.records.disbelieved_until(now, id).is_some() {
             self.tasks[slot].set_believed(seat, false);
+        }
+        if let Some(suspicion) = self.records.part(now, id, digest) {
+            let task = &mut self.tasks[slot];
+            task.member_mut(seat).ties.suspicion = suspicion;
+            if suspicion.questioned_at.is_some() || suspicion.corrupt.is_some() {
+                task.set_counted(seat, false);
+            }
         }
         (seat, true)
     }
@@ -140,6 +150,7 @@ impl Scheduler {
     pub(crate) fn detach(&mut self, now: Instant, key: PeerKey, slot: TaskSlot) -> Option<Gap> {
         let seat = self.seat(key, slot)?;
         let (mut parents, mut children) = (Vec::new(), Vec::new());
+        self.leaves_untaken(slot, seat);
         let awaited: Vec<u32> =
             self.tasks[slot].member(seat).ties.in_flight.iter().map(|flight| flight.piece).collect();
         for piece in awaited {
@@ -149,6 +160,10 @@ impl Scheduler {
             self.land(now, slot, child, piece, Landing::Lost);
             children.push(self.tasks[slot].member(child).peer);
         }
+        if !children.is_empty() && self.tasks[slot].is_unproven(seat) {
+            // It leaves while it owes its first piece.
+            self.tasks[slot].member_mut(seat).ties.suspicion.questioned_at = Some(now);
+        }
         let digest = self.tasks[slot].digest;
         self.tasks[slot].hashes.dismiss(key);
         if self.tasks[slot].source.reader() == Some(key) {
@@ -157,7 +172,7 @@ impl Scheduler {
             self.discharge_read(slot);
             self.deadlines.insert((until, Deadline::Source(digest)));
         }
-        let partners = self.take_seat(key, slot, seat);
+        let partners = self.take_seat(now, key, slot, seat);
         if self.close_if_empty(slot) {
             return None;
         }
@@ -165,8 +180,9 @@ impl Scheduler {
     }
 
     /// Removes a member, and tells its partners. Who they were.
-    fn take_seat(&mut self, key: PeerKey, slot: TaskSlot, seat: Seat) -> Vec<PeerKey> {
+    fn take_seat(&mut self, now: Instant, key: PeerKey, slot: TaskSlot, seat: Seat) -> Vec<PeerKey> {
         self.drop_wish(slot, seat);
+        self.pass_bill(slot, key);
         let task = &mut self.tasks[slot];
         let digest = task.digest;
         let member = task.leave(seat);
@@ -177,6 +193,10 @@ impl Scheduler {
             self.outputs.push_back(Output::Unlink { peer, partner: key, digest });
         }
         let peer = self.peers.known_mut(key);
+        let suspicion = member.ties.suspicion;
+        if suspicion != Suspicion::default() {
+            self.records.keep_part(now, &peer.rest.facts.id, digest, suspicion, self.limits.question);
+        }
         peer.rest.seats.remove(&slot);
         peer.rest.serves.retain(|other| *other != slot);
         partners
@@ -245,27 +265,6 @@ impl Scheduler {
         self.pace_source(slot);
     }
 
-    /// Asks holders for hashes nobody told: a fresh scheduler knows who holds what, but not
-    /// what it must hash to. Costs a pass over the members while any hash is unknown.
-    pub(crate) fn ask_hashes(&mut self, slot: TaskSlot) {
-        let task = &mut self.tasks[slot];
-        // In doubt the judge tells.
-        if task.knows_what_is_held() || task.hashes.in_doubt().is_some() {
-            return;
-        }
-        let digest = task.digest;
-        let lacking: Vec<Seat> = task
-            .members()
-            .filter(|(_, member)| !member.asked_hashes && task.has_unknown(member))
-            .map(|(seat, _)| seat)
-            .collect();
-        for seat in lacking {
-            let member = task.member_mut(seat);
-            member.asked_hashes = true;
-            self.outputs.push_back(Output::AskHashes { peer: member.peer, digest });
-        }
-    }
-
     /// Starts the clock of a download that was sent corrupt pieces, at its want or at the piece.
     pub(crate) fn watch_hope(&mut self, now: Instant, slot: TaskSlot, seat: Seat) {
         let due = now + self.limits.hopeless;
@@ -318,7 +317,7 @@ impl Scheduler {
             self.outputs.push_back(Output::Cancel { child, digest, piece });
             children.push(child);
         }
-        self.take_seat(key, slot, seat);
+        self.take_seat(now, key, slot, seat);
         self.close_if_empty(slot);
         for child in children {
             self.feed_downloads(now, child);

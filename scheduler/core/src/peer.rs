@@ -21,6 +21,8 @@ pub(crate) struct Peer {
     up_progress_at: Option<Instant>,
     /// Pieces it may owe for all that it has shown: doubles with each that it delivers.
     trust: u8,
+    /// Pieces it may await for all that it has shown: doubles with each that it takes, halves where it takes none.
+    pub(crate) credit: u8,
     /// Whether it was ever blamed.
     wary: bool,
     pub(crate) rest: Box<Rest>,
@@ -43,17 +45,25 @@ pub(crate) struct Rest {
     pub(crate) wants: Vec<TaskSlot>,
     /// Blobs that are read from the registry because it wanted them first.
     pub(crate) reads: u32,
+    /// What the blobs that it made known take in the books.
+    pub(crate) weight: u64,
     /// Peers it was partners with of late, the latest last: their connections stand.
     pub(crate) warm: Vec<PeerKey>,
     up_meter: Meter,
     down_meter: Meter,
     pub(crate) round_trip: RoundTrip,
-    /// Children it lately failed, and when.
-    failed_children: Vec<(PeerKey, Instant)>,
+    /// Children that it lately failed, as they say, and when.
+    accusers: Vec<(PeerKey, Instant)>,
     /// Failures since it last delivered.
     failures_in_a_row: usize,
     /// Until when it comes last, and serves one child at a time.
     blamed_until: Option<Instant>,
+    /// On whose word alone, if it is one child's.
+    blamed_by: Option<PeerKey>,
+    /// When a piece last reached it as a child, or the first was set on its way.
+    pub(crate) taken_at: Option<Instant>,
+    /// When it is looked at whether it takes what is on its way to it.
+    pub(crate) taking_looked_at: Option<Instant>,
 }
 
 /// One direction of a peer's link.
@@ -70,7 +80,14 @@ pub(crate) struct Side {
 }
 
 impl Peer {
-    pub(crate) fn new(facts: PeerFacts, zone: ZonePlace, limits: &Limits, hash: KeyHash) -> Self {
+    /// With what it may await, if that is known of an earlier stream.
+    pub(crate) fn new(
+        facts: PeerFacts,
+        zone: ZonePlace,
+        credit: Option<u8>,
+        limits: &Limits,
+        hash: KeyHash,
+    ) -> Self {
         let trust = if facts.seed { limits.queue_max } else { limits.queue_start };
         let rest = Rest {
             facts,
@@ -80,19 +97,24 @@ impl Peer {
             serves: Vec::new(),
             wants: Vec::new(),
             reads: 0,
+            weight: 0,
             warm: Vec::new(),
             up_meter: Meter::default(),
             down_meter: Meter::default(),
             round_trip: RoundTrip::default(),
-            failed_children: Vec::new(),
+            accusers: Vec::new(),
             failures_in_a_row: 0,
             blamed_until: None,
+            blamed_by: None,
+            taken_at: None,
+            taking_looked_at: None,
         };
         Self {
             up: Side::IDLE,
             down: Side::IDLE,
             up_progress_at: None,
             trust: trust_of(trust),
+            credit: credit.unwrap_or_else(|| trust_of(limits.window_max)),
             wary: false,
             rest: Box::new(rest),
         }
@@ -111,7 +133,7 @@ impl Peer {
     /// Pieces of that length it may await (W).
     pub(crate) fn window(&self, slots: u32, piece_len: u32, limits: &Limits) -> u32 {
         let at_once = self.down.slots(slots);
-        (at_once + at_once / 2 + self.down.ahead(piece_len)).min(limits.window_max)
+        (at_once + at_once / 2 + self.down.ahead(piece_len)).min(limits.window_max).min(self.credit.into())
     }
 
     /// Whether it may owe one more piece of that length.
@@ -153,15 +175,30 @@ impl Peer {
 
     /// It is to receive a piece.
     pub(crate) fn receives(&mut self, now: Instant, bytes: u32) {
+        if self.down.count == 0 {
+            self.rest.taken_at = Some(now);
+        }
         self.down.launch(bytes);
         self.rest.down_meter.begin(now);
     }
 
     /// A piece that it was to send is on its way no more. `beside` is what passes between two
     /// pieces beside the control round trip.
-    pub(crate) fn sent(&mut self, now: Instant, landed: Landed, usual: &mut Usual, limits: &Limits) {
-        self.up.land(landed.bytes);
+    pub(crate) fn sent(
+        &mut self,
+        now: Instant,
+        child: PeerKey,
+        landed: Landed,
+        usual: &mut Usual,
+        limits: &Limits,
+    ) {
+        if landed.weighed {
+            self.up.land(landed.bytes);
+        }
         if landed.arrived {
+            if self.rest.blamed_by.is_some_and(|accuser| accuser != child) {
+                (self.rest.blamed_until, self.rest.blamed_by) = (None, None);
+            }
             self.up_progress_at = Some(now);
             self.trust = self.trust.saturating_mul(2).min(trust_of(limits.queue_max));
             let Rest { up_meter, round_trip, failures_in_a_row, .. } = &mut *self.rest;
@@ -174,9 +211,11 @@ impl Peer {
     }
 
     /// A piece that it was to receive is on its way no more.
-    pub(crate) fn received(&mut self, now: Instant, landed: Landed, usual: &mut Usual) {
+    pub(crate) fn received(&mut self, now: Instant, landed: Landed, usual: &mut Usual, limits: &Limits) {
         self.down.land(landed.bytes);
         if landed.arrived {
+            self.credit = self.credit.saturating_mul(2).min(trust_of(limits.window_max));
+            self.rest.taken_at = Some(now);
             let Rest { down_meter, round_trip, .. } = &mut *self.rest;
             self.down.measure(now, landed, down_meter, round_trip, usual);
         }
@@ -185,17 +224,36 @@ impl Peer {
         }
     }
 
-    /// It did not deliver to `child` in time. True if it is to be blamed for that, and is not yet.
-    pub(crate) fn timed_out(&mut self, child: PeerKey, now: Instant, limits: &Limits) -> bool {
-        self.trust = (self.trust / 2).max(1);
-        let Rest { failed_children, failures_in_a_row, .. } = &mut *self.rest;
-        failed_children
-            .retain(|(other, at)| *other != child && now.saturating_duration_since(*at) < limits.blame);
-        failed_children.push((child, now));
+    /// A child says that it got nothing from this parent in time, or other bytes. How many have said so of late.
+    pub(crate) fn accused_by(&mut self, child: PeerKey, now: Instant, limits: &Limits) -> usize {
+        let Rest { accusers, failures_in_a_row, .. } = &mut *self.rest;
+        accusers.retain(|(other, at)| *other != child && now.saturating_duration_since(*at) < limits.blame);
+        accusers.push((child, now));
         *failures_in_a_row += 1;
-        let blamed = failed_children.len() >= limits.timeouts_to_blame
-            || *failures_in_a_row >= limits.timeouts_to_blame;
-        blamed && !self.is_blamed(now)
+        accusers.len()
+    }
+
+    /// Whether it failed so often, or so many, that it is to be blamed, and is not yet.
+    pub(crate) fn fails(&mut self, now: Instant, limits: &Limits) -> bool {
+        self.trust = (self.trust / 2).max(1);
+        let Rest { accusers, failures_in_a_row, .. } = &*self.rest;
+        let often = accusers.len().max(*failures_in_a_row) >= limits.timeouts_to_blame;
+        often && !self.is_blamed(now)
+    }
+
+    /// Whether it has delivered to anyone since then.
+    pub(crate) fn has_sent_since(&self, then: Instant) -> bool {
+        self.up_progress_at.is_some_and(|at| at > then)
+    }
+
+    /// What it was to send weighs no more: the child may never take it.
+    pub(crate) fn is_rid_of(&mut self, bytes: u32) {
+        self.up.land(bytes);
+    }
+
+    /// As a child it took nothing of what was on its way, or what it says of a parent is not so.
+    pub(crate) fn disappoints(&mut self) {
+        self.credit = (self.credit / 2).max(1);
     }
 
     /// It has to show again what it can do.
@@ -203,12 +261,12 @@ impl Peer {
         self.trust = 1;
     }
 
-    /// It comes last until the blame has worn off: never excluded, since it may be the only holder.
-    pub(crate) fn blame(&mut self, until: Instant) {
+    /// It comes last until the blame has worn off: never excluded, since it may be the only holder. On one child's word
+    /// alone, until it delivers to another.
+    pub(crate) fn blame(&mut self, until: Instant, by: Option<PeerKey>) {
         (self.trust, self.wary) = (1, true);
-        self.rest.failed_children.clear();
         self.rest.failures_in_a_row = 0;
-        self.rest.blamed_until = Some(until);
+        (self.rest.blamed_until, self.rest.blamed_by) = (Some(until), by);
     }
 
     /// Remembers a partner whose connection stands from now on.
@@ -229,6 +287,8 @@ impl Peer {
 pub(crate) struct Landed {
     pub(crate) bytes: u32,
     pub(crate) arrived: bool,
+    /// Whether it counted as something that the parent owes until now.
+    pub(crate) weighed: bool,
     /// What passes between two pieces of one slot beside the control round trip.
     pub(crate) beside: Duration,
 }

@@ -12,6 +12,7 @@ use crate::explain::Obstacle;
 use crate::member::Flight;
 use crate::peer::Landed;
 use crate::rank::{ChildRank, ParentRank, PieceScore, tie};
+use crate::records::Accused;
 use crate::scheduler::{Deadline, Scheduler};
 use crate::task::{Landing, Seat, Task, TaskSlot, TaskZone};
 use crate::zone::{Way, ZonePlace};
@@ -54,12 +55,12 @@ impl Scheduler {
     }
 
     /// Fills a child's free window with pieces of the blobs that it wants, in turn: what one
-    /// download freed serves the others too.
+    /// download freed serves the others too. Of very many, some are looked at.
     pub(crate) fn feed_downloads(&mut self, now: Instant, child: PeerKey) {
         let Some(peer) = self.peers.get(child) else { return };
         let wanted = &peer.rest.wants;
         let turn = if wanted.len() > 1 { self.rng.u32(..) } else { 0 };
-        let mut hungry: VecDeque<TaskSlot> = rotate(wanted, turn).copied().collect();
+        let mut hungry: VecDeque<TaskSlot> = rotate(wanted, turn).take(FEW_WANTS).copied().collect();
         while let Some(slot) = hungry.pop_front() {
             let Some(seat) = self.seat(child, slot) else { continue };
             let Some(choice) = self.choose_parent(now, slot, seat) else { continue };
@@ -186,7 +187,8 @@ impl Scheduler {
         }
         let peer = &self.peers[member.peer];
         let piece_len = task.piece_len();
-        let within_count = !member.awaits() || peer.has_window(self.slots(task), piece_len, &self.limits);
+        let is_first = !member.awaits() && u32::from(peer.credit) >= self.limits.window_max;
+        let within_count = is_first || peer.has_window(self.slots(task), piece_len, &self.limits);
         let has_room = within_count && peer.has_memory(piece_len, &self.limits);
         (!has_room).then_some(Obstacle::WindowFull)
     }
@@ -261,7 +263,7 @@ impl Scheduler {
         let Choice { slot, child, parent, piece } = choice;
         let task = &mut self.tasks[slot];
         let hash = task.hash(piece).expect("only pieces with a known hash help");
-        task.launch(child, Flight { piece, parent, planned_at: now });
+        task.launch(child, Flight { piece, parent, planned_at: now, weighs: true });
         task.moved_lately += 1;
         let bytes = task.layout.piece_size(piece);
         let (digest, from, to) = (task.digest, task.member(parent), task.member(child));
@@ -277,6 +279,7 @@ impl Scheduler {
         self.peers.known_mut(receiver).receives(now, bytes);
         self.outputs.push_back(Output::Assign { child: receiver, parent: sender, digest, piece, hash });
         self.watch_unproven(now, slot, child, parent, piece);
+        self.watch_taking(now, receiver);
     }
 
     /// A piece's way ends: the books of child and parent are settled. The parent, if the piece
@@ -297,14 +300,18 @@ impl Scheduler {
         let mut was_doubted = false;
         if arrived {
             task.member_mut(child).progress_at = now;
-            let parent = task.member(flight.parent);
-            if !parent.counted && !parent.corrupt && parent.believed {
+            let receiver = task.member(child).peer;
+            let parent = task.member_mut(flight.parent);
+            let suspicion = &mut parent.ties.suspicion;
+            let is_cleared =
+                |accused: Accused| accused != Accused::ByMany && accused != Accused::By(receiver);
+            suspicion.corrupt = suspicion.corrupt.filter(|accused| !is_cleared(*accused));
+            was_doubted = suspicion.questioned_at.take().is_some() || !parent.believed;
+            (suspicion.tried_until, suspicion.failed_seed_at) = (None, None);
+            parent.proven = true;
+            if !parent.counted && parent.ties.suspicion.corrupt.is_none() && parent.believed {
                 task.set_counted(flight.parent, true);
             }
-            let parent = task.member_mut(flight.parent);
-            was_doubted = parent.ties.questioned_at.take().is_some() || !parent.believed;
-            (parent.ties.tried_until, parent.ties.failed_seed_at) = (None, None);
-            parent.proven = true;
         }
         let (from, to) = (task.member(flight.parent), task.member(child));
         let (sender, receiver) = (from.peer, to.peer);
@@ -314,9 +321,10 @@ impl Scheduler {
             self.zone_links[zones[0].0 as usize].outbound.land(now, bytes.into(), took);
             self.zone_links[zones[1].0 as usize].inbound.land(now, bytes.into(), took);
         }
-        let landed = Landed { bytes, arrived, beside: self.shedding.interval + BESIDE_CONTROL };
-        self.peers.known_mut(sender).sent(now, landed, &mut self.usual_up, &self.limits);
-        self.peers.known_mut(receiver).received(now, landed, &mut self.usual_down);
+        let beside = self.shedding.interval + BESIDE_CONTROL;
+        let landed = Landed { bytes, arrived, weighed: flight.weighs, beside };
+        self.peers.known_mut(sender).sent(now, receiver, landed, &mut self.usual_up, &self.limits);
+        self.peers.known_mut(receiver).received(now, landed, &mut self.usual_down, &self.limits);
         if was_doubted {
             self.believe(sender);
         }
@@ -334,6 +342,9 @@ fn rotate<T>(items: &[T], turn: u32) -> impl Iterator<Item = &T> {
 fn portion(count: u32, of: u32) -> u32 {
     u32::try_from(u64::from(count) * 1024 / u64::from(of).max(1)).expect("at most 1024")
 }
+
+/// So many of a peer's downloads are looked at for one event.
+pub(crate) const FEW_WANTS: usize = 64;
 
 /// Above so many pieces, more of them are sent at once.
 const MANY_PIECES: u32 = 512;

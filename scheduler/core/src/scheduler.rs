@@ -6,10 +6,10 @@ use std::time::Instant;
 use fastrand::Rng;
 use flotilla_proto::{Digest, PeerId};
 
-use crate::belief::Disbelieved;
 use crate::books::{Peers, Tasks};
 use crate::hash::KeyHash;
 use crate::rate::Usual;
+use crate::records::Records;
 use crate::shed::Shedding;
 use crate::tombstones::Tombstones;
 use crate::zone::{Way, ZoneLink, ZonePlace};
@@ -40,7 +40,7 @@ pub struct Scheduler {
     pub(crate) deadlines: BTreeSet<(Instant, Deadline)>,
     pub(crate) configured_seeds: Vec<PeerId>,
     pub(crate) tombstones: Tombstones,
-    pub(crate) disbelieved: Disbelieved,
+    pub(crate) records: Records,
     /// When the first input came.
     pub(crate) started_at: Option<Instant>,
     /// A copy of a piece was lost, or a seed reads no more: seeds may give what they were not
@@ -65,6 +65,10 @@ pub(crate) enum Deadline {
     Starving(Digest, PeerKey),
     /// Look at what a child awaits of parents that have not delivered anything yet.
     Late(Digest, PeerKey),
+    /// Look whether a child takes what is on its way to it.
+    Taking(PeerKey),
+    /// Look whether holders have told the hashes that they were asked for.
+    Hashes(Digest),
 }
 
 impl Scheduler {
@@ -88,7 +92,7 @@ impl Scheduler {
             deadlines: BTreeSet::new(),
             configured_seeds: Vec::new(),
             tombstones: Tombstones::default(),
-            disbelieved: Disbelieved::default(),
+            records: Records::default(),
             started_at: None,
             seeds_are_due: false,
         }
@@ -104,6 +108,7 @@ impl Scheduler {
 
     fn take(&mut self, now: Instant, input: Input) {
         self.started_at.get_or_insert(now);
+        self.shedding.asked_lately += u64::from(input.asks());
         match input {
             Input::SeedsConfigured { seeds } => {
                 self.configured_seeds = seeds;
@@ -151,7 +156,10 @@ impl Scheduler {
             }
             self.deadlines.pop_first();
             match deadline {
-                Deadline::Source(digest) => self.ensure_source(now, digest),
+                Deadline::Source(digest) => {
+                    self.shedding.asked_lately += 1;
+                    self.ensure_source(now, digest);
+                }
                 Deadline::Feed(_, child) => self.feed_downloads(now, child),
                 Deadline::Parent(parent) => {
                     self.believe_after_a_while(now, parent);
@@ -161,6 +169,8 @@ impl Scheduler {
                 Deadline::Link(place, way) => self.feed_across(now, place, way),
                 Deadline::Starving(digest, child) => self.help_starving(now, child, digest),
                 Deadline::Late(digest, child) => self.give_up_late(now, child, digest),
+                Deadline::Taking(child) => self.look_at_taking(now, child),
+                Deadline::Hashes(digest) => self.look_at_hashes(now, digest),
             }
         }
         self.feed_seeds_if_due(now);

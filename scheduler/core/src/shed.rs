@@ -22,6 +22,8 @@ pub(crate) struct Shedding {
     resume_at: Option<Instant>,
     /// How long to wait before something is taken back, the next time.
     patience: Duration,
+    /// What peers asked for since then, and looks at what waits.
+    pub(crate) asked_lately: u64,
     /// When the load was last measured.
     measured_at: Option<Instant>,
     /// Pieces that the thread can plan in a second, as it did when it got too busy.
@@ -35,8 +37,9 @@ impl Scheduler {
     pub(crate) fn load_measured(&mut self, now: Instant, load_percent: u8) {
         let measured_at = self.shedding.measured_at.replace(now);
         let span = measured_at.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let asked = std::mem::take(&mut self.shedding.asked_lately);
         if load_percent >= self.limits.shed_at {
-            self.shed(now, span, load_percent);
+            self.shed(now, span, load_percent, asked);
         } else if load_percent < self.limits.resume_at {
             self.shedding.doublings = self.shedding.doublings.saturating_sub(1);
             self.resume(now, span, load_percent);
@@ -65,8 +68,9 @@ impl Scheduler {
         self.shedding.resume_at = Some(now + self.shedding.patience.max(PATIENCE_MIN));
     }
 
-    /// What a blob costs goes with the pieces planned of it.
-    fn shed(&mut self, now: Instant, span: Duration, load_percent: u8) {
+    /// What a blob costs goes with the pieces planned of it. Where far more was asked of the planner, that is what
+    /// costs: handing blobs over would slow them down and free little, and one peer that asks for thousands could have it.
+    fn shed(&mut self, now: Instant, span: Duration, load_percent: u8, asked: u64) {
         let planned = |(slot, task): (TaskSlot, &Task)| (task.moved_lately, slot);
         let mut busy: Vec<(u32, TaskSlot)> =
             self.tasks.iter().filter(|(_, task)| !task.picking).map(planned).collect();
@@ -74,6 +78,9 @@ impl Scheduler {
         let all: u64 = busy.iter().map(|(planned, _)| u64::from(*planned)).sum();
         if all == 0 {
             self.shedding.doublings = DOUBLINGS_MAX.min(self.shedding.doublings + 1);
+            return;
+        }
+        if all * MANY_ASKED < asked {
             return;
         }
         if self.shedding.picking.is_empty() {
@@ -173,6 +180,9 @@ const LIKELY_RATE: f64 = 125e6;
 
 /// Between what one thread can plan and so many times as much, it is left to measurement to say.
 const PLAINLY_TOO_MUCH: f64 = 3.0;
+
+/// What peers ask for, and not what is planned, is too much where there is so many times as much of it.
+const MANY_ASKED: u64 = 8;
 
 /// Where reports alone are too much, they are gathered up to 32 times as long.
 const DOUBLINGS_MAX: u32 = 5;

@@ -190,7 +190,7 @@ impl Scheduler {
         if self.peers.get(seed).is_none_or(|peer| !peer.rest.facts.seed) {
             return;
         }
-        let Ok(slot) = self.open_task(digest, size) else { return };
+        let Ok(slot) = self.open_task(now, seed, (digest, size)) else { return };
         if pieces.len() != self.tasks[slot].piece_count() {
             self.close_if_empty(slot);
             return;

@@ -53,6 +53,12 @@ pub(crate) struct Task {
     pub(crate) source: Source,
     /// When it is looked at whether the read may begin, or was last.
     pub(crate) looked_at_again: Option<Instant>,
+    /// When it is looked at whether holders have told their hashes.
+    pub(crate) hashes_due_at: Option<Instant>,
+    /// What it takes in the planner's books.
+    pub(crate) weight: u64,
+    /// Who made it known, or a member since that one left.
+    pub(crate) payer: Option<PeerKey>,
     /// Whose read it is: one that wanted it when it began.
     pub(crate) read_for: Option<PeerKey>,
     /// Whether a seed has seen that the blob has this size.
@@ -107,6 +113,9 @@ impl Task {
             is_wanted_in_part: false,
             source: Source::Idle,
             looked_at_again: None,
+            hashes_due_at: None,
+            weight: 0,
+            payer: None,
             read_for: None,
             seen: false,
             picking: false,
@@ -125,6 +134,11 @@ impl Task {
 
     pub(crate) fn is_wanted(&self) -> bool {
         self.demand.count() > 0
+    }
+
+    /// Whether no other peer wants it. Costs a pass over the members, if anyone does.
+    pub(crate) fn is_wanted_by_none_but(&self, peer: PeerKey) -> bool {
+        !self.is_wanted() || !self.members().any(|(_, member)| member.wish.is_some() && member.peer != peer)
     }
 
     /// Whether nothing is planned of it: its members pick, and there is no other zone to cross to.
@@ -251,6 +265,11 @@ impl Task {
         held.iter().zip(self.hashes.usable_words()).any(|(held, known)| held & !known != 0)
     }
 
+    /// Members that hold such a piece.
+    pub(crate) fn lacking_hashes(&self) -> Vec<Seat> {
+        self.members().filter(|(_, member)| self.has_unknown(member)).map(|(seat, _)| seat).collect()
+    }
+
     /// Whether a member holds any of these pieces.
     pub(crate) fn holds_any(&self, seat: Seat, pieces: &PieceSet) -> bool {
         let held = self.rows.held(self.member(seat).row);
@@ -277,17 +296,40 @@ impl Task {
         let member = self.member_mut(child);
         let place = member.ties.in_flight.iter().position(|flight| flight.piece == piece);
         let flight = place.map(|place| member.ties.in_flight.swap_remove(place));
+        let weighs = flight.is_none_or(|flight| flight.weighs);
         match landing {
-            Landing::Held => self.hold(child, piece),
+            Landing::Held => {
+                self.hold(child, piece);
+                if !weighs {
+                    self.count_copy(child, piece, true);
+                }
+            }
             Landing::Lost if flight.is_some() => {
                 let row = self.own_row(child);
                 bits::remove(self.rows.taken_mut(row), piece);
                 self.member_mut(child).taken_count -= 1;
-                self.count_copy(child, piece, false);
+                if weighs {
+                    self.count_copy(child, piece, false);
+                }
             }
             Landing::Lost => {}
         }
         flight
+    }
+
+    /// What is on its way to a child since then or longer counts no more as copies to be. Those flights that did.
+    pub(crate) fn discount_flights(&mut self, child: Seat, since: Instant) -> Vec<Flight> {
+        let mut discounted = Vec::new();
+        for flight in &mut self.member_mut(child).ties.in_flight {
+            if flight.weighs && flight.planned_at <= since {
+                flight.weighs = false;
+                discounted.push(*flight);
+            }
+        }
+        for flight in &discounted {
+            self.count_copy(child, flight.piece, false);
+        }
+        discounted
     }
 
     fn hold(&mut self, seat: Seat, piece: u32) {
@@ -357,7 +399,7 @@ impl Task {
             return;
         }
         member.believed = believed;
-        let counted = believed && !member.corrupt;
+        let counted = believed && member.ties.suspicion.corrupt.is_none();
         self.set_counted(seat, counted);
         let held: Vec<u32> = bits::ones(self.rows.held(self.member(seat).row)).collect();
         for piece in held {
@@ -399,7 +441,8 @@ impl Task {
         if member.counted == counted {
             return;
         }
-        let taken: Vec<u32> = bits::ones(self.rows.taken(member.row)).collect();
+        let weighs = |piece: &u32| member.flight(*piece).is_none_or(|flight| flight.weighs);
+        let taken: Vec<u32> = bits::ones(self.rows.taken(member.row)).filter(weighs).collect();
         self.member_mut(seat).counted = true;
         for piece in taken {
             self.count_copy(seat, piece, counted);

@@ -148,3 +148,16 @@ fn where_reports_alone_are_too_much_they_are_gathered_longer_until_they_are_not(
     }
     assert!(*swarm.intervals.last().expect("told above") <= usual * 3 / 2);
 }
+
+#[test]
+fn a_thread_that_is_asked_for_far_more_than_it_plans_hands_nothing_over() {
+    let mut swarm = Swarm::new(Limits::default(), 20);
+    let planned = swarm.assigned_count;
+    for blob in 0..8 * planned {
+        let digest = Digest::of(&blob.to_be_bytes());
+        swarm.input(Input::Wanted { peer: PeerKey(1), digest, size: SIZE, part: None, reader: true });
+    }
+    swarm.load(100);
+    assert!(swarm.picks.is_empty(), "the {planned} pieces are not what costs");
+    swarm.load(0);
+}

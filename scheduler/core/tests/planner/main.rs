@@ -18,7 +18,9 @@
 #![allow(clippy::disallowed_methods, clippy::unwrap_used)] // a test may read the clock, once, and unwrap
 
 mod alone;
+mod driver;
 mod histories;
+mod hostile;
 mod model;
 
 use flotilla_proto::{Digest, PieceHash};
