@@ -4,6 +4,8 @@ use flotilla_proto::wire::join_hashes;
 use flotilla_proto::wire::scheduler::{Announce, Run, Want};
 use flotilla_proto::{Digest, Layout, PieceHash};
 
+use crate::answers::forged_piece;
+
 /// The first pieces of a blob.
 #[derive(Debug, Clone)]
 pub struct Claim {
@@ -42,6 +44,18 @@ impl Claim {
     pub fn made_up(digest: Digest, size: u64) -> Self {
         let layout = Layout::of(size).expect("a size that a blob may have");
         let hash = |piece: u32| PieceHash::of(&piece.to_be_bytes());
+        Self { digest, size, hashes: (0..layout.piece_count()).map(hash).collect() }
+    }
+
+    /// All of a blob, with the hashes of other bytes, which [`Manner::Forges`](crate::Manner::Forges) sends.
+    ///
+    /// # Panics
+    ///
+    /// If no blob may be so long.
+    #[must_use]
+    pub fn forged(digest: Digest, size: u64) -> Self {
+        let layout = Layout::of(size).expect("a size that a blob may have");
+        let hash = |piece: u32| PieceHash::of(&forged_piece(layout, piece));
         Self { digest, size, hashes: (0..layout.piece_count()).map(hash).collect() }
     }
 

@@ -20,6 +20,8 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 
+use answers::Sizes;
+
 pub use answers::Manner;
 pub use claim::Claim;
 
@@ -28,6 +30,8 @@ pub struct Hostile {
     said: mpsc::Sender<FromPeer>,
     /// Whom the scheduler has named to it. Held for one operation.
     named: Arc<Mutex<Vec<String>>>,
+    /// Of what it has announced.
+    sizes: Sizes,
     /// Hears what it is told, and answers.
     _tasks: JoinSet<()>,
     /// Keeps its address from answering that nobody is there.
@@ -49,10 +53,12 @@ impl Hostile {
         let socket = UdpSocket::bind(listen).with_context(|| format!("listen at {listen}"))?;
         let here = socket.local_addr()?;
         let mut tasks = JoinSet::new();
+        let sizes = Sizes::default();
         let socket = if manner == Manner::Silent {
             Some(socket)
         } else {
-            tasks.spawn(answers::serve(answers::endpoint(socket, identity)?, manner));
+            let endpoint = answers::endpoint(socket, identity)?;
+            tasks.spawn(answers::serve(endpoint, manner, Arc::clone(&sizes)));
             None
         };
         let channel = rpc::channel(identity, address, scheduler);
@@ -74,7 +80,7 @@ impl Hostile {
                 note(&names, Some(&message));
             }
         });
-        Ok(Self { said, named, _tasks: tasks, _socket: socket })
+        Ok(Self { said, named, sizes, _tasks: tasks, _socket: socket })
     }
 
     /// Says that it holds what these claim.
@@ -83,6 +89,8 @@ impl Hostile {
     ///
     /// If the scheduler is gone.
     pub async fn announce(&self, claims: &[Claim]) -> Result<()> {
+        let sizes = claims.iter().map(|claim| (claim.digest, claim.size));
+        self.sizes.lock().unwrap_or_else(PoisonError::into_inner).extend(sizes);
         let announces = claims.iter().map(Claim::announcement).collect();
         self.say(FromPeer { announces, ..Default::default() }).await
     }

@@ -58,7 +58,8 @@ async fn lie(orders: &LiarOrders) -> Result<()> {
     let known = tokio::time::timeout(PATIENCE, known).await.context("no scheduler is known")??.clone();
     let scheduler = &known.schedulers[0];
     let hostile = Hostile::join(&identity, (&scheduler.id, scheduler.address), listen, *manner).await?;
-    let claims = [Claim::made_up(*digest, *size), Claim::made_up(*digest, size + 1)];
+    let claim = if *manner == Manner::Forges { Claim::forged } else { Claim::made_up };
+    let claims = [claim(*digest, *size), Claim::made_up(*digest, size + 1)];
     hostile.announce(&claims).await?;
     fs::write(&orders.ready_file, "")?;
     tokio::select! {
@@ -85,13 +86,14 @@ pub(super) fn name_of(manner: Manner) -> &'static str {
     named.map(|(name, _)| *name).expect("every manner has a name")
 }
 
-const MANNERS: [(&str, Manner); 7] = [
+const MANNERS: [(&str, Manner); 8] = [
     ("silent", Manner::Silent),
     ("mute", Manner::Mute),
     ("drips", Manner::Drips),
     ("garbage", Manner::Garbage),
     ("busy", Manner::Busy),
     ("cuts", Manner::Cuts),
+    ("forges", Manner::Forges),
     ("any", Manner::Any),
 ];
 

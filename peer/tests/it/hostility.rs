@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use flotilla_e2e_hostile::{Claim, Manner};
+use flotilla_proto::Digest;
 
 use crate::hostile;
 use crate::region::{Region, blob_path, noise};
@@ -54,4 +55,29 @@ async fn a_size_that_only_a_peer_claims_keeps_nobody_out() {
     let answer = region.one.client.get(&format!("{}?ns={HOST}", blob_path("app", &blob))).await;
     assert_eq!((answer.status.as_u16(), answer.body == blob), (200, true));
     assert_eq!(region.registry.reads_of(&blob), (1, 3_000_000));
+}
+
+/// Its hashes are those of the bytes that it sends, so that only SHA-256 tells.
+#[tokio::test]
+async fn a_peer_that_makes_up_bytes_and_their_hashes_fails_one_pull_and_is_believed_no_more() {
+    let mut region = Region::start().await;
+    let liar = hostile::join(&mut region.cluster, "liar", Manner::Forges).await;
+    let mut failed = Vec::new();
+    for (number, seed) in [8, 9, 10].into_iter().enumerate() {
+        let (blob, tag) = (noise(seed, 3_000_000), format!("v{number}"));
+        region.registry.push("app", &tag, &[&blob]);
+        liar.announce(&[Claim::forged(Digest::of(&blob), 3_000_000)]).await.unwrap();
+        let mut failures = 0;
+        for node in [&region.one, &region.two, &region.one] {
+            let path = format!("/v2/app/manifests/{tag}");
+            assert_eq!(node.client.mirror(&path).await.status, 200);
+            let answer = node.client.mirror(&blob_path("app", &blob)).await;
+            let is_whole = answer.status == 200 && answer.is_complete;
+            assert!(!is_whole || answer.body == blob, "no complete wrong body");
+            failures += usize::from(!is_whole);
+        }
+        assert_eq!(region.registry.reads_of(&blob), (1, 3_000_000), "blob {number}");
+        failed.push(failures);
+    }
+    assert!(failed[0] <= 1 && failed[1..] == [0, 0], "{failed:?}");
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use flotilla_proto::{Digest, PieceSet, bits};
 
 use crate::member::{Flight, Member};
+use crate::records::Accused;
 use crate::scheduler::{Deadline, Scheduler};
 use crate::task::{Landing, Seat, Task, TaskSlot};
 use crate::{Output, PeerKey};
@@ -112,12 +113,21 @@ impl Scheduler {
         self.outputs.push_back(Output::Relay { seed, digest, size, pieces });
     }
 
+    /// The same of a member.
+    fn disbelieve(&mut self, now: Instant, slot: TaskSlot, holder: Seat) {
+        self.disbelieve_peer(now, self.tasks[slot].member(holder).peer, false);
+    }
+
     /// What a peer says that it holds counts as held by nobody. Costs a pass over its part in all blobs, and over what
     /// it holds of those that somebody wants.
-    fn disbelieve(&mut self, now: Instant, slot: TaskSlot, holder: Seat) {
-        let key = self.tasks[slot].member(holder).peer;
-        let until = self.records.disbelieve(now, &self.peers[key].rest.facts.id, self.limits.blame);
-        self.blame_until(key, until, None);
+    pub(crate) fn disbelieve_peer(&mut self, now: Instant, key: PeerKey, for_silence: bool) {
+        let id = &self.peers[key].rest.facts.id;
+        if self.records.disbelieved_until(now, id).is_some() && !self.records.is_silent(now, id) {
+            return;
+        }
+        let until =
+            self.records.disbelieve(now, &self.peers[key].rest.facts.id, self.limits.blame, for_silence);
+        self.blame_until(now, key, until, None);
         let mut wanted = Vec::new();
         for (slot, seat) in self.wanted_seats(key) {
             let task = &mut self.tasks[slot];
@@ -171,14 +181,14 @@ impl Scheduler {
 
     /// A blob begins to be wanted: what its members hold counts as they are believed now. Costs a pass over them.
     pub(crate) fn look_at_beliefs(&mut self, now: Instant, slot: TaskSlot) {
-        if self.records.is_empty() && self.tasks[slot].all_believed() {
+        if self.records.are_all_believed(now) && self.tasks[slot].all_believed() {
             return;
         }
         let members: Vec<(Seat, PeerKey)> =
             self.tasks[slot].members().map(|(seat, member)| (seat, member.peer)).collect();
-        self.seeds_are_due = true;
         for (seat, key) in members {
             let believed = !self.is_disbelieved(now, key);
+            self.seeds_are_due |= believed != self.tasks[slot].member(seat).believed;
             self.tasks[slot].set_believed(seat, believed);
         }
     }
@@ -258,6 +268,12 @@ impl Task {
     pub(crate) fn is_tried(&self, now: Instant, holder: Seat) -> bool {
         let member = self.member(holder);
         self.is_unproven(holder) && member.ties.suspicion.tried_until.is_some_and(|until| now < until)
+    }
+
+    /// Whether several say that a member, which has delivered nothing, sends other bytes than it should: then only a seed
+    /// may be sent what it holds.
+    pub(crate) fn is_said_to_corrupt(&self, holder: Seat) -> bool {
+        self.member(holder).ties.suspicion.corrupt == Some(Accused::ByMany) && self.is_unproven(holder)
     }
 
     /// Whether a seed was told lately to ask a member for a piece, and it has yet to deliver its first.

@@ -14,7 +14,7 @@ use crate::failure::{other_bytes, wrong_bytes};
 use crate::hashes::{Learnt, Word};
 use crate::member::Member;
 use crate::scheduler::{Deadline, Scheduler};
-use crate::task::{Landing, Seat, Task, TaskSlot};
+use crate::task::{Landing, Seat, TaskSlot};
 use crate::{Output, PeerKey};
 
 impl Scheduler {
@@ -59,7 +59,7 @@ impl Scheduler {
         let member = task.member_mut(seat);
         member.found = true;
         if is_asked {
-            member.ties.suspicion.asked_hashes_at = Some(now);
+            member.ties.asked_hashes_at = Some(now);
         }
         let peer = member.peer;
         self.outputs.extend(self.tombstones.of(digest).map(|variant| Output::Entomb { peer, variant }));
@@ -99,10 +99,7 @@ impl Scheduler {
                 }
             }
         }
-        let has_told_all = !task.has_unknown(task.member(seat));
-        if has_told_all && !task.member(seat).believed && !self.is_disbelieved(now, peer) {
-            self.tasks[slot].set_believed(seat, true);
-        }
+        self.break_silence(now, slot);
         self.overrule(now, slot, seat, &overruled);
         if self.tasks.is(slot, digest) {
             self.feed_holders(now, slot);
@@ -111,66 +108,79 @@ impl Scheduler {
     }
 
     /// Asks holders for hashes nobody told: a fresh scheduler knows who holds what, but not
-    /// what it must hash to. Costs a pass over the members while any hash is unknown.
-    pub(crate) fn ask_hashes(&mut self, now: Instant, slot: TaskSlot) {
+    /// what it must hash to. One of them, or all: that costs a pass over the members while any hash is unknown.
+    pub(crate) fn ask_hashes(&mut self, now: Instant, slot: TaskSlot, one: Option<Seat>) {
         let task = &mut self.tasks[slot];
         // In doubt the judge tells.
         if task.knows_what_is_held() || task.hashes.in_doubt().is_some() {
             return;
         }
         let digest = task.digest;
-        for seat in task.lacking_hashes() {
+        let lacking = match one {
+            Some(seat) if task.has_unknown(task.member(seat)) => vec![seat],
+            Some(_) => vec![],
+            None => task.lacking_hashes(),
+        };
+        for seat in lacking {
             let member = task.member_mut(seat);
-            if member.ties.suspicion.asked_hashes_at.is_none() {
-                member.ties.suspicion.asked_hashes_at = Some(now);
+            if member.ties.asked_hashes_at.is_none() {
                 self.outputs.push_back(Output::AskHashes { peer: member.peer, digest });
             }
+            let asked_at = *member.ties.asked_hashes_at.get_or_insert(now);
+            let at = (asked_at + self.limits.hashes_wait).max(now);
+            if task.hashes_due_at.is_none_or(|due| at < due) {
+                task.hashes_due_at = Some(at);
+                self.deadlines.insert((at, Deadline::Hashes(digest)));
+            }
         }
-        self.give_up_hashes(now, slot);
     }
 
     /// Looks whether holders have told the hashes that they were asked for.
     pub(crate) fn look_at_hashes(&mut self, now: Instant, digest: Digest) {
         for slot in self.tasks.slots(digest).to_vec() {
-            if !self.tasks.is(slot, digest) {
-                continue;
-            }
-            self.tasks[slot].hashes_due_at = None;
-            if self.tasks[slot].is_wanted() {
+            if self.tasks.is(slot, digest) && self.tasks[slot].hashes_due_at.is_some_and(|at| at <= now) {
+                self.tasks[slot].hashes_due_at = None;
                 self.give_up_hashes(now, slot);
             }
         }
     }
 
-    /// What a member holds without telling its hashes counts as held by nobody, once it had the time to tell them:
-    /// nobody could be sent it. Costs a pass over the members.
+    /// A member that holds pieces and has not told their hashes in time is not believed: nobody could be sent them. Not
+    /// so a seed, who would be the one to read them. Costs a pass over the members.
     fn give_up_hashes(&mut self, now: Instant, slot: TaskSlot) {
         let task = &mut self.tasks[slot];
-        if task.hashes.in_doubt().is_some() {
+        if !task.is_wanted() || task.hashes.in_doubt().is_some() {
             return;
         }
         let digest = task.digest;
-        let due = |task: &Task, seat: &Seat| {
-            task.member(*seat).ties.suspicion.asked_hashes_at.map(|at| at + self.limits.hashes_wait)
-        };
-        let lacking = task.lacking_hashes().into_iter().filter(|seat| task.member(*seat).believed);
+        let due =
+            |seat: &Seat| task.member(*seat).ties.asked_hashes_at.map(|at| at + self.limits.hashes_wait);
+        let may_be_silent = |seat: &Seat| task.member(*seat).believed && !task.member(*seat).seed;
+        let lacking = task.lacking_hashes().into_iter().filter(may_be_silent);
         let (late, young): (Vec<Seat>, Vec<Seat>) =
-            lacking.partition(|seat| due(task, seat).is_some_and(|due| due <= now));
-        let next = young.iter().filter_map(|seat| due(task, seat)).min();
-        if let Some(at) = next.filter(|_| task.hashes_due_at.is_none()) {
+            lacking.partition(|seat| due(seat).is_some_and(|due| due <= now));
+        let late: Vec<PeerKey> = late.into_iter().map(|seat| task.member(seat).peer).collect();
+        if let Some(at) = young.iter().filter_map(due).min() {
             task.hashes_due_at = Some(at);
             self.deadlines.insert((at, Deadline::Hashes(digest)));
         }
-        if late.is_empty() {
+        for peer in late {
+            self.disbelieve_peer(now, peer, true);
+        }
+    }
+
+    /// Those who were not believed for their silence are, once the hashes are known. Costs a pass over the members.
+    fn break_silence(&mut self, now: Instant, slot: TaskSlot) {
+        let task = &self.tasks[slot];
+        if task.all_believed() {
             return;
         }
-        for seat in late {
-            task.set_believed(seat, false);
-        }
-        self.seeds_are_due = true;
-        self.ensure_source(now, digest);
-        if self.tasks.is(slot, digest) {
-            self.reach_all(now, slot);
+        let is_silent = |key: PeerKey| self.records.is_silent(now, &self.peers[key].rest.facts.id);
+        let known = task.members().filter(|(_, member)| !member.believed && !task.has_unknown(member));
+        let heard: Vec<PeerKey> =
+            known.map(|(_, member)| member.peer).filter(|peer| is_silent(*peer)).collect();
+        for peer in heard {
+            self.believe(peer);
         }
     }
 
@@ -208,9 +218,12 @@ impl Scheduler {
         let task = &mut self.tasks[slot];
         let holds_other = |seat: &Seat| *seat != by && task.holds_any(*seat, pieces);
         let others: Vec<Seat> = task.members().map(|(seat, _)| seat).filter(holds_other).collect();
-        let mut expelled = Vec::new();
+        let (mut expelled, mut false_tellers) = (Vec::new(), Vec::new());
         for seat in others {
             let peer = task.member(seat).peer;
+            if task.hashes.told_by(peer, pieces) && !task.member(seat).seed {
+                false_tellers.push(peer);
+            }
             if task.source.reader() == Some(peer) {
                 pieces.iter().for_each(|piece| task.drop_piece(seat, piece));
                 self.seeds_are_due = true;
@@ -220,6 +233,10 @@ impl Scheduler {
         }
         task.hashes.forget_tellers(pieces);
         self.expel(now, slot, &expelled);
+        for peer in false_tellers {
+            // It fails a download with each blob whose hashes it makes up: the next one is not to hear of them.
+            self.disbelieve_peer(now, peer, false);
+        }
     }
 
     /// Pieces on their way are not wanted any more.

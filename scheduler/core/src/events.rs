@@ -43,8 +43,19 @@ impl Scheduler {
         let Some(peer) = self.peers.get(key) else { return };
         let mut slots: Vec<TaskSlot> = peer.rest.seats.keys().copied().collect();
         slots.sort_unstable();
+        let untaken = slots.iter().find_map(|slot| {
+            let seat = self.seat(key, *slot)?;
+            self.tasks[*slot].member(seat).awaits().then_some((*slot, seat))
+        });
+        if let Some((slot, seat)) = untaken {
+            self.leaves_untaken(slot, seat);
+        }
         let gaps: Vec<_> = slots.into_iter().filter_map(|slot| self.detach(now, key, slot)).collect();
         let peer = &self.peers[key];
+        let times = [peer.blamed_until(), self.records.disbelieved_until(now, &peer.rest.facts.id)];
+        for at in times.into_iter().flatten() {
+            self.deadlines.remove(&(at, Deadline::Parent(key)));
+        }
         if u32::from(peer.credit) < self.limits.window_max {
             self.records.keep_credit(now, &peer.rest.facts.id, peer.credit);
         }
@@ -100,7 +111,7 @@ impl Scheduler {
         let Some((slot, seat)) = self.find(peer, digest) else { return };
         self.reach(now, slot, seat);
         self.tell_seed(peer, slot);
-        self.ask_hashes(now, slot);
+        self.ask_hashes(now, slot, None);
         if self.tasks[slot].picking {
             self.outputs.push_back(Output::Picking { peer, digest, picks: true });
         } else {
@@ -181,7 +192,9 @@ impl Scheduler {
         }
         if newcomer && self.tasks[slot].is_wanted() {
             self.draw_partners(slot, seat);
-            self.ask_hashes(now, slot);
+        }
+        if (newcomer || hashes.is_empty()) && self.tasks[slot].is_wanted() {
+            self.ask_hashes(now, slot, Some(seat));
         }
         if is_first {
             self.befriend_if_lonely(slot, seat);
@@ -230,12 +243,13 @@ impl Scheduler {
         if self.tasks[slot].picking {
             self.tasks[slot].moved_lately += pieces.count();
         }
-        self.trust_again(slot, seat);
+        self.trust_again(now, slot, seat);
         let word = self.word(slot, seat, true);
+        let is_believed = self.tasks[slot].member(seat).believed;
         let mut overruled: Option<PieceSet> = None;
         for (index, piece) in pieces.iter().enumerate() {
-            let learnt =
-                hashes.get(index).map(|hash| self.tasks[slot].hashes.learn(peer, piece, *hash, word));
+            let told = hashes.get(index).filter(|_| is_believed);
+            let learnt = told.map(|hash| self.tasks[slot].hashes.learn(peer, piece, *hash, word));
             match learnt {
                 None | Some(Learnt::Agrees) => {}
                 Some(Learnt::Overrules) => {
@@ -260,7 +274,8 @@ impl Scheduler {
 
     /// A peer whose download ends with this knows it itself; one that goes on wants it anew.
     pub(crate) fn withdrawn(&mut self, now: Instant, peer: PeerKey, digest: Digest) {
-        let Some((slot, _)) = self.find(peer, digest) else { return };
+        let Some((slot, seat)) = self.find(peer, digest) else { return };
+        self.leaves_untaken(slot, seat);
         if let Some(gap) = self.detach(now, peer, slot) {
             self.mend(now, &gap);
         }

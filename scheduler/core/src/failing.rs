@@ -39,13 +39,15 @@ impl Scheduler {
             return;
         };
         self.land(now, slot, seat, piece, Landing::Lost);
-        if self.is_questionable(now, slot, seat, owner, piece, reason) {
+        let is_questionable = self.is_questionable(now, slot, seat, owner, piece, reason);
+        if is_questionable {
             self.question(now, slot, seat, owner, piece);
         }
         if let Some((slot, seat)) = self.find(child, digest)
             && let Some(owner) = self.seat(parent, slot)
         {
-            self.blame_for(now, (slot, seat), (parent, owner), (piece, planned_at), reason);
+            let failed = (piece, planned_at, is_questionable);
+            self.blame_for(now, (slot, seat), (parent, owner), failed, reason);
         }
         self.feed_downloads(now, child);
         self.feed_parent(now, parent);
@@ -73,15 +75,18 @@ impl Scheduler {
                 let owed = self.peers[task.member(parent).peer].up.count;
                 !task.member(parent).proven && (is_probed && by_seed || owed <= u32::from(is_probed))
             }
-            FailureReason::NotHeld => self.is_hearsay(slot, child, piece),
+            FailureReason::NotHeld => self.is_hearsay(now, slot, child, parent, piece),
         }
     }
 
     /// Whether it is a child's word alone that a parent does not hold a piece which few others do: a seed is to ask it,
-    /// before the registry is.
-    fn is_hearsay(&self, slot: TaskSlot, child: Seat, piece: u32) -> bool {
+    /// before the registry is. Not once a seed had the time to, and not of a seed's own.
+    fn is_hearsay(&self, now: Instant, slot: TaskSlot, child: Seat, parent: Seat, piece: u32) -> bool {
         let task = &self.tasks[slot];
-        !task.member(child).seed && task.few_hold(piece) && !self.seeds.is_empty()
+        let holder = task.member(parent);
+        let was_tried = holder.ties.suspicion.tried_until.is_some_and(|until| until <= now);
+        let is_one_child_s = !task.member(child).seed && !holder.seed && task.few_hold(piece) && !was_tried;
+        is_one_child_s && self.next_seed(now, task.digest, &[holder.peer].into()).is_some()
     }
 
     /// What a failure means for the parent and for the pair.
@@ -90,37 +95,43 @@ impl Scheduler {
         now: Instant,
         (slot, seat): (TaskSlot, Seat),
         (parent, owner): (PeerKey, Seat),
-        (piece, planned_at): (u32, Instant),
+        (piece, planned_at, was_questionable): (u32, Instant, bool),
         reason: FailureReason,
     ) {
         let (child, digest) = (self.tasks[slot].member(seat).peer, self.tasks[slot].digest);
         match reason {
             FailureReason::TimedOut | FailureReason::Unreachable => {
                 self.rest_pair(now, slot, seat, owner);
-                let accusers = self.accused(now, child, parent, planned_at);
-                let is_certain = accusers.is_some_and(|accusers| accusers > 1);
-                if accusers.is_some() && self.peers.known_mut(parent).fails(now, &self.limits) {
-                    self.blame(now, parent, (!is_certain).then_some(child));
-                    self.remove_parent(now, parent, (!is_certain).then_some(child));
+                let Some(accusers) = self.accused(now, (child, parent), false, planned_at) else { return };
+                if self.peers.known_mut(parent).fails(now, accusers, &self.limits) {
+                    let alone = (accusers == 1).then_some(child);
+                    self.blame(now, parent, alone);
+                    self.remove_parent(now, parent, alone);
                 }
+                self.disbelieve_if_useless(now, parent);
             }
             FailureReason::Busy => self.rest_pair(now, slot, seat, owner),
             FailureReason::Corrupt => {
                 let by_seed = self.tasks[slot].member(seat).seed;
                 self.tasks[slot].member_mut(seat).ban(owner);
-                if let Some(accusers) = self.accused(now, child, parent, planned_at) {
-                    let alone = (accusers == 1 && !by_seed).then_some(child);
+                if let Some(accusers) = self.accused(now, (child, parent), true, planned_at) {
+                    let enough =
+                        if self.tasks[slot].member(owner).seed { self.limits.timeouts_to_blame } else { 2 };
+                    let alone = (accusers < enough && !by_seed).then_some(child);
                     self.blame(now, parent, alone);
                     let task = &mut self.tasks[slot];
-                    task.member_mut(owner).ties.suspicion.corrupt =
-                        Some(alone.map_or(Accused::ByMany, Accused::By));
+                    let accused = &mut task.member_mut(owner).ties.suspicion.corrupt;
+                    if *accused != Some(Accused::ByMany) {
+                        *accused = Some(alone.map_or(Accused::ByMany, Accused::By));
+                    }
                     task.set_counted(owner, false);
+                    self.disbelieve_if_useless(now, parent);
                 }
                 self.seeds_are_due = true;
                 self.watch_hope(now, slot, seat);
                 self.reach(now, slot, seat);
             }
-            FailureReason::NotHeld if self.is_hearsay(slot, seat, piece) => {
+            FailureReason::NotHeld if was_questionable => {
                 self.rest_pair(now, slot, seat, owner);
             }
             FailureReason::NotHeld => {
@@ -134,30 +145,45 @@ impl Scheduler {
         }
     }
 
-    /// A child says that a parent failed it. How many say so, where nothing speaks against it.
+    /// A child says that a parent failed it, perhaps by a corrupt piece. How many say so, where nothing speaks against
+    /// it. A child that has taken nothing from anyone meanwhile may await less.
     fn accused(
         &mut self,
         now: Instant,
-        child: PeerKey,
-        parent: PeerKey,
+        (child, parent): (PeerKey, PeerKey),
+        corrupt: bool,
         planned_at: Instant,
     ) -> Option<usize> {
+        let (accuser, has_taken) =
+            (self.peers[child].rest.facts.id.clone(), self.peers[child].has_taken_since(planned_at));
         let parent = self.peers.known_mut(parent);
-        let accusers = parent.accused_by(child, now, &self.limits);
-        let is_contradicted = accusers == 1 && parent.has_sent_since(planned_at);
-        if is_contradicted {
-            self.peers.known_mut(child).disappoints();
+        let accusers = parent.accused_by(&accuser, corrupt, now, &self.limits);
+        let is_contradicted = accusers == 1 && parent.has_delivered_since(planned_at);
+        if is_contradicted && !has_taken {
+            self.disappointed_by(child);
         }
         (!is_contradicted).then_some(accusers)
     }
 
+    /// Disbelieves a parent that several children say has failed them, and that nobody has got anything from.
+    pub(crate) fn disbelieve_if_useless(&mut self, now: Instant, parent: PeerKey) {
+        let peer = &self.peers[parent];
+        let is_useless = !peer.has_sent && !peer.rest.facts.seed;
+        if is_useless
+            && peer.accuser_count() >= self.limits.timeouts_to_blame
+            && !self.is_disbelieved(now, parent)
+        {
+            self.disbelieve_peer(now, parent, false);
+        }
+    }
+
     fn blame(&mut self, now: Instant, parent: PeerKey, by: Option<PeerKey>) {
-        self.blame_until(parent, now + self.limits.blame, by);
+        self.blame_until(now, parent, now + self.limits.blame, by);
     }
 
     /// On that child's word alone, or on better grounds.
-    pub(crate) fn blame_until(&mut self, parent: PeerKey, until: Instant, by: Option<PeerKey>) {
-        self.peers.known_mut(parent).blame(until, by);
+    pub(crate) fn blame_until(&mut self, now: Instant, parent: PeerKey, until: Instant, by: Option<PeerKey>) {
+        self.peers.known_mut(parent).blame(now, until, by);
         self.deadlines.insert((until, Deadline::Parent(parent)));
     }
 
@@ -189,9 +215,11 @@ impl Scheduler {
     }
 
     /// A member that was removed as a parent is heard of again.
-    pub(crate) fn trust_again(&mut self, slot: TaskSlot, seat: Seat) {
+    pub(crate) fn trust_again(&mut self, now: Instant, slot: TaskSlot, seat: Seat) {
         let member = self.tasks[slot].member(seat);
-        let is_doubted = !member.believed || member.ties.suspicion.questioned_at.is_some();
+        let questioned_at = member.ties.suspicion.questioned_at;
+        let is_questioned = questioned_at.is_some_and(|at| now < at + self.limits.question);
+        let is_doubted = !member.believed || is_questioned;
         if !member.counted && member.ties.suspicion.corrupt.is_none() && !is_doubted {
             self.tasks[slot].set_counted(seat, true);
         }

@@ -63,6 +63,8 @@ pub(crate) struct Ties {
     pub(crate) watched_at: Option<Instant>,
     /// When pieces from parents that have not delivered any yet are looked at.
     pub(crate) late_at: Option<Instant>,
+    /// When it was asked for the hashes of what it holds.
+    pub(crate) asked_hashes_at: Option<Instant>,
     /// What speaks against its word that it holds pieces.
     pub(crate) suspicion: Suspicion,
 }

@@ -150,7 +150,6 @@ impl Scheduler {
     pub(crate) fn detach(&mut self, now: Instant, key: PeerKey, slot: TaskSlot) -> Option<Gap> {
         let seat = self.seat(key, slot)?;
         let (mut parents, mut children) = (Vec::new(), Vec::new());
-        self.leaves_untaken(slot, seat);
         let awaited: Vec<u32> =
             self.tasks[slot].member(seat).ties.in_flight.iter().map(|flight| flight.piece).collect();
         for piece in awaited {
@@ -163,6 +162,12 @@ impl Scheduler {
         if !children.is_empty() && self.tasks[slot].is_unproven(seat) {
             // It leaves while it owes its first piece.
             self.tasks[slot].member_mut(seat).ties.suspicion.questioned_at = Some(now);
+            for child in
+                children.iter().map(|child| self.peers[*child].rest.facts.id.clone()).collect::<Vec<_>>()
+            {
+                self.peers.known_mut(key).accused_by(&child, false, now, &self.limits);
+            }
+            self.disbelieve_if_useless(now, key);
         }
         let digest = self.tasks[slot].digest;
         self.tasks[slot].hashes.dismiss(key);

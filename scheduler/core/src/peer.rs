@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use flotilla_proto::PeerId;
+
 use crate::hash::KeyHash;
 use crate::rate::{Meter, RoundTrip, Usual};
 use crate::task::{Seat, TaskSlot};
@@ -25,6 +27,8 @@ pub(crate) struct Peer {
     pub(crate) credit: u8,
     /// Whether it was ever blamed.
     wary: bool,
+    /// Whether it has delivered any piece since it attached.
+    pub(crate) has_sent: bool,
     pub(crate) rest: Box<Rest>,
 }
 
@@ -52,8 +56,12 @@ pub(crate) struct Rest {
     up_meter: Meter,
     down_meter: Meter,
     pub(crate) round_trip: RoundTrip,
-    /// Children that it lately failed, as they say, and when.
-    accusers: Vec<(PeerKey, Instant)>,
+    /// Children that it lately failed, as they say, whether by a corrupt piece, and when.
+    accusers: Vec<(PeerId, bool, Instant)>,
+    /// When it last delivered a piece.
+    delivered_at: Option<Instant>,
+    /// When a piece last reached it as a child.
+    landed_at: Option<Instant>,
     /// Failures since it last delivered.
     failures_in_a_row: usize,
     /// Until when it comes last, and serves one child at a time.
@@ -103,6 +111,8 @@ impl Peer {
             down_meter: Meter::default(),
             round_trip: RoundTrip::default(),
             accusers: Vec::new(),
+            delivered_at: None,
+            landed_at: None,
             failures_in_a_row: 0,
             blamed_until: None,
             blamed_by: None,
@@ -116,6 +126,7 @@ impl Peer {
             trust: trust_of(trust),
             credit: credit.unwrap_or_else(|| trust_of(limits.window_max)),
             wary: false,
+            has_sent: false,
             rest: Box::new(rest),
         }
     }
@@ -164,6 +175,11 @@ impl Peer {
         self.wary && self.rest.blamed_until.is_some_and(|until| now < until)
     }
 
+    /// Until when it comes last.
+    pub(crate) fn blamed_until(&self) -> Option<Instant> {
+        self.rest.blamed_until
+    }
+
     /// It is to send a piece.
     pub(crate) fn sends(&mut self, now: Instant, bytes: u32) {
         if self.up.count == 0 {
@@ -200,6 +216,8 @@ impl Peer {
                 (self.rest.blamed_until, self.rest.blamed_by) = (None, None);
             }
             self.up_progress_at = Some(now);
+            self.has_sent = true;
+            self.rest.delivered_at = Some(now);
             self.trust = self.trust.saturating_mul(2).min(trust_of(limits.queue_max));
             let Rest { up_meter, round_trip, failures_in_a_row, .. } = &mut *self.rest;
             *failures_in_a_row = 0;
@@ -215,7 +233,7 @@ impl Peer {
         self.down.land(landed.bytes);
         if landed.arrived {
             self.credit = self.credit.saturating_mul(2).min(trust_of(limits.window_max));
-            self.rest.taken_at = Some(now);
+            (self.rest.taken_at, self.rest.landed_at) = (Some(now), Some(now));
             let Rest { down_meter, round_trip, .. } = &mut *self.rest;
             self.down.measure(now, landed, down_meter, round_trip, usual);
         }
@@ -224,26 +242,53 @@ impl Peer {
         }
     }
 
-    /// A child says that it got nothing from this parent in time, or other bytes. How many have said so of late.
-    pub(crate) fn accused_by(&mut self, child: PeerKey, now: Instant, limits: &Limits) -> usize {
-        let Rest { accusers, failures_in_a_row, .. } = &mut *self.rest;
-        accusers.retain(|(other, at)| *other != child && now.saturating_duration_since(*at) < limits.blame);
-        accusers.push((child, now));
-        *failures_in_a_row += 1;
-        accusers.len()
+    /// A child says that it got nothing from this parent in time, or a corrupt piece. How many say the same.
+    pub(crate) fn accused_by(
+        &mut self,
+        child: &PeerId,
+        corrupt: bool,
+        now: Instant,
+        limits: &Limits,
+    ) -> usize {
+        let accusers = &mut self.rest.accusers;
+        accusers.retain(|(other, kind, at)| {
+            (other != child || *kind != corrupt) && now.saturating_duration_since(*at) < limits.blame
+        });
+        accusers.push((child.clone(), corrupt, now));
+        accusers.iter().filter(|(_, kind, _)| *kind == corrupt).count()
     }
 
-    /// Whether it failed so often, or so many, that it is to be blamed, and is not yet.
-    pub(crate) fn fails(&mut self, now: Instant, limits: &Limits) -> bool {
+    /// Whether anyone has said of late that it sent a corrupt piece.
+    pub(crate) fn is_accused_of_corrupt(&self, now: Instant, limits: &Limits) -> bool {
+        let is_late = |at: Instant| now.saturating_duration_since(at) < limits.blame;
+        self.rest.accusers.iter().any(|(_, corrupt, at)| *corrupt && is_late(*at))
+    }
+
+    /// How many children have said of late that it failed them.
+    pub(crate) fn accuser_count(&self) -> usize {
+        let accusers = &self.rest.accusers;
+        let is_first = |(index, (id, ..)): (usize, &(PeerId, bool, Instant))| {
+            !accusers[..index].iter().any(|(other, ..)| other == id)
+        };
+        accusers.iter().enumerate().filter(|one| is_first(*one)).count()
+    }
+
+    /// It failed a child, as far as anyone knows. Whether so often, or so many, that it is to be blamed, and is not yet.
+    pub(crate) fn fails(&mut self, now: Instant, accusers: usize, limits: &Limits) -> bool {
         self.trust = (self.trust / 2).max(1);
-        let Rest { accusers, failures_in_a_row, .. } = &*self.rest;
-        let often = accusers.len().max(*failures_in_a_row) >= limits.timeouts_to_blame;
+        self.rest.failures_in_a_row += 1;
+        let often = accusers.max(self.rest.failures_in_a_row) >= limits.timeouts_to_blame;
         often && !self.is_blamed(now)
     }
 
     /// Whether it has delivered to anyone since then.
-    pub(crate) fn has_sent_since(&self, then: Instant) -> bool {
-        self.up_progress_at.is_some_and(|at| at > then)
+    pub(crate) fn has_delivered_since(&self, then: Instant) -> bool {
+        self.rest.delivered_at.is_some_and(|at| at > then)
+    }
+
+    /// Whether a piece has reached it as a child since then.
+    pub(crate) fn has_taken_since(&self, then: Instant) -> bool {
+        self.rest.landed_at.is_some_and(|at| at >= then)
     }
 
     /// What it was to send weighs no more: the child may never take it.
@@ -262,11 +307,14 @@ impl Peer {
     }
 
     /// It comes last until the blame has worn off: never excluded, since it may be the only holder. On one child's word
-    /// alone, until it delivers to another.
-    pub(crate) fn blame(&mut self, until: Instant, by: Option<PeerKey>) {
+    /// alone, until it delivers to another; that lifts no other blame.
+    pub(crate) fn blame(&mut self, now: Instant, until: Instant, by: Option<PeerKey>) {
+        let is_blamed_by_many = self.is_blamed(now) && self.rest.blamed_by.is_none();
         (self.trust, self.wary) = (1, true);
-        self.rest.failures_in_a_row = 0;
-        (self.rest.blamed_until, self.rest.blamed_by) = (Some(until), by);
+        let rest = &mut *self.rest;
+        rest.failures_in_a_row = 0;
+        rest.blamed_by = by.filter(|_| !is_blamed_by_many);
+        rest.blamed_until = rest.blamed_until.filter(|_| is_blamed_by_many).max(Some(until));
     }
 
     /// Remembers a partner whose connection stands from now on.

@@ -198,7 +198,7 @@ impl Scheduler {
         if !to.accepts(parent, now) {
             return Some(Obstacle::KeptApart);
         }
-        if !to.seed && task.is_tried(now, parent) {
+        if !to.seed && (task.is_tried(now, parent) || task.is_said_to_corrupt(parent)) {
             return Some(Obstacle::KeptApart);
         }
         if !to.seed && task.is_probed(now, parent) {
@@ -300,11 +300,14 @@ impl Scheduler {
         let mut was_doubted = false;
         if arrived {
             task.member_mut(child).progress_at = now;
-            let receiver = task.member(child).peer;
+            let (receiver, parent) = (task.member(child).peer, task.member(flight.parent).peer);
+            let is_forgiven = !self.peers[parent].is_accused_of_corrupt(now, &self.limits);
             let parent = task.member_mut(flight.parent);
             let suspicion = &mut parent.ties.suspicion;
-            let is_cleared =
-                |accused: Accused| accused != Accused::ByMany && accused != Accused::By(receiver);
+            let is_cleared = |accused: Accused| match accused {
+                Accused::By(child) => child != receiver,
+                Accused::ByMany => is_forgiven,
+            };
             suspicion.corrupt = suspicion.corrupt.filter(|accused| !is_cleared(*accused));
             was_doubted = suspicion.questioned_at.take().is_some() || !parent.believed;
             (suspicion.tried_until, suspicion.failed_seed_at) = (None, None);

@@ -10,7 +10,11 @@ use crate::PeerKey;
 
 /// By name. Bounded: see [`MOST`] and [`MOST_PARTS`].
 #[derive(Debug, Default)]
-pub(crate) struct Records(BTreeMap<PeerId, Record>);
+pub(crate) struct Records {
+    by_peer: BTreeMap<PeerId, Record>,
+    /// When the last of those who are disbelieved is not any more.
+    last_until: Option<Instant>,
+}
 
 #[derive(Debug, Default)]
 struct Record {
@@ -26,6 +30,8 @@ struct Record {
 struct Sentence {
     until: Instant,
     lasts: Duration,
+    /// It only did not tell its hashes.
+    for_silence: bool,
 }
 
 /// What speaks against a member's word that it holds pieces of a blob, until it delivers one.
@@ -39,8 +45,6 @@ pub(crate) struct Suspicion {
     pub(crate) tried_until: Option<Instant>,
     /// When a seed was told to ask it for a piece, beside its first child.
     pub(crate) probed_at: Option<Instant>,
-    /// When it was asked for the hashes of what it holds.
-    pub(crate) asked_hashes_at: Option<Instant>,
     /// Who says that it sent a corrupt piece.
     pub(crate) corrupt: Option<Accused>,
 }
@@ -57,39 +61,57 @@ pub(crate) enum Accused {
 impl Records {
     /// Until when nothing that a peer says it holds counts, if so.
     pub(crate) fn disbelieved_until(&self, now: Instant, id: &PeerId) -> Option<Instant> {
-        self.0.get(id)?.sentence.map(|sentence| sentence.until).filter(|until| now < *until)
+        self.by_peer.get(id)?.sentence.map(|sentence| sentence.until).filter(|until| now < *until)
     }
 
     /// Whether nobody is disbelieved, as far as can be said without a look at each.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+    pub(crate) fn are_all_believed(&self, now: Instant) -> bool {
+        self.last_until.is_none_or(|until| until <= now)
     }
 
-    /// Disbelieves a peer, from now on. Until when.
-    pub(crate) fn disbelieve(&mut self, now: Instant, id: &PeerId, first: Duration) -> Instant {
+    /// Whether a peer is disbelieved for no more than its silence on hashes.
+    pub(crate) fn is_silent(&self, now: Instant, id: &PeerId) -> bool {
+        let sentence = self.by_peer.get(id).and_then(|record| record.sentence);
+        sentence.is_some_and(|sentence| sentence.for_silence && now < sentence.until)
+    }
+
+    /// Disbelieves a peer, from now on: for its silence on hashes, or for worse. Until when.
+    pub(crate) fn disbelieve(
+        &mut self,
+        now: Instant,
+        id: &PeerId,
+        first: Duration,
+        for_silence: bool,
+    ) -> Instant {
         let record = self.record(now, id);
         let before = record.sentence.filter(|sentence| sentence.counts(now));
         let lasts = before.map_or(first, |sentence| (sentence.lasts * 2).min(LONGEST.max(first)));
         let until = now + lasts;
-        record.sentence = Some(Sentence { until, lasts });
+        record.sentence = Some(Sentence { until, lasts, for_silence });
+        self.last_until = self.last_until.max(Some(until));
         until
     }
 
     pub(crate) fn believe(&mut self, id: &PeerId) {
-        if let Some(record) = self.0.get_mut(id) {
+        if let Some(record) = self.by_peer.get_mut(id) {
             record.sentence = None;
         }
     }
 
-    /// Keeps what spoke against a part that ends.
+    /// Keeps what spoke against a part that ends, if anything did.
     pub(crate) fn keep_part(
         &mut self,
         now: Instant,
         id: &PeerId,
         digest: Digest,
-        suspicion: Suspicion,
+        mut suspicion: Suspicion,
         lasts: Duration,
     ) {
+        // Another peer may have the accuser's key by then.
+        suspicion.corrupt = suspicion.corrupt.filter(|accused| *accused == Accused::ByMany);
+        if suspicion == Suspicion::default() {
+            return;
+        }
         let parts = &mut self.record(now, id).parts;
         parts.retain(|(other, _, until)| *other != digest && now < *until);
         if parts.len() >= MOST_PARTS {
@@ -100,7 +122,7 @@ impl Records {
 
     /// What speaks against a part that begins anew.
     pub(crate) fn part(&self, now: Instant, id: &PeerId, digest: Digest) -> Option<Suspicion> {
-        let mut parts = self.0.get(id)?.parts.iter();
+        let mut parts = self.by_peer.get(id)?.parts.iter();
         parts.find(|(other, _, until)| *other == digest && now < *until).map(|(_, suspicion, _)| *suspicion)
     }
 
@@ -110,17 +132,19 @@ impl Records {
     }
 
     pub(crate) fn credit(&self, now: Instant, id: &PeerId) -> Option<u8> {
-        self.0.get(id)?.credit.filter(|(_, until)| now < *until).map(|(credit, _)| credit)
+        self.by_peer.get(id)?.credit.filter(|(_, until)| now < *until).map(|(credit, _)| credit)
     }
 
     fn record(&mut self, now: Instant, id: &PeerId) -> &mut Record {
-        if self.0.len() >= MOST && !self.0.contains_key(id) {
-            self.0.retain(|_, record| record.counts(now));
-            if self.0.len() >= MOST {
-                self.0.pop_first();
+        if self.by_peer.len() >= MOST && !self.by_peer.contains_key(id) {
+            self.by_peer.retain(|_, record| record.counts(now));
+            if self.by_peer.len() >= MOST {
+                let least = self.by_peer.iter().find(|(_, record)| record.sentence.is_none());
+                let least = least.or_else(|| self.by_peer.first_key_value()).map(|(id, _)| id.clone());
+                least.and_then(|id| self.by_peer.remove(&id));
             }
         }
-        self.0.entry(id.clone()).or_default()
+        self.by_peer.entry(id.clone()).or_default()
     }
 }
 
@@ -139,7 +163,7 @@ impl Sentence {
     }
 }
 
-/// Peers of which anything is remembered; beyond, the first by name is forgotten.
+/// Peers of which anything is remembered; beyond, the first by name is forgotten, of those that are not disbelieved.
 const MOST: usize = 4096;
 
 /// Parts of one peer that are remembered; beyond, the oldest is forgotten.

@@ -4,11 +4,12 @@
 //! it known pays for it. Where the books are full, what the largest payer alone has a part in makes room for others.
 
 use std::cmp::Reverse;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use flotilla_proto::{Failure, Layout};
 
 use crate::failure::too_many_blobs;
+use crate::peer::Peer;
 use crate::scheduler::Scheduler;
 use crate::task::{Task, TaskSlot};
 use crate::{Limits, Output, PeerKey};
@@ -21,27 +22,30 @@ impl Scheduler {
         if self.tasks.weight() + weight <= self.limits.pieces_max {
             return Ok(());
         }
+        // A seed's inventory is what the region reads from the registry if it is forgotten.
+        let may_pay = |peer: &Peer| !peer.rest.facts.seed;
         let weight_of = |key: PeerKey| self.peers.get(key).map_or(0, |peer| peer.rest.weight);
-        let largest = self.peers.iter().max_by_key(|(key, peer)| (peer.rest.weight, Reverse(*key)));
-        let largest = largest.map(|(key, _)| key).filter(|key| weight_of(*key) > weight_of(payer) + weight);
-        if let Some(largest) = largest {
+        let payers = self.peers.iter().filter(|(_, peer)| may_pay(peer));
+        let largest = payers.max_by_key(|(key, peer)| (peer.rest.weight, Reverse(*key))).map(|(key, _)| key);
+        let is_larger = |key: &PeerKey| weight_of(*key) > weight_of(payer) + weight;
+        let looked_lately = self.cleared_out_at.is_some_and(|at| now < at + LOOK_AGAIN);
+        if let Some(largest) = largest.filter(|key| is_larger(key) && !looked_lately) {
             // Some more, so that not everyone who comes has to look.
             let wanted = weight + self.limits.pieces_max / 64;
             self.clear_out(now, largest, wanted);
+            let is_full = self.tasks.weight() + weight > self.limits.pieces_max;
+            self.cleared_out_at = is_full.then_some(now);
         }
         let has_room = self.tasks.weight() + weight <= self.limits.pieces_max;
         if has_room { Ok(()) } else { Err(too_many_blobs(self.limits.tasks_max, self.limits.pieces_max)) }
     }
 
-    /// Forgets blobs that a peer made known until so much is free: first those in which nobody else has a part.
+    /// Forgets blobs that a peer made known, and in which nobody else has a part, until so much is free.
     fn clear_out(&mut self, now: Instant, payer: PeerKey, wanted: u64) {
-        let is_spare = |slot: &TaskSlot| {
-            let task = &self.tasks[*slot];
-            task.payer == Some(payer) && task.source.reader().is_none() && task.is_wanted_by_none_but(payer)
-        };
+        let is_spare = |slot: &TaskSlot| self.tasks[*slot].member_count() == 1;
         let seats = self.peers[payer].rest.seats.keys().copied();
         let mut spare: Vec<TaskSlot> = seats.filter(is_spare).collect();
-        spare.sort_unstable_by_key(|slot| (self.tasks[*slot].member_count() > 1, *slot));
+        spare.sort_unstable();
         let before = self.tasks.weight();
         for slot in spare {
             if before - self.tasks.weight() >= wanted {
@@ -105,3 +109,6 @@ fn weight(layout: Layout, limits: &Limits) -> u64 {
     let each = limits.pieces_max / u64::try_from(limits.tasks_max).unwrap_or(u64::MAX).max(1);
     u64::from(layout.piece_count()) + each
 }
+
+/// Full books of which nobody could be cleared out are looked at so often.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);

@@ -41,6 +41,8 @@ pub struct Scheduler {
     pub(crate) configured_seeds: Vec<PeerId>,
     pub(crate) tombstones: Tombstones,
     pub(crate) records: Records,
+    /// When nothing could be cleared out of the books although they were full.
+    pub(crate) cleared_out_at: Option<Instant>,
     /// When the first input came.
     pub(crate) started_at: Option<Instant>,
     /// A copy of a piece was lost, or a seed reads no more: seeds may give what they were not
@@ -93,6 +95,7 @@ impl Scheduler {
             configured_seeds: Vec::new(),
             tombstones: Tombstones::default(),
             records: Records::default(),
+            cleared_out_at: None,
             started_at: None,
             seeds_are_due: false,
         }

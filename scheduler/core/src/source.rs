@@ -46,6 +46,14 @@ impl Source {
         }
     }
 
+    /// What a peer is to read and has not announced yet, if it reads.
+    pub(crate) fn ordered_of(&self, peer: PeerKey) -> Option<&PieceSet> {
+        match self {
+            Self::Reading { seed, ordered, .. } if *seed == peer => Some(ordered),
+            _ => None,
+        }
+    }
+
     /// A peer holds the piece: unless it is the reading seed itself, the piece would outlive it.
     pub(crate) fn spread(&mut self, holder: PeerKey, piece: u32) {
         if let Self::Reading { seed, pace, .. } = self

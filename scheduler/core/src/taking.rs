@@ -25,64 +25,86 @@ impl Scheduler {
 
     /// Looks whether a child takes what is on its way to it. Costs a look at all of that, where it got nothing for long.
     pub(crate) fn look_at_taking(&mut self, now: Instant, child: PeerKey) {
-        let Some(peer) = self.peers.get_mut(child) else { return };
+        let time = if self.peers.get(child).is_some() { self.time_to_take(child) } else { return };
+        let peer = self.peers.known_mut(child);
         if peer.rest.taking_looked_at.is_none_or(|at| at > now) {
             // Another peer has the key since.
             return;
         }
         peer.rest.taking_looked_at = None;
         let Some(taken_at) = peer.rest.taken_at.filter(|_| peer.down.count > 0) else { return };
-        let time = self.time_to_take(child);
         let mut again = taken_at + time;
         if again <= now {
-            self.discount_flights(now, child, time);
+            if !self.discount_flights(now, child, time) {
+                return;
+            }
             again = now + self.limits.unproven;
         }
         self.peers.known_mut(child).rest.taking_looked_at = Some(again);
         self.deadlines.insert((again, Deadline::Taking(child)));
     }
 
-    /// What is on its way to a child for so long weighs no more. A parent that has sent nothing meanwhile may be the one
-    /// to blame: it has to show again what it can do.
-    fn discount_flights(&mut self, now: Instant, child: PeerKey, time: Duration) {
-        let Some(since) = now.checked_sub(time) else { return };
-        let mut freed: Vec<PeerKey> = Vec::new();
+    /// What is on its way to a child for so long weighs no more. A parent that has delivered nothing meanwhile may be
+    /// the one to blame: it is rid of one piece, and others have a try at it; not so a seed. Whether anything did.
+    fn discount_flights(&mut self, now: Instant, child: PeerKey, time: Duration) -> bool {
+        let Some(since) = now.checked_sub(time) else { return true };
+        let (mut freed, mut discounts): (Vec<PeerKey>, bool) = (Vec::new(), false);
         for slot in self.peers[child].rest.wants.clone() {
             let Some(seat) = self.seat(child, slot) else { continue };
-            let task = &mut self.tasks[slot];
-            for flight in task.discount_flights(seat, since) {
-                let (parent, bytes) = (task.member(flight.parent).peer, task.layout.piece_size(flight.piece));
-                let parent_of = self.peers.known_mut(parent);
-                parent_of.is_rid_of(bytes);
-                if !parent_of.has_sent_since(flight.planned_at) {
-                    parent_of.mistrust();
+            for flight in self.tasks[slot].old_flights(seat, since) {
+                let task = &self.tasks[slot];
+                let parent = task.member(flight.parent).peer;
+                let (is_seed, peer) = (task.member(flight.parent).seed, &self.peers[parent]);
+                let is_alive = is_seed || peer.has_delivered_since(flight.planned_at);
+                if !is_alive && freed.contains(&parent) {
+                    continue;
                 }
+                discounts |= is_alive;
+                let bytes = task.layout.piece_size(flight.piece);
+                self.tasks[slot].discount(seat, flight.piece);
+                self.peers.known_mut(parent).is_rid_of(bytes);
                 if !freed.contains(&parent) {
                     freed.push(parent);
                 }
             }
         }
-        if freed.is_empty() {
-            return;
+        if discounts {
+            self.disappointed_by(child);
         }
-        self.seeds_are_due = true;
-        self.peers.known_mut(child).disappoints();
-        for parent in freed {
-            self.feed_parent(now, parent);
+        self.seeds_are_due |= !freed.is_empty();
+        for parent in &freed {
+            self.feed_parent(now, *parent);
+        }
+        !freed.is_empty()
+    }
+
+    /// A child takes its wish back, or leaves, while pieces are on their way to it, of which it has taken none since.
+    pub(crate) fn leaves_untaken(&mut self, slot: TaskSlot, child: Seat) {
+        let member = self.tasks[slot].member(child);
+        let oldest = member.ties.in_flight.iter().map(|flight| flight.planned_at).min();
+        if oldest.is_some_and(|oldest| !self.peers[member.peer].has_taken_since(oldest)) {
+            self.disappointed_by(member.peer);
         }
     }
 
-    /// A child takes its wish back, or leaves, while pieces are on their way to it.
-    pub(crate) fn leaves_untaken(&mut self, slot: TaskSlot, child: Seat) {
-        let member = self.tasks[slot].member(child);
-        if member.awaits() {
-            self.peers.known_mut(member.peer).disappoints();
+    /// A child may await less. What a seed awaits is for others.
+    pub(crate) fn disappointed_by(&mut self, child: PeerKey) {
+        let peer = self.peers.known_mut(child);
+        if !peer.rest.facts.seed {
+            peer.disappoints();
         }
     }
 
     /// How long a child may get nothing, for all that is on its way to it.
     fn time_to_take(&self, child: PeerKey) -> Duration {
+        let usual = self.usual_up.value().map_or(SLOW_LINK, |usual| usual / SLOWER);
         let awaited = self.peers[child].down.bytes;
-        self.limits.unproven + Duration::from_secs_f64(f64::from(awaited) / SLOW_LINK)
+        self.limits.unproven + Duration::from_secs_f64(f64::from(awaited) / usual.clamp(SLOWEST, SLOW_LINK))
     }
 }
+
+/// A link so many times slower than usual is still one.
+const SLOWER: f64 = 4.0;
+
+/// Bytes a second: no link is waited for that is slower.
+const SLOWEST: f64 = 64.0 * 1024.0;

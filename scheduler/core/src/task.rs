@@ -136,11 +136,6 @@ impl Task {
         self.demand.count() > 0
     }
 
-    /// Whether no other peer wants it. Costs a pass over the members, if anyone does.
-    pub(crate) fn is_wanted_by_none_but(&self, peer: PeerKey) -> bool {
-        !self.is_wanted() || !self.members().any(|(_, member)| member.wish.is_some() && member.peer != peer)
-    }
-
     /// Whether nothing is planned of it: its members pick, and there is no other zone to cross to.
     pub(crate) fn is_left_to_peers(&self) -> bool {
         self.picking && self.zones.len() == 1
@@ -317,19 +312,19 @@ impl Task {
         flight
     }
 
-    /// What is on its way to a child since then or longer counts no more as copies to be. Those flights that did.
-    pub(crate) fn discount_flights(&mut self, child: Seat, since: Instant) -> Vec<Flight> {
-        let mut discounted = Vec::new();
-        for flight in &mut self.member_mut(child).ties.in_flight {
-            if flight.weighs && flight.planned_at <= since {
-                flight.weighs = false;
-                discounted.push(*flight);
-            }
+    /// What is on its way to a child since then or longer, and counts as a copy to be.
+    pub(crate) fn old_flights(&self, child: Seat, since: Instant) -> Vec<Flight> {
+        let flights = self.member(child).ties.in_flight.iter();
+        flights.filter(|flight| flight.weighs && flight.planned_at <= since).copied().collect()
+    }
+
+    /// It counts as one no more.
+    pub(crate) fn discount(&mut self, child: Seat, piece: u32) {
+        let flights = &mut self.member_mut(child).ties.in_flight;
+        if let Some(flight) = flights.iter_mut().find(|flight| flight.piece == piece && flight.weighs) {
+            flight.weighs = false;
+            self.count_copy(child, piece, false);
         }
-        for flight in &discounted {
-            self.count_copy(child, flight.piece, false);
-        }
-        discounted
     }
 
     fn hold(&mut self, seat: Seat, piece: u32) {

@@ -97,11 +97,14 @@ impl Task {
         let gives_once = self.gives_once(parent, child);
         let known = self.hashes.usable_words();
         let part = to.part().map(PieceSet::words);
+        // What it reads from the registry it need not have twice.
+        let ordered = to.seed.then(|| self.source.ordered_of(to.peer)).flatten().map(PieceSet::words);
         let passing = self.passing(parent, child);
         move |index| {
             let shared = if gives_once { self.shared[index] } else { 0 };
             let wanted = part.map_or(u64::MAX, |part| part[index]);
-            passing(index) & known[index] & wanted & !taken[index] & !shared
+            let ordered = ordered.map_or(0, |ordered| ordered[index]);
+            passing(index) & known[index] & wanted & !taken[index] & !shared & !ordered
         }
     }
 

@@ -17,6 +17,8 @@ pub(crate) struct Planner {
     pub(crate) relays: Vec<(PeerKey, u32)>,
     pub(crate) assigned: Vec<(PeerKey, PeerKey, u32)>,
     pub(crate) failed: Vec<(PeerKey, FailureCause)>,
+    /// Who was asked for hashes.
+    pub(crate) asked: Vec<PeerKey>,
 }
 
 impl Planner {
@@ -29,6 +31,7 @@ impl Planner {
             relays: vec![],
             assigned: vec![],
             failed: vec![],
+            asked: vec![],
         }
     }
 
@@ -95,6 +98,7 @@ impl Planner {
                 Output::ReadSource { seed, pieces, .. } => self.reads.push((seed, pieces.count())),
                 Output::Relay { seed, pieces, .. } => self.relays.push((seed, pieces.count())),
                 Output::FailTask { peer, failure, .. } => self.failed.push((peer, failure.cause)),
+                Output::AskHashes { peer, .. } => self.asked.push(peer),
                 _ => {}
             }
         }

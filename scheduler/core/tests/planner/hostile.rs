@@ -356,3 +356,66 @@ fn who_fills_the_books_makes_room_for_others_and_not_they_for_it() {
     }
     assert!(planner.scheduler.counts().1 <= 50);
 }
+
+#[test]
+fn what_the_only_seed_turns_out_to_lack_is_read_again_at_once() {
+    let mut planner = Planner::new(Limits::default(), 1);
+    let [seed, child] = [0, 1].map(PeerKey);
+    planner.join(seed, true);
+    planner.join(child, false);
+    planner.announce(seed, 0..12);
+    let (_, parent, piece) = planner.want(child)[0];
+    planner.input(failed(child, parent, piece, FailureReason::NotHeld));
+    assert_eq!(planner.reads, [(seed, 1)]);
+}
+
+#[test]
+fn a_holder_that_comes_again_is_asked_for_its_hashes_again() {
+    let mut planner = Planner::new(Limits::default(), 1);
+    let [seed, holder, child] = [0, 1, 2].map(PeerKey);
+    planner.join(seed, true);
+    planner.join(child, false);
+    let bare =
+        |pieces| Input::Announced { peer: holder, digest: digest(0), size: SIZE, pieces, hashes: vec![] };
+    for _ in 0..2 {
+        planner.join(holder, false);
+        planner.input(bare(PieceSet::full(12)));
+        planner.want(child);
+        assert_eq!(planner.asked.pop(), Some(holder));
+        assert_eq!(planner.reads, []);
+        planner.input(Input::Unwanted { peer: child, digest: digest(0) });
+        planner.input(Input::PeerLeft { peer: holder });
+        planner.now += Duration::from_secs(4);
+    }
+}
+
+#[test]
+fn a_holder_that_adds_pieces_without_hashes_is_asked_for_them() {
+    let mut planner = Planner::new(Limits::default(), 1);
+    let [holder, child] = [1, 2].map(PeerKey);
+    planner.join(holder, false);
+    planner.join(child, false);
+    planner.announce(holder, 0..1);
+    planner.want(child);
+    assert_eq!(planner.asked, []);
+    let pieces = PieceSet::full(12);
+    planner.input(Input::Announced { peer: holder, digest: digest(0), size: SIZE, pieces, hashes: vec![] });
+    assert_eq!(planner.asked, [holder]);
+}
+
+#[test]
+fn a_seed_awaits_as_much_as_ever_whatever_its_parents_do() {
+    let (mut planner, [seed, liar, one, _]) = beside_a_liar();
+    for (_, _, piece) in planner.want(one) {
+        planner.input(failed(one, liar, piece, FailureReason::TimedOut));
+    }
+    planner.want(seed);
+    planner.wait_for(|planner| !planner.reads.is_empty());
+    planner.input(Input::Unwanted { peer: seed, digest: digest(0) });
+    let pieces = PieceSet::full(12);
+    let hashes = (0..12).map(|piece| piece_hash(digest(1), piece)).collect();
+    let announced = Input::Announced { peer: one, digest: digest(1), size: SIZE, pieces, hashes };
+    planner.input(announced);
+    let want = Input::Wanted { peer: seed, digest: digest(1), size: SIZE, part: None, reader: false };
+    assert_eq!(planner.input(want).len(), 6);
+}
