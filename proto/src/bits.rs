@@ -51,6 +51,12 @@ pub fn first_missing(words: &[u64], from: u32, len: u32) -> u32 {
     len
 }
 
+/// Of the word at that place in a slice, the bits below `end`.
+pub fn below(end: u32, word: usize) -> u64 {
+    let bits = (end as usize).saturating_sub(word * 64);
+    if bits >= 64 { u64::MAX } else { (1 << bits) - 1 }
+}
+
 /// As many bits set, from the lowest.
 pub fn full(len: u32) -> Vec<u64> {
     let mut words = vec![u64::MAX; len.div_ceil(64) as usize];
@@ -59,4 +65,17 @@ pub fn full(len: u32) -> Vec<u64> {
         *last = (1 << (len % 64)) - 1;
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_below_an_end_is_a_full_set_of_that_length() {
+        for end in 1..200 {
+            let words: Vec<u64> = (0..end.div_ceil(64) as usize).map(|word| below(end, word)).collect();
+            assert_eq!((words, below(end, 4)), (full(end), 0));
+        }
+    }
 }

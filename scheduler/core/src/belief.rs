@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use flotilla_proto::{Digest, PieceSet, bits};
 
 use crate::member::{Flight, Member};
-use crate::records::Accused;
 use crate::scheduler::{Deadline, Scheduler};
 use crate::task::{Landing, Seat, Task, TaskSlot};
 use crate::{Output, PeerKey};
@@ -70,6 +69,9 @@ impl Scheduler {
         let (key, digest, size) = (task.member(holder).peer, task.digest, task.layout.size());
         let mut pieces = task.held_alone(holder, |at| now < at + self.limits.question);
         let Some(seed) = self.next_seed(now, digest, &[key].into()) else { return false };
+        if let Some((ordered, _)) = self.tasks[slot].source.ordered_of(seed) {
+            pieces = pieces.difference(ordered);
+        }
         if let Some(seat) = self.seat(seed, slot) {
             let task = &self.tasks[slot];
             let has = |piece: &u32| {
@@ -115,18 +117,17 @@ impl Scheduler {
 
     /// The same of a member.
     fn disbelieve(&mut self, now: Instant, slot: TaskSlot, holder: Seat) {
-        self.disbelieve_peer(now, self.tasks[slot].member(holder).peer, false);
+        self.disbelieve_peer(now, self.tasks[slot].member(holder).peer);
     }
 
     /// What a peer says that it holds counts as held by nobody. Costs a pass over its part in all blobs, and over what
     /// it holds of those that somebody wants.
-    pub(crate) fn disbelieve_peer(&mut self, now: Instant, key: PeerKey, for_silence: bool) {
+    pub(crate) fn disbelieve_peer(&mut self, now: Instant, key: PeerKey) {
         let id = &self.peers[key].rest.facts.id;
-        if self.records.disbelieved_until(now, id).is_some() && !self.records.is_silent(now, id) {
+        if self.records.disbelieved_until(now, id).is_some() {
             return;
         }
-        let until =
-            self.records.disbelieve(now, &self.peers[key].rest.facts.id, self.limits.blame, for_silence);
+        let until = self.records.disbelieve(now, &self.peers[key].rest.facts.id, self.limits.blame);
         self.blame_until(now, key, until, None);
         let mut wanted = Vec::new();
         for (slot, seat) in self.wanted_seats(key) {
@@ -146,27 +147,30 @@ impl Scheduler {
     }
 
     /// A peer delivered: it holds what it says.
-    pub(crate) fn believe(&mut self, key: PeerKey) {
+    pub(crate) fn believe(&mut self, now: Instant, key: PeerKey) {
         let Some(peer) = self.peers.get(key) else { return };
         self.records.believe(&peer.rest.facts.id);
-        self.believe_in_all(key);
+        self.believe_in_all(now, key);
     }
 
     /// The time for which a peer was to be disbelieved may be over.
     pub(crate) fn believe_after_a_while(&mut self, now: Instant, key: PeerKey) {
         let Some(peer) = self.peers.get(key) else { return };
         if self.records.disbelieved_until(now, &peer.rest.facts.id).is_none() {
-            self.believe_in_all(key);
+            self.believe_in_all(now, key);
         }
     }
 
-    fn believe_in_all(&mut self, key: PeerKey) {
+    fn believe_in_all(&mut self, now: Instant, key: PeerKey) {
         for (slot, seat) in self.wanted_seats(key) {
             let task = &mut self.tasks[slot];
-            if !task.member(seat).believed {
+            let member = task.member_mut(seat);
+            if !member.believed && !member.ties.silent {
                 self.seeds_are_due = true;
-                task.member_mut(seat).ties.suspicion.questioned_at = None;
+                member.ties.suspicion.questioned_at = None;
                 task.set_believed(seat, true);
+                // What it told of them meanwhile was not heard.
+                self.ask_hashes(now, slot, Some(seat));
             }
         }
     }
@@ -187,7 +191,7 @@ impl Scheduler {
         let members: Vec<(Seat, PeerKey)> =
             self.tasks[slot].members().map(|(seat, member)| (seat, member.peer)).collect();
         for (seat, key) in members {
-            let believed = !self.is_disbelieved(now, key);
+            let believed = !self.is_disbelieved(now, key) && !self.tasks[slot].member(seat).ties.silent;
             self.seeds_are_due |= believed != self.tasks[slot].member(seat).believed;
             self.tasks[slot].set_believed(seat, believed);
         }
@@ -268,12 +272,6 @@ impl Task {
     pub(crate) fn is_tried(&self, now: Instant, holder: Seat) -> bool {
         let member = self.member(holder);
         self.is_unproven(holder) && member.ties.suspicion.tried_until.is_some_and(|until| now < until)
-    }
-
-    /// Whether several say that a member, which has delivered nothing, sends other bytes than it should: then only a seed
-    /// may be sent what it holds.
-    pub(crate) fn is_said_to_corrupt(&self, holder: Seat) -> bool {
-        self.member(holder).ties.suspicion.corrupt == Some(Accused::ByMany) && self.is_unproven(holder)
     }
 
     /// Whether a seed was told lately to ask a member for a piece, and it has yet to deliver its first.

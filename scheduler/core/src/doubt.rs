@@ -127,7 +127,13 @@ impl Scheduler {
                 self.outputs.push_back(Output::AskHashes { peer: member.peer, digest });
             }
             let asked_at = *member.ties.asked_hashes_at.get_or_insert(now);
-            let at = (asked_at + self.limits.hashes_wait).max(now);
+            // Who was silent of late is given no time.
+            let wait = if self.records.is_silent(now, &self.peers[member.peer].rest.facts.id) {
+                Duration::ZERO
+            } else {
+                self.limits.hashes_wait
+            };
+            let at = (asked_at + wait).max(now);
             if task.hashes_due_at.is_none_or(|due| at < due) {
                 task.hashes_due_at = Some(at);
                 self.deadlines.insert((at, Deadline::Hashes(digest)));
@@ -145,42 +151,58 @@ impl Scheduler {
         }
     }
 
-    /// A member that holds pieces and has not told their hashes in time is not believed: nobody could be sent them. Not
-    /// so a seed, who would be the one to read them. Costs a pass over the members.
+    /// What a member holds without having told its hashes in time counts as held by nobody: nobody could be sent it. Not
+    /// so a seed's, who would be the one to read it. Costs a pass over the members.
     fn give_up_hashes(&mut self, now: Instant, slot: TaskSlot) {
-        let task = &mut self.tasks[slot];
+        let task = &self.tasks[slot];
         if !task.is_wanted() || task.hashes.in_doubt().is_some() {
             return;
         }
         let digest = task.digest;
-        let due =
-            |seat: &Seat| task.member(*seat).ties.asked_hashes_at.map(|at| at + self.limits.hashes_wait);
+        let due = |seat: &Seat| {
+            let member = task.member(*seat);
+            let is_silent = self.records.is_silent(now, &self.peers[member.peer].rest.facts.id);
+            let wait = if is_silent { Duration::ZERO } else { self.limits.hashes_wait };
+            member.ties.asked_hashes_at.map(|at| at + wait)
+        };
         let may_be_silent = |seat: &Seat| task.member(*seat).believed && !task.member(*seat).seed;
         let lacking = task.lacking_hashes().into_iter().filter(may_be_silent);
         let (late, young): (Vec<Seat>, Vec<Seat>) =
             lacking.partition(|seat| due(seat).is_some_and(|due| due <= now));
-        let late: Vec<PeerKey> = late.into_iter().map(|seat| task.member(seat).peer).collect();
         if let Some(at) = young.iter().filter_map(due).min() {
-            task.hashes_due_at = Some(at);
+            self.tasks[slot].hashes_due_at = Some(at);
             self.deadlines.insert((at, Deadline::Hashes(digest)));
         }
-        for peer in late {
-            self.disbelieve_peer(now, peer, true);
+        if late.is_empty() {
+            return;
+        }
+        for seat in late {
+            let task = &mut self.tasks[slot];
+            task.member_mut(seat).ties.silent = true;
+            task.set_believed(seat, false);
+            let peer = task.member(seat).peer;
+            self.records.note_silence(now, &self.peers[peer].rest.facts.id, self.limits.blame);
+        }
+        self.seeds_are_due = true;
+        self.ensure_source(now, digest);
+        if self.tasks.is(slot, digest) {
+            self.reach_all(now, slot);
         }
     }
 
-    /// Those who were not believed for their silence are, once the hashes are known. Costs a pass over the members.
-    fn break_silence(&mut self, now: Instant, slot: TaskSlot) {
+    /// What those who were silent hold counts once its hashes are known. Costs a pass over the members.
+    pub(crate) fn break_silence(&mut self, now: Instant, slot: TaskSlot) {
         let task = &self.tasks[slot];
         if task.all_believed() {
             return;
         }
-        let is_silent = |key: PeerKey| self.records.is_silent(now, &self.peers[key].rest.facts.id);
-        let known = task.members().filter(|(_, member)| !member.believed && !task.has_unknown(member));
-        let heard: Vec<PeerKey> =
-            known.map(|(_, member)| member.peer).filter(|peer| is_silent(*peer)).collect();
-        for peer in heard {
-            self.believe(peer);
+        let known = task.members().filter(|(_, member)| member.ties.silent && !task.has_unknown(member));
+        for (seat, peer) in known.map(|(seat, member)| (seat, member.peer)).collect::<Vec<_>>() {
+            let is_disbelieved = self.is_disbelieved(now, peer);
+            let task = &mut self.tasks[slot];
+            task.member_mut(seat).ties.silent = false;
+            task.set_believed(seat, !is_disbelieved);
+            self.seeds_are_due = true;
         }
     }
 
@@ -235,7 +257,7 @@ impl Scheduler {
         self.expel(now, slot, &expelled);
         for peer in false_tellers {
             // It fails a download with each blob whose hashes it makes up: the next one is not to hear of them.
-            self.disbelieve_peer(now, peer, false);
+            self.disbelieve_peer(now, peer);
         }
     }
 

@@ -48,7 +48,7 @@ impl Scheduler {
             self.tasks[*slot].member(seat).awaits().then_some((*slot, seat))
         });
         if let Some((slot, seat)) = untaken {
-            self.leaves_untaken(slot, seat);
+            self.leaves_untaken(now, slot, seat);
         }
         let gaps: Vec<_> = slots.into_iter().filter_map(|slot| self.detach(now, key, slot)).collect();
         let peer = &self.peers[key];
@@ -135,7 +135,7 @@ impl Scheduler {
         }
         let pieces: Vec<u32> = member.ties.in_flight.iter().map(|flight| flight.piece).collect();
         let wanted_part = member.part().is_some();
-        self.leaves_untaken(slot, seat);
+        self.leaves_untaken(now, slot, seat);
         self.drop_wish(slot, seat);
         for piece in pieces {
             self.outputs.push_back(Output::Cancel { child: peer, digest, piece });
@@ -209,6 +209,7 @@ impl Scheduler {
         self.feed_parent(now, peer);
         self.feed_downloads(now, peer);
         if lacked_hashes {
+            self.break_silence(now, slot);
             self.feed_holders(now, slot);
         }
         self.feed_neighbours(now, slot, seat);
@@ -275,7 +276,7 @@ impl Scheduler {
     /// A peer whose download ends with this knows it itself; one that goes on wants it anew.
     pub(crate) fn withdrawn(&mut self, now: Instant, peer: PeerKey, digest: Digest) {
         let Some((slot, seat)) = self.find(peer, digest) else { return };
-        self.leaves_untaken(slot, seat);
+        self.leaves_untaken(now, slot, seat);
         if let Some(gap) = self.detach(now, peer, slot) {
             self.mend(now, &gap);
         }

@@ -125,11 +125,11 @@ impl Scheduler {
                         *accused = Some(alone.map_or(Accused::ByMany, Accused::By));
                     }
                     task.set_counted(owner, false);
-                    self.disbelieve_if_useless(now, parent);
                 }
                 self.seeds_are_due = true;
                 self.watch_hope(now, slot, seat);
                 self.reach(now, slot, seat);
+                self.disbelieve_if_useless(now, parent);
             }
             FailureReason::NotHeld if was_questionable => {
                 self.rest_pair(now, slot, seat, owner);
@@ -160,7 +160,7 @@ impl Scheduler {
         let accusers = parent.accused_by(&accuser, corrupt, now, &self.limits);
         let is_contradicted = accusers == 1 && parent.has_delivered_since(planned_at);
         if is_contradicted && !has_taken {
-            self.disappointed_by(child);
+            self.disappointed_by(now, child);
         }
         (!is_contradicted).then_some(accusers)
     }
@@ -173,7 +173,7 @@ impl Scheduler {
             && peer.accuser_count() >= self.limits.timeouts_to_blame
             && !self.is_disbelieved(now, parent)
         {
-            self.disbelieve_peer(now, parent, false);
+            self.disbelieve_peer(now, parent);
         }
     }
 

@@ -65,6 +65,8 @@ pub(crate) struct Ties {
     pub(crate) late_at: Option<Instant>,
     /// When it was asked for the hashes of what it holds.
     pub(crate) asked_hashes_at: Option<Instant>,
+    /// Whether it did not tell them in time: what it holds does not count until it does.
+    pub(crate) silent: bool,
     /// What speaks against its word that it holds pieces.
     pub(crate) suspicion: Suspicion,
 }

@@ -162,12 +162,9 @@ impl Scheduler {
         if !children.is_empty() && self.tasks[slot].is_unproven(seat) {
             // It leaves while it owes its first piece.
             self.tasks[slot].member_mut(seat).ties.suspicion.questioned_at = Some(now);
-            for child in
-                children.iter().map(|child| self.peers[*child].rest.facts.id.clone()).collect::<Vec<_>>()
-            {
-                self.peers.known_mut(key).accused_by(&child, false, now, &self.limits);
-            }
-            self.disbelieve_if_useless(now, key);
+            // One event, however many wait.
+            let accuser = self.peers[children[0]].rest.facts.id.clone();
+            self.peers.known_mut(key).accused_by(&accuser, false, now, &self.limits);
         }
         let digest = self.tasks[slot].digest;
         self.tasks[slot].hashes.dismiss(key);
@@ -178,7 +175,9 @@ impl Scheduler {
             self.deadlines.insert((until, Deadline::Source(digest)));
         }
         let partners = self.take_seat(now, key, slot, seat);
-        if self.close_if_empty(slot) {
+        let is_over = self.close_if_empty(slot);
+        self.disbelieve_if_useless(now, key);
+        if is_over {
             return None;
         }
         Some(Gap { digest, partners, parents, children })

@@ -30,6 +30,11 @@ impl Pace {
         Self::new(PieceSet::new(piece_count))
     }
 
+    /// The first piece that the seed may not read yet, as it was told.
+    pub(crate) fn until(&self) -> u32 {
+        self.until.unwrap_or(self.ordered.len())
+    }
+
     /// It may read on as far as it can.
     pub(crate) fn lift(&mut self) {
         *self = Self { until: self.until, ..Self::free(self.ordered.len()) };

@@ -70,6 +70,10 @@ pub(crate) struct Rest {
     blamed_by: Option<PeerKey>,
     /// When a piece last reached it as a child, or the first was set on its way.
     pub(crate) taken_at: Option<Instant>,
+    /// Pieces on their way to it that weigh nothing any more.
+    pub(crate) discounted: u32,
+    /// When it last took nothing of what was on its way.
+    pub(crate) disappointed_at: Option<Instant>,
     /// When it is looked at whether it takes what is on its way to it.
     pub(crate) taking_looked_at: Option<Instant>,
 }
@@ -117,6 +121,8 @@ impl Peer {
             blamed_until: None,
             blamed_by: None,
             taken_at: None,
+            discounted: 0,
+            disappointed_at: None,
             taking_looked_at: None,
         };
         Self {
@@ -157,7 +163,7 @@ impl Peer {
 
     /// Whether it may await one more piece of that length, besides its first of a task.
     pub(crate) fn has_window(&self, slots: u32, piece_len: u32, limits: &Limits) -> bool {
-        self.down.count < self.window(slots, piece_len, limits)
+        self.down.count - self.rest.discounted < self.window(slots, piece_len, limits)
     }
 
     /// Whether one more piece of that length fits into its receive budget.
@@ -231,6 +237,7 @@ impl Peer {
     /// A piece that it was to receive is on its way no more.
     pub(crate) fn received(&mut self, now: Instant, landed: Landed, usual: &mut Usual, limits: &Limits) {
         self.down.land(landed.bytes);
+        self.rest.discounted -= u32::from(!landed.weighed);
         if landed.arrived {
             self.credit = self.credit.saturating_mul(2).min(trust_of(limits.window_max));
             (self.rest.taken_at, self.rest.landed_at) = (Some(now), Some(now));

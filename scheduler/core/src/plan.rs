@@ -198,7 +198,7 @@ impl Scheduler {
         if !to.accepts(parent, now) {
             return Some(Obstacle::KeptApart);
         }
-        if !to.seed && (task.is_tried(now, parent) || task.is_said_to_corrupt(parent)) {
+        if !to.seed && task.is_tried(now, parent) {
             return Some(Obstacle::KeptApart);
         }
         if !to.seed && task.is_probed(now, parent) {
@@ -329,7 +329,7 @@ impl Scheduler {
         self.peers.known_mut(sender).sent(now, receiver, landed, &mut self.usual_up, &self.limits);
         self.peers.known_mut(receiver).received(now, landed, &mut self.usual_down, &self.limits);
         if was_doubted {
-            self.believe(sender);
+            self.believe(now, sender);
         }
         Some(sender)
     }

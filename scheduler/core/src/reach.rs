@@ -86,8 +86,7 @@ impl Scheduler {
         let member = task.member(seat);
         let mut open = task.open(seat);
         let is_partner = |other: Seat| member.ties.partners.contains(&other);
-        let is_way = |partner: &&Seat| !member.bans(**partner) && !task.is_said_to_corrupt(**partner);
-        for partner in member.ties.partners.iter().filter(is_way) {
+        for partner in member.ties.partners.iter().filter(|partner| !member.bans(**partner)) {
             task.strike_given(&mut open, *partner, seat);
         }
         if open.iter().all(|word| *word == 0) {

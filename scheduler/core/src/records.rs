@@ -19,19 +19,19 @@ pub(crate) struct Records {
 #[derive(Debug, Default)]
 struct Record {
     sentence: Option<Sentence>,
+    /// It did not tell hashes that it was asked for.
+    silence: Option<Sentence>,
     /// What it could await when its stream ended, and until when that counts.
     credit: Option<(u8, Instant)>,
     /// Blobs in which it has no part any more, and until when that counts; the latest last.
     parts: VecDeque<(Digest, Suspicion, Instant)>,
 }
 
-/// It is not believed to hold anything.
+/// For a time it is not believed: to hold anything, or to tell hashes.
 #[derive(Debug, Clone, Copy)]
 struct Sentence {
     until: Instant,
     lasts: Duration,
-    /// It only did not tell its hashes.
-    for_silence: bool,
 }
 
 /// What speaks against a member's word that it holds pieces of a blob, until it delivers one.
@@ -69,27 +69,25 @@ impl Records {
         self.last_until.is_none_or(|until| until <= now)
     }
 
-    /// Whether a peer is disbelieved for no more than its silence on hashes.
+    /// Whether a peer did not tell hashes that it was asked for, of late.
     pub(crate) fn is_silent(&self, now: Instant, id: &PeerId) -> bool {
-        let sentence = self.by_peer.get(id).and_then(|record| record.sentence);
-        sentence.is_some_and(|sentence| sentence.for_silence && now < sentence.until)
+        let silence = self.by_peer.get(id).and_then(|record| record.silence);
+        silence.is_some_and(|silence| now < silence.until)
     }
 
-    /// Disbelieves a peer, from now on: for its silence on hashes, or for worse. Until when.
-    pub(crate) fn disbelieve(
-        &mut self,
-        now: Instant,
-        id: &PeerId,
-        first: Duration,
-        for_silence: bool,
-    ) -> Instant {
+    /// A peer did not tell hashes that it was asked for.
+    pub(crate) fn note_silence(&mut self, now: Instant, id: &PeerId, first: Duration) {
+        let silence = &mut self.record(now, id).silence;
+        *silence = Some(Sentence::after(*silence, now, first));
+    }
+
+    /// Disbelieves a peer, from now on. Until when.
+    pub(crate) fn disbelieve(&mut self, now: Instant, id: &PeerId, first: Duration) -> Instant {
         let record = self.record(now, id);
-        let before = record.sentence.filter(|sentence| sentence.counts(now));
-        let lasts = before.map_or(first, |sentence| (sentence.lasts * 2).min(LONGEST.max(first)));
-        let until = now + lasts;
-        record.sentence = Some(Sentence { until, lasts, for_silence });
-        self.last_until = self.last_until.max(Some(until));
-        until
+        let sentence = Sentence::after(record.sentence, now, first);
+        record.sentence = Some(sentence);
+        self.last_until = self.last_until.max(Some(sentence.until));
+        sentence.until
     }
 
     pub(crate) fn believe(&mut self, id: &PeerId) {
@@ -150,13 +148,20 @@ impl Records {
 
 impl Record {
     fn counts(&self, now: Instant) -> bool {
-        self.sentence.is_some_and(|sentence| sentence.counts(now))
+        [self.sentence, self.silence].iter().flatten().any(|sentence| sentence.counts(now))
             || self.credit.is_some_and(|(_, until)| now < until)
             || self.parts.iter().any(|(.., until)| now < *until)
     }
 }
 
 impl Sentence {
+    /// Twice as long as the one before, if that counts.
+    fn after(before: Option<Self>, now: Instant, first: Duration) -> Self {
+        let before = before.filter(|sentence| sentence.counts(now));
+        let lasts = before.map_or(first, |sentence| (sentence.lasts * 2).min(LONGEST.max(first)));
+        Self { until: now + lasts, lasts }
+    }
+
     /// Whether the next one is longer for it.
     fn counts(&self, now: Instant) -> bool {
         now < self.until + FORGOTTEN_AFTER

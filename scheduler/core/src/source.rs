@@ -46,10 +46,10 @@ impl Source {
         }
     }
 
-    /// What a peer is to read and has not announced yet, if it reads.
-    pub(crate) fn ordered_of(&self, peer: PeerKey) -> Option<&PieceSet> {
+    /// What a peer is to read and has not announced yet, if it reads, and up to which piece it may at this moment.
+    pub(crate) fn ordered_of(&self, peer: PeerKey) -> Option<(&PieceSet, u32)> {
         match self {
-            Self::Reading { seed, ordered, .. } if *seed == peer => Some(ordered),
+            Self::Reading { seed, ordered, pace, .. } if *seed == peer => Some((ordered, pace.until())),
             _ => None,
         }
     }
@@ -246,6 +246,10 @@ impl Scheduler {
         failed.insert(seed);
         self.tasks[slot].source = Source::Idle;
         self.seeds_are_due = true;
+        if !failure.voids_pieces() && self.tasks[slot].to_be_read().is_empty() {
+            // Others hold what was to be read.
+            return self.discharge_read(slot);
+        }
         let root = failure.is_poisoned().then(|| self.tasks[slot].hashes.root_so_far());
         if failure.voids_pieces() || self.next_seed(now, digest, &failed).is_none() {
             return self.fail_task(now, slot, failure, root);

@@ -35,19 +35,18 @@ impl Scheduler {
         let Some(taken_at) = peer.rest.taken_at.filter(|_| peer.down.count > 0) else { return };
         let mut again = taken_at + time;
         if again <= now {
-            if !self.discount_flights(now, child, time) {
-                return;
-            }
-            again = now + self.limits.unproven;
+            self.discount_flights(now, child, time);
+            let Some(oldest) = self.oldest_flight(child) else { return };
+            again = (oldest + time).max(now + self.limits.unproven);
         }
         self.peers.known_mut(child).rest.taking_looked_at = Some(again);
         self.deadlines.insert((again, Deadline::Taking(child)));
     }
 
     /// What is on its way to a child for so long weighs no more. A parent that has delivered nothing meanwhile may be
-    /// the one to blame: it is rid of one piece, and others have a try at it; not so a seed. Whether anything did.
-    fn discount_flights(&mut self, now: Instant, child: PeerKey, time: Duration) -> bool {
-        let Some(since) = now.checked_sub(time) else { return true };
+    /// the one to blame: it is rid of one piece, and others have a try at it; not so a seed.
+    fn discount_flights(&mut self, now: Instant, child: PeerKey, time: Duration) {
+        let Some(since) = now.checked_sub(time) else { return };
         let (mut freed, mut discounts): (Vec<PeerKey>, bool) = (Vec::new(), false);
         for slot in self.peers[child].rest.wants.clone() {
             let Some(seat) = self.seat(child, slot) else { continue };
@@ -63,34 +62,47 @@ impl Scheduler {
                 let bytes = task.layout.piece_size(flight.piece);
                 self.tasks[slot].discount(seat, flight.piece);
                 self.peers.known_mut(parent).is_rid_of(bytes);
+                self.peers.known_mut(child).rest.discounted += 1;
                 if !freed.contains(&parent) {
                     freed.push(parent);
                 }
             }
         }
         if discounts {
-            self.disappointed_by(child);
+            self.disappointed_by(now, child);
         }
         self.seeds_are_due |= !freed.is_empty();
         for parent in &freed {
             self.feed_parent(now, *parent);
         }
-        !freed.is_empty()
-    }
-
-    /// A child takes its wish back, or leaves, while pieces are on their way to it, of which it has taken none since.
-    pub(crate) fn leaves_untaken(&mut self, slot: TaskSlot, child: Seat) {
-        let member = self.tasks[slot].member(child);
-        let oldest = member.ties.in_flight.iter().map(|flight| flight.planned_at).min();
-        if oldest.is_some_and(|oldest| !self.peers[member.peer].has_taken_since(oldest)) {
-            self.disappointed_by(member.peer);
+        if !freed.is_empty() {
+            self.feed_downloads(now, child);
         }
     }
 
-    /// A child may await less. What a seed awaits is for others.
-    pub(crate) fn disappointed_by(&mut self, child: PeerKey) {
+    /// When the oldest of what is on its way to a child, and weighs, was planned.
+    fn oldest_flight(&self, child: PeerKey) -> Option<Instant> {
+        let peer = self.peers.get(child)?;
+        let seats = peer.rest.wants.iter().filter_map(|slot| Some((*slot, self.seat(child, *slot)?)));
+        let flights = seats.flat_map(|(slot, seat)| self.tasks[slot].member(seat).ties.in_flight.iter());
+        flights.filter(|flight| flight.weighs).map(|flight| flight.planned_at).min()
+    }
+
+    /// A child takes its wish back, or leaves, while pieces are on their way to it, of which it has taken none since.
+    pub(crate) fn leaves_untaken(&mut self, now: Instant, slot: TaskSlot, child: Seat) {
+        let member = self.tasks[slot].member(child);
+        let oldest = member.ties.in_flight.iter().map(|flight| flight.planned_at).min();
+        if oldest.is_some_and(|oldest| !self.peers[member.peer].has_taken_since(oldest)) {
+            self.disappointed_by(now, member.peer);
+        }
+    }
+
+    /// A child may await less. What a seed awaits is for others. A client that goes takes back many wishes at once.
+    pub(crate) fn disappointed_by(&mut self, now: Instant, child: PeerKey) {
         let peer = self.peers.known_mut(child);
-        if !peer.rest.facts.seed {
+        let is_new = peer.rest.disappointed_at.is_none_or(|at| now >= at + AT_ONCE);
+        if !peer.rest.facts.seed && is_new {
+            peer.rest.disappointed_at = Some(now);
             peer.disappoints();
         }
     }
@@ -102,6 +114,9 @@ impl Scheduler {
         self.limits.unproven + Duration::from_secs_f64(f64::from(awaited) / usual.clamp(SLOWEST, SLOW_LINK))
     }
 }
+
+/// Disappointments within that time are one.
+const AT_ONCE: Duration = Duration::from_millis(100);
 
 /// A link so many times slower than usual is still one.
 const SLOWER: f64 = 4.0;

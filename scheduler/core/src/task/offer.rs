@@ -97,14 +97,16 @@ impl Task {
         let gives_once = self.gives_once(parent, child);
         let known = self.hashes.usable_words();
         let part = to.part().map(PieceSet::words);
-        // What it reads from the registry it need not have twice.
-        let ordered = to.seed.then(|| self.source.ordered_of(to.peer)).flatten().map(PieceSet::words);
+        // What it is about to read from the registry it need not have twice.
+        let ordered = to.seed.then(|| self.source.ordered_of(to.peer)).flatten();
+        let is_read = move |index: usize| {
+            ordered.map_or(0, |(ordered, until)| ordered.words()[index] & bits::below(until, index))
+        };
         let passing = self.passing(parent, child);
         move |index| {
             let shared = if gives_once { self.shared[index] } else { 0 };
             let wanted = part.map_or(u64::MAX, |part| part[index]);
-            let ordered = ordered.map_or(0, |ordered| ordered[index]);
-            passing(index) & known[index] & wanted & !taken[index] & !shared & !ordered
+            passing(index) & known[index] & wanted & !taken[index] & !shared & !is_read(index)
         }
     }
 

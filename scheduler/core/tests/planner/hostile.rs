@@ -211,6 +211,7 @@ fn a_child_that_takes_its_wish_back_each_time_awaits_one_piece_at_a_time_until_i
     planner.announce(seed, 0..12);
     assert_eq!(planner.want(liar).len(), 6);
     for turn in 0..8 {
+        planner.now += Duration::from_millis(100);
         match turn % 2 {
             0 => planner.input(Input::Unwanted { peer: liar, digest: digest(0) }),
             _ => planner.input(Input::Withdrawn { peer: liar, digest: digest(0) }),
