@@ -5,7 +5,7 @@
 //! every output and after every input:
 //!
 //! 1. a child is sent only pieces that it neither holds nor awaits, by a partner that holds them;
-//! 2. nobody owes or awaits more than the limits say;
+//! 2. nobody owes or awaits more than the limits say, save what a child has left for so long that it weighs nothing;
 //! 3. one seed at a time reads a blob, and only pieces that nobody holds (docs/design.md §1.1), save holders that
 //!    failed a peer and a seed; but for one peer that lies about wrong bytes: then once what the seed itself
 //!    does not hold;

@@ -64,6 +64,8 @@ pub(crate) struct Swarm {
     /// Which pieces.
     pub(crate) wants: BTreeMap<(PeerKey, Digest), PieceSet>,
     pub(crate) transfers: BTreeSet<Transfer>,
+    /// When each was planned last.
+    planned_at: BTreeMap<Transfer, Instant>,
     pub(crate) reads: BTreeMap<Digest, (PeerKey, BTreeSet<u32>)>,
     /// How far the seed may read.
     until: BTreeMap<Digest, u32>,
@@ -89,6 +91,7 @@ impl Swarm {
             held: BTreeMap::new(),
             wants: BTreeMap::new(),
             transfers: BTreeSet::new(),
+            planned_at: BTreeMap::new(),
             reads: BTreeMap::new(),
             until: BTreeMap::new(),
             failures: Vec::new(),
@@ -129,10 +132,14 @@ impl Swarm {
                 assert!(!self.holds(child, digest, piece), "invariant 1: the child lacks the piece");
                 let awaited = |t: &&Transfer| t.child == child && t.digest == digest;
                 assert!(self.transfers.iter().filter(awaited).all(|t| t.piece != piece), "invariant 1");
-                self.transfers.insert(Transfer { child, parent, digest, piece });
-                let owed = self.transfers.iter().filter(|t| t.parent == parent).count();
+                let transfer = Transfer { child, parent, digest, piece };
+                self.transfers.insert(transfer);
+                self.planned_at.insert(transfer, self.now);
+                let is_young = |t: &&Transfer| self.now < self.planned_at[t] + self.limits.unproven;
+                let young: Vec<&Transfer> = self.transfers.iter().filter(is_young).collect();
+                let owed = young.iter().filter(|t| t.parent == parent).count();
                 assert!(owed <= self.limits.queue_max as usize, "invariant 2: {owed} owed");
-                let awaited = self.transfers.iter().filter(|t| t.child == child && t.digest == digest);
+                let awaited = young.iter().filter(|t| t.child == child && t.digest == digest);
                 assert!(awaited.count() <= self.limits.window_max as usize, "invariant 2");
             }
             Output::Cancel { child, digest, piece } => {
