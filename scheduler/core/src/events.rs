@@ -56,6 +56,9 @@ impl Scheduler {
         for at in times.into_iter().flatten() {
             self.deadlines.remove(&(at, Deadline::Parent(key)));
         }
+        if let Some(at) = peer.rest.taking_looked_at {
+            self.deadlines.remove(&(at, Deadline::Taking(key)));
+        }
         if u32::from(peer.credit) < self.limits.window_max {
             self.records.keep_credit(now, &peer.rest.facts.id, peer.credit);
         }
@@ -98,8 +101,7 @@ impl Scheduler {
         if !self.tasks[slot].is_wanted() {
             self.look_at_beliefs(now, slot);
         }
-        let (seat, _) = self.enter(now, peer, slot);
-        self.leave_other_sizes(now, peer, slot);
+        let Some((seat, _)) = self.enter_only(now, peer, slot) else { return };
         self.set_wish(slot, seat, Some(Wish { reads: reader, is_part: part.is_some() }), part);
         if reader {
             self.tasks[slot].set_reader(seat, 0);
@@ -170,8 +172,7 @@ impl Scheduler {
             self.close_if_empty(slot);
             return;
         }
-        let (seat, newcomer) = self.enter(now, peer, slot);
-        self.leave_other_sizes(now, peer, slot);
+        let Some((seat, newcomer)) = self.enter_only(now, peer, slot) else { return };
         let task = &self.tasks[slot];
         // What a seed has of other peers is their word.
         if task.member(seat).seed && (task.source.reader() == Some(peer) || pieces.is_full()) {

@@ -124,6 +124,11 @@ impl Hashes {
         &self.usable
     }
 
+    /// Pieces whose hash was told by who ought to know.
+    pub(crate) fn checked_words(&self) -> &[u64] {
+        &self.checked
+    }
+
     /// Whether a hash is another than who ought to know has told.
     pub(crate) fn is_refuted(&self, piece: u32, hash: PieceHash) -> bool {
         bits::contains(&self.checked, piece) && self.by_piece[piece as usize] != Some(hash)

@@ -59,8 +59,18 @@ impl Scheduler {
         self.tasks.slots(digest).iter().find_map(|slot| Some((*slot, self.seat(key, *slot)?)))
     }
 
+    /// Makes a peer a member of a task, and of none of the blob with another size. Its seat, and whether it is new there;
+    /// `None` if it is none after all: what it leaves behind with another size may need it more, if it is a seed.
+    pub(crate) fn enter_only(&mut self, now: Instant, key: PeerKey, slot: TaskSlot) -> Option<(Seat, bool)> {
+        let digest = self.tasks[slot].digest;
+        let (seat, is_new) = self.enter(now, key, slot);
+        self.leave_other_sizes(now, key, slot);
+        let still_is = self.tasks.is(slot, digest) && self.seat(key, slot) == Some(seat);
+        still_is.then_some((seat, is_new))
+    }
+
     /// A peer that speaks of a blob with one size has no part in it with another.
-    pub(crate) fn leave_other_sizes(&mut self, now: Instant, key: PeerKey, slot: TaskSlot) {
+    fn leave_other_sizes(&mut self, now: Instant, key: PeerKey, slot: TaskSlot) {
         let digest = self.tasks[slot].digest;
         if self.tasks.slots(digest).len() == 1 {
             return;

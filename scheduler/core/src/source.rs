@@ -203,8 +203,7 @@ impl Scheduler {
             self.close_if_empty(slot);
             return;
         }
-        let (seat, _) = self.enter(now, seed, slot);
-        self.leave_other_sizes(now, seed, slot);
+        let Some((seat, _)) = self.enter_only(now, seed, slot) else { return };
         let task = &mut self.tasks[slot];
         if task.source.reader().is_none() {
             let pace = Pace::new(pieces.clone());
@@ -248,7 +247,8 @@ impl Scheduler {
         self.seeds_are_due = true;
         if !failure.voids_pieces() && self.tasks[slot].to_be_read().is_empty() {
             // Others hold what was to be read.
-            return self.discharge_read(slot);
+            self.discharge_read(slot);
+            return self.feed_downloads(now, seed);
         }
         let root = failure.is_poisoned().then(|| self.tasks[slot].hashes.root_so_far());
         if failure.voids_pieces() || self.next_seed(now, digest, &failed).is_none() {
@@ -256,6 +256,7 @@ impl Scheduler {
         }
         // It goes on, for the same peer.
         self.order_source(now, slot, failed);
+        self.feed_downloads(now, seed);
     }
 
     /// Tells a wanting peer which seed reads, if one does.
@@ -299,8 +300,13 @@ impl Scheduler {
             self.deadlines.insert((until, Deadline::Source(digest)));
             return;
         };
-        let (seat, _) = self.enter(now, seed, slot);
-        self.leave_other_sizes(now, seed, slot);
+        let Some((seat, _)) = self.enter_only(now, seed, slot) else {
+            if self.tasks.is(slot, digest) {
+                self.discharge_read(slot);
+                self.look_again(now, slot);
+            }
+            return;
+        };
         self.tasks[slot].set_believed(seat, true);
         self.draw_partners(slot, seat);
         // Left partners are drawn again.

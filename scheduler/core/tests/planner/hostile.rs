@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use flotilla_proto::{Failure, FailureCause, Layout, PieceSet};
+use flotilla_proto::{Failure, FailureCause, Layout, PieceSet, Root, Variant};
 use flotilla_scheduler_core::{FailureReason, Input, Limits, PeerKey};
 
 use super::driver::Planner;
@@ -419,4 +419,61 @@ fn a_seed_awaits_as_much_as_ever_whatever_its_parents_do() {
     planner.input(announced);
     let want = Input::Wanted { peer: seed, digest: digest(1), size: SIZE, part: None, reader: false };
     assert_eq!(planner.input(want).len(), 6);
+}
+
+/// Its bytes match its hashes: only the SHA-256 of the whole tells.
+#[test]
+fn a_seed_that_was_sent_a_forged_piece_drops_it_before_it_reads_and_the_forger_is_believed_no_more() {
+    let (mut planner, [seed, liar, child, other]) = beside_a_liar();
+    planner.want(child);
+    for piece in 0..12 {
+        planner.announce_from(child, piece);
+    }
+    planner.want_piece(seed, 0);
+    planner.announce_from(seed, 0);
+    planner.input(Input::Unwanted { peer: seed, digest: digest(0) });
+    planner.want(other);
+    let root = Root::of((0..12).map(|piece| Some(piece_hash(digest(0), piece))));
+    let variant = Variant { digest: digest(0), root };
+    planner.input(Input::WrongBytes { peer: child, variant });
+    assert!(planner.failed.contains(&(seed, FailureCause::WrongBytes)), "{:?}", planner.failed);
+    assert_eq!(planner.reads, [(seed, 12)]);
+    let mut pieces = PieceSet::new(12);
+    pieces.insert(0);
+    let hashes = vec![piece_hash(digest(9), 0)];
+    planner.input(Input::Announced { peer: seed, digest: digest(0), size: SIZE, pieces, hashes });
+    assert!(planner.failed.contains(&(liar, FailureCause::WrongBytes)), "{:?}", planner.failed);
+
+    // Of the next blob it is not believed anything.
+    let announced = Input::Announced {
+        peer: liar,
+        digest: digest(1),
+        size: SIZE,
+        pieces: PieceSet::full(12),
+        hashes: (0..12).map(|piece| piece_hash(digest(9), piece)).collect(),
+    };
+    planner.input(announced);
+    let want = Input::Wanted { peer: other, digest: digest(1), size: SIZE, part: None, reader: true };
+    assert_eq!((planner.input(want), planner.reads.pop()), (vec![], Some((seed, 12))));
+}
+
+/// What a seed leaves behind with one size is ordered of it anew, so that it cannot read the other.
+#[test]
+fn a_seed_that_two_claims_of_a_size_need_serves_the_one_that_has_bytes() {
+    let mut planner = Planner::new(Limits::default(), 1);
+    let [seed, holder, child, other] = [0, 1, 2, 3].map(PeerKey);
+    planner.join(seed, true);
+    for peer in [holder, child, other] {
+        planner.join(peer, false);
+    }
+    for (peer, indices) in [(seed, 0..1), (holder, 1..12)] {
+        let mut pieces = PieceSet::new(12);
+        indices.for_each(|piece| drop(pieces.insert(piece)));
+        planner.input(Input::Announced { peer, digest: digest(0), size: SIZE, pieces, hashes: vec![] });
+    }
+    planner.want(child);
+    assert_eq!(planner.reads, []);
+    let size = SIZE + (8 << 20);
+    planner.input(Input::Wanted { peer: other, digest: digest(0), size, part: None, reader: true });
+    assert_eq!(planner.reads, [(seed, 1)]);
 }
