@@ -73,7 +73,7 @@ mod tests {
 
     #[test]
     fn what_is_below_an_end_is_a_full_set_of_that_length() {
-        for end in 1..200 {
+        for end in 1..200_u32 {
             let words: Vec<u64> = (0..end.div_ceil(64) as usize).map(|word| below(end, word)).collect();
             assert_eq!((words, below(end, 4)), (full(end), 0));
         }

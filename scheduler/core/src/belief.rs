@@ -28,7 +28,7 @@ impl Scheduler {
         if by_seed {
             // A seed's own trouble is no more than one child's.
             suspicion.failed_seed_at = Some(now);
-            if is_in_question {
+            if is_in_question && !self.tasks[slot].member(holder).seed {
                 self.disbelieve(now, slot, holder);
             }
             return;
@@ -191,7 +191,9 @@ impl Scheduler {
         let members: Vec<(Seat, PeerKey)> =
             self.tasks[slot].members().map(|(seat, member)| (seat, member.peer)).collect();
         for (seat, key) in members {
-            let believed = !self.is_disbelieved(now, key) && !self.tasks[slot].member(seat).ties.silent;
+            let task = &self.tasks[slot];
+            let is_reader = task.source.reader() == Some(key);
+            let believed = is_reader || !self.is_disbelieved(now, key) && !task.member(seat).ties.silent;
             self.seeds_are_due |= believed != self.tasks[slot].member(seat).believed;
             self.tasks[slot].set_believed(seat, believed);
         }

@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use flotilla_proto::{Digest, Failure, PieceHash, PieceSet, Root, Variant};
 
-use crate::failure::too_many_wants;
-use crate::hashes::Learnt;
+use crate::failure::{size_differs, too_many_wants};
+use crate::hashes::{Learnt, Word};
 use crate::member::Wish;
 use crate::peer::Peer;
 use crate::plan::FEW_WANTS;
@@ -101,7 +101,12 @@ impl Scheduler {
         if !self.tasks[slot].is_wanted() {
             self.look_at_beliefs(now, slot);
         }
-        let Some((seat, _)) = self.enter_only(now, peer, slot) else { return };
+        let Some((seat, _)) = self.enter_only(now, peer, slot) else {
+            let known =
+                self.tasks.slots(digest).first().map_or(size, |other| self.tasks[*other].layout.size());
+            let failure = size_differs(digest, size, known, false);
+            return self.outputs.push_back(Output::FailTask { peer, digest, failure, root: None });
+        };
         self.set_wish(slot, seat, Some(Wish { reads: reader, is_part: part.is_some() }), part);
         if reader {
             self.tasks[slot].set_reader(seat, 0);
@@ -183,6 +188,10 @@ impl Scheduler {
         let is_found = is_first && !member.awaits() && hashes.is_empty() && !pieces.is_full();
         let lacked_hashes = !hashes.is_empty() && !self.tasks[slot].knows_what_is_held();
         let parents = self.take_pieces(now, slot, seat, pieces, hashes);
+        if self.find(peer, digest) != Some((slot, seat)) {
+            // What it overruled leaves another size to be read, by this seed.
+            return;
+        }
         if is_found && !self.peers[peer].rest.inventory_told {
             self.found(now, slot, seat);
         }
@@ -251,6 +260,10 @@ impl Scheduler {
         let mut overruled: Option<PieceSet> = None;
         for (index, piece) in pieces.iter().enumerate() {
             let told = hashes.get(index).filter(|_| is_believed);
+            let task = &self.tasks[slot];
+            // Whoever told another hash of it has left, and nobody else holds it.
+            let is_alone = task.source.reader() == Some(peer) && task.holder_count(piece) == 0;
+            let word = if is_alone { Word::Judge } else { word };
             let learnt = told.map(|hash| self.tasks[slot].hashes.learn(peer, piece, *hash, word));
             match learnt {
                 None | Some(Learnt::Agrees) => {}

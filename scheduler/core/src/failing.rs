@@ -170,7 +170,7 @@ impl Scheduler {
         let peer = &self.peers[parent];
         let is_useless = !peer.has_sent && !peer.rest.facts.seed;
         if is_useless
-            && peer.accuser_count() >= self.limits.timeouts_to_blame
+            && peer.accuser_count(now, &self.limits) >= self.limits.timeouts_to_blame
             && !self.is_disbelieved(now, parent)
         {
             self.disbelieve_peer(now, parent);

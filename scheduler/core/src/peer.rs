@@ -1,6 +1,6 @@
 //! One peer as the planner sees it, over all tasks: its windows and its standing.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use flotilla_proto::PeerId;
@@ -272,12 +272,10 @@ impl Peer {
     }
 
     /// How many children have said of late that it failed them.
-    pub(crate) fn accuser_count(&self) -> usize {
-        let accusers = &self.rest.accusers;
-        let is_first = |(index, (id, ..)): (usize, &(PeerId, bool, Instant))| {
-            !accusers[..index].iter().any(|(other, ..)| other == id)
-        };
-        accusers.iter().enumerate().filter(|one| is_first(*one)).count()
+    pub(crate) fn accuser_count(&self, now: Instant, limits: &Limits) -> usize {
+        let is_late = |at: &Instant| now.saturating_duration_since(*at) < limits.blame;
+        let late = self.rest.accusers.iter().filter(|(.., at)| is_late(at));
+        late.map(|(id, ..)| id).collect::<BTreeSet<_>>().len()
     }
 
     /// It failed a child, as far as anyone knows. Whether so often, or so many, that it is to be blamed, and is not yet.

@@ -51,7 +51,10 @@ impl Scheduler {
             if before - self.tasks.weight() >= wanted {
                 return;
             }
-            self.forget_task(now, slot);
+            // What forgetting another leads to may have changed this one.
+            if self.seat(payer, slot).is_some() && self.tasks[slot].member_count() == 1 {
+                self.forget_task(now, slot);
+            }
         }
     }
 

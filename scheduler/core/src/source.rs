@@ -97,6 +97,7 @@ impl Scheduler {
         if matches!(self.tasks[slot].source, Source::Idle) && self.payer(slot).is_none() {
             return self.look_again(now, slot);
         }
+        let has_seed = !self.seeds.is_empty();
         let task = &mut self.tasks[slot];
         let missing = task.to_be_read();
         if let (Source::Idle | Source::Settling, Some(until)) = (&task.source, unsettled_until)
@@ -130,7 +131,9 @@ impl Scheduler {
             {
                 task.source = Source::Idle;
             }
-            Source::Awaiting(until) if now >= *until => self.fail_task(now, slot, &no_seed(), None),
+            Source::Awaiting(until) if now >= *until && !has_seed => {
+                self.fail_task(now, slot, &no_seed(), None);
+            }
             Source::Idle | Source::Leased(_) | Source::Awaiting(_) | Source::Settling => {
                 if self.charge_read(slot) {
                     self.order_source(now, slot, BTreeSet::new());
@@ -205,6 +208,7 @@ impl Scheduler {
         }
         let Some((seat, _)) = self.enter_only(now, seed, slot) else { return };
         let task = &mut self.tasks[slot];
+        task.set_believed(seat, true);
         if task.source.reader().is_none() {
             let pace = Pace::new(pieces.clone());
             task.source = Source::Reading { seed, ordered: pieces, pace, failed: BTreeSet::new() };
@@ -307,6 +311,15 @@ impl Scheduler {
             }
             return;
         };
+        // What it left behind may have been ordered meanwhile, or this one.
+        if self.tasks[slot].source.reader().is_some() {
+            return;
+        }
+        let slots = self.tasks.slots(digest);
+        if slots.iter().any(|other| self.tasks[*other].source.reader().is_some()) {
+            self.discharge_read(slot);
+            return self.look_again(now, slot);
+        }
         self.tasks[slot].set_believed(seat, true);
         self.draw_partners(slot, seat);
         // Left partners are drawn again.

@@ -31,16 +31,16 @@ impl Scheduler {
             // Another peer has the key since.
             return;
         }
-        peer.rest.taking_looked_at = None;
-        let Some(taken_at) = peer.rest.taken_at.filter(|_| peer.down.count > 0) else { return };
-        let mut again = taken_at + time;
-        if again <= now {
+        let due = peer.rest.taken_at.filter(|_| peer.down.count > 0).map(|taken_at| taken_at + time);
+        let next = if due.is_some_and(|due| due <= now) {
             self.discount_flights(now, child, time);
-            let Some(oldest) = self.oldest_flight(child) else { return };
-            again = (oldest + time).max(now + self.limits.unproven);
-        }
-        self.peers.known_mut(child).rest.taking_looked_at = Some(again);
-        self.deadlines.insert((again, Deadline::Taking(child)));
+            let oldest = self.oldest_flight(child);
+            oldest.map(|planned_at| (planned_at + time).max(now + self.limits.unproven))
+        } else {
+            due
+        };
+        self.peers.known_mut(child).rest.taking_looked_at = next;
+        self.deadlines.extend(next.map(|at| (at, Deadline::Taking(child))));
     }
 
     /// What is on its way to a child for so long weighs no more. A parent that has delivered nothing meanwhile may be

@@ -483,3 +483,44 @@ fn a_seed_that_two_claims_of_a_size_need_serves_the_one_that_has_bytes() {
         planner.reads
     );
 }
+
+fn of_size(peer: PeerKey, size: u64, piece: u32, hash: u32) -> Input {
+    let mut pieces = PieceSet::new(Layout::of(size).unwrap().piece_count());
+    pieces.insert(piece);
+    Input::Announced { peer, digest: digest(0), size, pieces, hashes: vec![piece_hash(digest(0), hash)] }
+}
+
+/// The hash that the seed overrules leaves the other size to be read, and that takes the seed away.
+#[test]
+fn a_seed_that_overrules_a_hash_of_one_size_may_be_needed_for_another() {
+    let mut planner = Planner::new(Limits::default(), 1);
+    let [seed, liar, child] = [0, 1, 2].map(PeerKey);
+    planner.join(seed, true);
+    planner.join(liar, false);
+    planner.join(child, false);
+    planner.input(of_size(liar, SIZE, 0, 7));
+    let size = SIZE + (8 << 20);
+    planner.input(Input::Wanted { peer: child, digest: digest(0), size, part: None, reader: true });
+    assert_eq!(planner.reads, [(seed, 76)]);
+    planner.input(of_size(seed, SIZE, 1, 1));
+    // The read lease is over, and nobody has looked at that yet.
+    planner.now += Duration::from_secs(4);
+    planner.input(of_size(seed, SIZE, 0, 0));
+    planner.wait_for(|planner| planner.reads.len() > 1);
+}
+
+#[test]
+fn what_only_a_seed_that_is_gone_has_told_of_a_piece_does_not_bind_the_next() {
+    let mut planner = Planner::new(Limits::default(), 1);
+    let [first, second, child] = [0, 1, 2].map(PeerKey);
+    planner.join(first, true);
+    planner.join(child, false);
+    planner.want(child);
+    planner.input(of_size(first, SIZE, 0, 7));
+    planner.input(Input::PeerLeft { peer: first });
+    planner.join(second, true);
+    planner.wait_for(|planner| planner.reads.last() == Some(&(second, 12)));
+    planner.assigned.clear();
+    planner.input(of_size(second, SIZE, 0, 0));
+    assert_eq!(planner.assigned, [(child, second, 0)]);
+}
