@@ -49,6 +49,8 @@ pub(crate) struct Rest {
     pub(crate) wants: Vec<TaskSlot>,
     /// Blobs that are read from the registry because it wanted them first.
     pub(crate) reads: u32,
+    /// As many as may be: half with each that fails, twice with each piece that comes.
+    pub(crate) reads_max: u32,
     /// What the blobs that it made known take in the books.
     pub(crate) weight: u64,
     /// Peers it was partners with of late, the latest last: their connections stand.
@@ -109,6 +111,7 @@ impl Peer {
             serves: Vec::new(),
             wants: Vec::new(),
             reads: 0,
+            reads_max: limits.reads_max,
             weight: 0,
             warm: Vec::new(),
             up_meter: Meter::default(),

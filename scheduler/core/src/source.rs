@@ -172,10 +172,19 @@ impl Scheduler {
         if let Some(peer) = task.read_for {
             return Some((peer, false));
         }
-        let has_room = |peer: PeerKey| self.peers[peer].rest.reads < self.limits.reads_max;
+        let has_room = |peer: PeerKey| self.peers[peer].rest.reads < self.peers[peer].rest.reads_max;
         let may_pay = |member: &&Member| member.wish.is_some() && (member.seed || has_room(member.peer));
         let payer = task.members().map(|(_, member)| member).find(may_pay);
         payer.map(|member| (member.peer, member.seed))
+    }
+
+    /// How a read went says how many more the peer that it is for may have at once: one that asks for what no registry
+    /// gives, or without its credentials, has few.
+    fn grade_reads(&mut self, slot: TaskSlot, grade: impl Fn(u32) -> u32) {
+        let (most, least) = (self.limits.reads_max, self.limits.reads_max.min(FEW_READS));
+        if let Some(peer) = self.tasks[slot].read_for.and_then(|peer| self.peers.get_mut(peer)) {
+            peer.rest.reads_max = grade(peer.rest.reads_max).clamp(least, most);
+        }
     }
 
     /// A blob is not being read any more.
@@ -256,6 +265,7 @@ impl Scheduler {
         }
         let root = failure.is_poisoned().then(|| self.tasks[slot].hashes.root_so_far());
         if failure.voids_pieces() || self.next_seed(now, digest, &failed).is_none() {
+            self.grade_reads(slot, |reads_max| reads_max / 2);
             return self.fail_task(now, slot, failure, root);
         }
         // It goes on, for the same peer.
@@ -281,8 +291,10 @@ impl Scheduler {
         for piece in pieces.iter() {
             ordered.remove(piece);
         }
-        if ordered.is_empty() {
-            task.source = Source::Idle;
+        let is_over = ordered.is_empty();
+        self.grade_reads(slot, |reads_max| reads_max * 2);
+        if is_over {
+            self.tasks[slot].source = Source::Idle;
             self.discharge_read(slot);
             self.seeds_are_due = true;
         }
@@ -362,6 +374,9 @@ impl Scheduler {
         named.iter().find(|(name, _)| *name == first).map(|(_, key)| *key)
     }
 }
+
+/// A peer may have so many at once although none of them gives anything: what its clients pull at a time.
+const FEW_READS: u32 = 8;
 
 /// A read that may not begin yet, since another size is tried or its peers have too many, is looked at so often.
 const LOOK_AGAIN: Duration = Duration::from_millis(500);
