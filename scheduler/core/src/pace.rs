@@ -96,6 +96,8 @@ impl Scheduler {
             Some(until) => limit >= until + (lead / STEPS).max(1) || limit == piece_count && until < limit,
         };
         if is_news {
+            // It is not about to read so much any more: others may send it that.
+            self.readers_are_due |= limit < pace.until();
             pace.until = Some(limit);
             self.outputs.push_back(Output::PaceSource { seed: *seed, digest, until: limit });
         }

@@ -28,8 +28,13 @@ struct Choice {
 }
 
 impl Scheduler {
-    /// Feeds the seeds, where one may give more than before. Costs as much as feeding each.
+    /// Feeds the seeds, where one may give, or get, more than before. Costs as much as feeding each.
     pub(crate) fn feed_seeds_if_due(&mut self, now: Instant) {
+        if std::mem::take(&mut self.readers_are_due) {
+            for seed in self.seeds.clone() {
+                self.feed_downloads(now, seed);
+            }
+        }
         if std::mem::take(&mut self.seeds_are_due) {
             for seed in self.seeds.clone() {
                 self.feed_parent(now, seed);

@@ -48,6 +48,8 @@ pub struct Scheduler {
     /// A copy of a piece was lost, or a seed reads no more: seeds may give what they were not
     /// to give twice (see [`crate::task::Task::useful`]).
     pub(crate) seeds_are_due: bool,
+    /// A seed that reads may be sent pieces that it was about to read (see [`crate::task::Task::useful`]).
+    pub(crate) readers_are_due: bool,
 }
 
 /// What is due at a time.
@@ -98,6 +100,7 @@ impl Scheduler {
             cleared_out_at: None,
             started_at: None,
             seeds_are_due: false,
+            readers_are_due: false,
         }
     }
 
