@@ -135,7 +135,12 @@ impl BlobBody {
                     self.last = Some((piece, bytes.clone()));
                     return Ok(bytes);
                 }
-                Err(ReadPieceError::Corrupt { digest, piece }) => self.repair(digest, piece).await?,
+                // Not held: another reader of it has just found it damaged.
+                Err(
+                    ReadPieceError::Corrupt { digest, piece } | ReadPieceError::NotHeld { digest, piece },
+                ) => {
+                    self.repair(digest, piece).await?;
+                }
                 Err(error) => return Err(error.into()),
             }
         }
