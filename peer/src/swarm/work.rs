@@ -275,6 +275,7 @@ impl Work {
         let file = opened.map_err(|error| store_failure(&error.to_string()))?;
         let (mut hasher, mut hashes) = (Sha256::new(), Vec::new());
         for piece in 0..live.layout().piece_count() {
+            let mut was_missed = false;
             let bytes = loop {
                 if live.held(piece).await.is_err() {
                     return Ok(None);
@@ -286,6 +287,11 @@ impl Work {
                     }
                     // It went with its download; what is on the disk now is another's, who must not suffer.
                     Err(ReadPieceError::NotHeld { .. }) if live.has_failed() => return Ok(None),
+                    // Another reader may have found it damaged just now.
+                    Err(ReadPieceError::NotHeld { digest, piece }) if !was_missed => {
+                        was_missed = true;
+                        self.swarm.damaged(digest, piece).await;
+                    }
                     Err(error @ ReadPieceError::NotHeld { .. }) => return Err(purged(&error)),
                     Err(error @ ReadPieceError::Io { .. }) => return Err(store_failure(&error.to_string())),
                 }

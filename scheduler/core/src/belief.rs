@@ -115,19 +115,19 @@ impl Scheduler {
         self.outputs.push_back(Output::Relay { seed, digest, size, pieces });
     }
 
-    /// The same of a member.
+    /// Disbelieves the peer that a member is.
     fn disbelieve(&mut self, now: Instant, slot: TaskSlot, holder: Seat) {
         self.disbelieve_peer(now, self.tasks[slot].member(holder).peer);
     }
 
-    /// What a peer says that it holds counts as held by nobody. Costs a pass over its part in all blobs, and over what
+    /// From now on what a peer says that it holds counts as held by nobody, unless it is so already. Costs a pass over its part in all blobs, and over what
     /// it holds of those that somebody wants.
     pub(crate) fn disbelieve_peer(&mut self, now: Instant, key: PeerKey) {
         let id = &self.peers[key].rest.facts.id;
         if self.records.disbelieved_until(now, id).is_some() {
             return;
         }
-        let until = self.records.disbelieve(now, &self.peers[key].rest.facts.id, self.limits.blame);
+        let until = self.records.disbelieve(now, id, self.limits.blame);
         self.blame_until(now, key, until, None);
         let mut wanted = Vec::new();
         for (slot, seat) in self.wanted_seats(key) {

@@ -125,7 +125,7 @@ impl Scheduler {
     /// Asks holders for hashes nobody told: a fresh scheduler knows who holds what, but not
     /// what it must hash to. One of them, or all: that costs a pass over the members while any hash is unknown.
     pub(crate) fn ask_hashes(&mut self, now: Instant, slot: TaskSlot, one: Option<Seat>) {
-        let task = &mut self.tasks[slot];
+        let task = &self.tasks[slot];
         // In doubt the judge tells.
         if task.knows_what_is_held() || task.hashes.in_doubt().is_some() {
             return;
@@ -137,23 +137,25 @@ impl Scheduler {
             None => task.lacking_hashes(),
         };
         for seat in lacking {
-            let member = task.member_mut(seat);
+            let member = self.tasks[slot].member_mut(seat);
             if member.ties.asked_hashes_at.is_none() {
                 self.outputs.push_back(Output::AskHashes { peer: member.peer, digest });
             }
             let asked_at = *member.ties.asked_hashes_at.get_or_insert(now);
-            // Who was silent of late is given no time.
-            let wait = if self.records.is_silent(now, &self.peers[member.peer].rest.facts.id) {
-                Duration::ZERO
-            } else {
-                self.limits.hashes_wait
-            };
-            let at = (asked_at + wait).max(now);
+            let peer = member.peer;
+            let at = (asked_at + self.time_to_tell(now, peer)).max(now);
+            let task = &mut self.tasks[slot];
             if task.hashes_due_at.is_none_or(|due| at < due) {
                 task.hashes_due_at = Some(at);
                 self.deadlines.insert((at, Deadline::Hashes(digest)));
             }
         }
+    }
+
+    /// How long a holder may take to tell hashes. A peer that did not tell some of late has no time at all.
+    fn time_to_tell(&self, now: Instant, holder: PeerKey) -> Duration {
+        let is_silent = self.records.is_silent(now, &self.peers[holder].rest.facts.id);
+        if is_silent { Duration::ZERO } else { self.limits.hashes_wait }
     }
 
     /// Looks whether holders have told the hashes that they were asked for.
@@ -176,9 +178,7 @@ impl Scheduler {
         let digest = task.digest;
         let due = |seat: &Seat| {
             let member = task.member(*seat);
-            let is_silent = self.records.is_silent(now, &self.peers[member.peer].rest.facts.id);
-            let wait = if is_silent { Duration::ZERO } else { self.limits.hashes_wait };
-            member.ties.asked_hashes_at.map(|at| at + wait)
+            member.ties.asked_hashes_at.map(|at| at + self.time_to_tell(now, member.peer))
         };
         let may_be_silent = |seat: &Seat| task.member(*seat).believed && !task.member(*seat).seed;
         let lacking = task.lacking_hashes().into_iter().filter(may_be_silent);

@@ -51,14 +51,8 @@ impl Scheduler {
             self.leaves_untaken(now, slot, seat);
         }
         let gaps: Vec<_> = slots.into_iter().filter_map(|slot| self.detach(now, key, slot)).collect();
+        self.forget_deadlines(now, key);
         let peer = &self.peers[key];
-        let times = [peer.blamed_until(), self.records.disbelieved_until(now, &peer.rest.facts.id)];
-        for at in times.into_iter().flatten() {
-            self.deadlines.remove(&(at, Deadline::Parent(key)));
-        }
-        if let Some(at) = peer.rest.taking_looked_at {
-            self.deadlines.remove(&(at, Deadline::Taking(key)));
-        }
         if u32::from(peer.credit) < self.limits.window_max {
             self.records.keep_credit(now, &peer.rest.facts.id, peer.credit);
         }
@@ -66,6 +60,18 @@ impl Scheduler {
         self.seeds.retain(|seed| *seed != key);
         for gap in gaps {
             self.mend(now, &gap);
+        }
+    }
+
+    /// Nothing is due any more for a peer that leaves: another may have its key.
+    fn forget_deadlines(&mut self, now: Instant, key: PeerKey) {
+        let peer = &self.peers[key];
+        let times = [peer.blamed_until(), self.records.disbelieved_until(now, &peer.rest.facts.id)];
+        for at in times.into_iter().flatten() {
+            self.deadlines.remove(&(at, Deadline::Parent(key)));
+        }
+        if let Some(at) = peer.rest.taking_looked_at {
+            self.deadlines.remove(&(at, Deadline::Taking(key)));
         }
     }
 
@@ -261,7 +267,7 @@ impl Scheduler {
         for (index, piece) in pieces.iter().enumerate() {
             let told = hashes.get(index).filter(|_| is_believed);
             let task = &self.tasks[slot];
-            // Whoever told another hash of it has left, and nobody else holds it.
+            // Nobody else holds the piece: the peer that told a different hash has left.
             let is_alone = task.source.reader() == Some(peer) && task.holder_count(piece) == 0;
             let word = if is_alone { Word::Judge } else { word };
             let learnt = told.map(|hash| self.tasks[slot].hashes.learn(peer, piece, *hash, word));

@@ -13,6 +13,17 @@ use crate::scheduler::{Deadline, Scheduler};
 use crate::task::{Landing, Seat, TaskSlot};
 use crate::{FailureReason, Output, PeerKey};
 
+/// A piece that a parent did not deliver, as its child says.
+#[derive(Debug, Clone, Copy)]
+struct Fault {
+    slot: TaskSlot,
+    child: Seat,
+    parent: Seat,
+    piece: u32,
+    planned_at: Instant,
+    reason: FailureReason,
+}
+
 impl Scheduler {
     pub(crate) fn transfer_failed(
         &mut self,
@@ -39,15 +50,14 @@ impl Scheduler {
             return;
         };
         self.land(now, slot, seat, piece, Landing::Lost);
-        let is_questionable = self.is_questionable(now, slot, seat, owner, piece, reason);
+        let fault = Fault { slot, child: seat, parent: owner, piece, planned_at, reason };
+        let is_questionable = self.is_questionable(now, &fault);
         if is_questionable {
             self.question(now, slot, seat, owner, piece);
         }
-        if let Some((slot, seat)) = self.find(child, digest)
-            && let Some(owner) = self.seat(parent, slot)
-        {
-            let failed = (piece, planned_at, is_questionable);
-            self.blame_for(now, (slot, seat), (parent, owner), failed, reason);
+        // The question may have ended either's part.
+        if self.find(child, digest) == Some((slot, seat)) && self.seat(parent, slot) == Some(owner) {
+            self.blame_for(now, &fault, is_questionable);
         }
         self.feed_downloads(now, child);
         self.feed_parent(now, parent);
@@ -57,85 +67,44 @@ impl Scheduler {
     }
 
     /// Whether a failure says that the parent may not hold what it announced, or not give it.
-    fn is_questionable(
-        &self,
-        now: Instant,
-        slot: TaskSlot,
-        child: Seat,
-        parent: Seat,
-        piece: u32,
-        reason: FailureReason,
-    ) -> bool {
-        let task = &self.tasks[slot];
-        let (is_probed, by_seed) = (task.is_probed(now, parent), task.member(child).seed);
-        match reason {
+    fn is_questionable(&self, now: Instant, fault: &Fault) -> bool {
+        let task = &self.tasks[fault.slot];
+        let (parent, child) = (task.member(fault.parent), task.member(fault.child));
+        match fault.reason {
             FailureReason::TimedOut | FailureReason::Unreachable | FailureReason::Corrupt => true,
             // Busy though it owes nothing, it gives nothing. Nor does one that is busy for a seed that asks for one piece.
             FailureReason::Busy => {
-                let owed = self.peers[task.member(parent).peer].up.count;
-                !task.member(parent).proven && (is_probed && by_seed || owed <= u32::from(is_probed))
+                let (is_probed, owed) = (task.is_probed(now, fault.parent), self.peers[parent.peer].up.count);
+                !parent.proven && (is_probed && child.seed || owed <= u32::from(is_probed))
             }
-            FailureReason::NotHeld => self.is_hearsay(now, slot, child, parent, piece),
+            FailureReason::NotHeld => self.is_hearsay(now, fault),
         }
     }
 
-    /// Whether it is a child's word alone that a parent does not hold a piece which few others do: a seed is to ask it,
-    /// before the registry is. Not once a seed had the time to, and not of a seed's own.
-    fn is_hearsay(&self, now: Instant, slot: TaskSlot, child: Seat, parent: Seat, piece: u32) -> bool {
-        let task = &self.tasks[slot];
-        let holder = task.member(parent);
-        let was_tried = holder.ties.suspicion.tried_until.is_some_and(|until| until <= now);
-        let is_one_child_s = !task.member(child).seed && !holder.seed && task.few_hold(piece) && !was_tried;
-        is_one_child_s && self.next_seed(now, task.digest, &[holder.peer].into()).is_some()
+    /// Whether only a child says that a parent does not hold a piece, and few others hold it: then a seed asks the parent
+    /// before anyone reads the registry. Not once a seed had the time to ask, and not where the parent is a seed.
+    fn is_hearsay(&self, now: Instant, fault: &Fault) -> bool {
+        let task = &self.tasks[fault.slot];
+        let (parent, child) = (task.member(fault.parent), task.member(fault.child));
+        let was_tried = parent.ties.suspicion.tried_until.is_some_and(|until| until <= now);
+        let is_between_peers = !child.seed && !parent.seed;
+        is_between_peers
+            && task.few_hold(fault.piece)
+            && !was_tried
+            && self.next_seed(now, task.digest, &[parent.peer].into()).is_some()
     }
 
     /// What a failure means for the parent and for the pair.
-    fn blame_for(
-        &mut self,
-        now: Instant,
-        (slot, seat): (TaskSlot, Seat),
-        (parent, owner): (PeerKey, Seat),
-        (piece, planned_at, was_questionable): (u32, Instant, bool),
-        reason: FailureReason,
-    ) {
-        let (child, digest) = (self.tasks[slot].member(seat).peer, self.tasks[slot].digest);
-        match reason {
-            FailureReason::TimedOut | FailureReason::Unreachable => {
-                self.rest_pair(now, slot, seat, owner);
-                let Some(accusers) = self.accused(now, (child, parent), false, planned_at) else { return };
-                if self.peers.known_mut(parent).fails(now, accusers, &self.limits) {
-                    let alone = (accusers == 1).then_some(child);
-                    self.blame(now, parent, alone);
-                    self.remove_parent(now, parent, alone);
-                }
-                self.disbelieve_if_useless(now, parent);
-            }
-            FailureReason::Busy => self.rest_pair(now, slot, seat, owner),
-            FailureReason::Corrupt => {
-                let by_seed = self.tasks[slot].member(seat).seed;
-                self.tasks[slot].member_mut(seat).ban(owner);
-                if let Some(accusers) = self.accused(now, (child, parent), true, planned_at) {
-                    let enough =
-                        if self.tasks[slot].member(owner).seed { self.limits.timeouts_to_blame } else { 2 };
-                    let alone = (accusers < enough && !by_seed).then_some(child);
-                    self.blame(now, parent, alone);
-                    let task = &mut self.tasks[slot];
-                    let accused = &mut task.member_mut(owner).ties.suspicion.corrupt;
-                    if *accused != Some(Accused::ByMany) {
-                        *accused = Some(alone.map_or(Accused::ByMany, Accused::By));
-                    }
-                    task.set_counted(owner, false);
-                }
-                self.seeds_are_due = true;
-                self.watch_hope(now, slot, seat);
-                self.reach(now, slot, seat);
-                self.disbelieve_if_useless(now, parent);
-            }
-            FailureReason::NotHeld if was_questionable => {
-                self.rest_pair(now, slot, seat, owner);
-            }
+    fn blame_for(&mut self, now: Instant, fault: &Fault, was_questionable: bool) {
+        let Fault { slot, child, parent, piece, .. } = *fault;
+        match fault.reason {
+            FailureReason::TimedOut | FailureReason::Unreachable => self.blame_for_silence(now, fault),
+            FailureReason::Corrupt => self.blame_for_corruption(now, fault),
+            FailureReason::Busy => self.rest_pair(now, slot, child, parent),
+            FailureReason::NotHeld if was_questionable => self.rest_pair(now, slot, child, parent),
             FailureReason::NotHeld => {
-                self.tasks[slot].drop_piece(owner, piece);
+                let digest = self.tasks[slot].digest;
+                self.tasks[slot].drop_piece(parent, piece);
                 self.seeds_are_due = true;
                 self.ensure_source(now, digest);
                 if self.tasks.is(slot, digest) {
@@ -145,20 +114,57 @@ impl Scheduler {
         }
     }
 
+    fn blame_for_silence(&mut self, now: Instant, fault: &Fault) {
+        let (child, parent) = self.pair_of(fault);
+        self.rest_pair(now, fault.slot, fault.child, fault.parent);
+        let Some(accusers) = self.accused(now, fault) else { return };
+        if self.peers.known_mut(parent).fails(now, accusers, &self.limits) {
+            let alone = (accusers == 1).then_some(child);
+            self.blame(now, parent, alone);
+            self.remove_parent(now, parent, alone);
+        }
+        self.disbelieve_if_useless(now, parent);
+    }
+
+    fn blame_for_corruption(&mut self, now: Instant, fault: &Fault) {
+        let (child, parent) = self.pair_of(fault);
+        let task = &mut self.tasks[fault.slot];
+        task.member_mut(fault.child).ban(fault.parent);
+        let (by_seed, of_seed) = (task.member(fault.child).seed, task.member(fault.parent).seed);
+        if let Some(accusers) = self.accused(now, fault) {
+            let enough = if of_seed { self.limits.timeouts_to_blame } else { 2 };
+            let alone = (accusers < enough && !by_seed).then_some(child);
+            self.blame(now, parent, alone);
+            let task = &mut self.tasks[fault.slot];
+            let accused = &mut task.member_mut(fault.parent).ties.suspicion.corrupt;
+            if *accused != Some(Accused::ByMany) {
+                *accused = Some(alone.map_or(Accused::ByMany, Accused::By));
+            }
+            task.set_counted(fault.parent, false);
+        }
+        self.seeds_are_due = true;
+        self.watch_hope(now, fault.slot, fault.child);
+        self.reach(now, fault.slot, fault.child);
+        // Last: it may end either's part.
+        self.disbelieve_if_useless(now, parent);
+    }
+
+    /// The child's key and the parent's.
+    fn pair_of(&self, fault: &Fault) -> (PeerKey, PeerKey) {
+        let task = &self.tasks[fault.slot];
+        (task.member(fault.child).peer, task.member(fault.parent).peer)
+    }
+
     /// A child says that a parent failed it, perhaps by a corrupt piece. How many say so, where nothing speaks against
     /// it. A child that has taken nothing from anyone meanwhile may await less.
-    fn accused(
-        &mut self,
-        now: Instant,
-        (child, parent): (PeerKey, PeerKey),
-        corrupt: bool,
-        planned_at: Instant,
-    ) -> Option<usize> {
-        let (accuser, has_taken) =
-            (self.peers[child].rest.facts.id.clone(), self.peers[child].has_taken_since(planned_at));
+    fn accused(&mut self, now: Instant, fault: &Fault) -> Option<usize> {
+        let (child, parent) = self.pair_of(fault);
+        let accuser = self.peers[child].rest.facts.id.clone();
+        let has_taken = self.peers[child].has_taken_since(fault.planned_at);
+        let is_corrupt = fault.reason == FailureReason::Corrupt;
         let parent = self.peers.known_mut(parent);
-        let accusers = parent.accused_by(&accuser, corrupt, now, &self.limits);
-        let is_contradicted = accusers == 1 && parent.has_delivered_since(planned_at);
+        let accusers = parent.accused_by(&accuser, is_corrupt, now, &self.limits);
+        let is_contradicted = accusers == 1 && parent.has_delivered_since(fault.planned_at);
         if is_contradicted && !has_taken {
             self.disappointed_by(now, child);
         }
@@ -168,11 +174,8 @@ impl Scheduler {
     /// Disbelieves a parent that several children say has failed them, and that nobody has got anything from.
     pub(crate) fn disbelieve_if_useless(&mut self, now: Instant, parent: PeerKey) {
         let peer = &self.peers[parent];
-        let is_useless = !peer.has_sent && !peer.rest.facts.seed;
-        if is_useless
-            && peer.accuser_count(now, &self.limits) >= self.limits.timeouts_to_blame
-            && !self.is_disbelieved(now, parent)
-        {
+        let is_useless = !peer.has_delivered() && !peer.rest.facts.seed;
+        if is_useless && peer.accuser_count(now, &self.limits) >= self.limits.timeouts_to_blame {
             self.disbelieve_peer(now, parent);
         }
     }
@@ -187,9 +190,8 @@ impl Scheduler {
         self.deadlines.insert((until, Deadline::Parent(parent)));
     }
 
-    /// What a parent that several children gave up on still owes is planned anew, from others
-    /// where there are any; where it was one child, only what it owes that one. What it holds does not count until it is
-    /// heard of again.
+    /// Plans again what a parent owes, after several children gave up on it; after one did, only what it owes that
+    /// child. What the parent holds does not count until it is heard of again.
     pub(crate) fn remove_parent(&mut self, now: Instant, parent: PeerKey, by: Option<PeerKey>) {
         let slots = self.peers[parent].rest.serves.clone();
         let mut children = Vec::new();

@@ -266,11 +266,10 @@ pub enum FailureReason {
 }
 
 impl FailureReason {
-    /// Whether the parent may not hold what it says, or not give it.
+    /// Whether the parent gave nothing, or something else, and did not say that it would not.
     pub(crate) fn is_doubtful(self) -> bool {
         match self {
             Self::TimedOut | Self::Unreachable | Self::Corrupt => true,
-            // One that says so is taken at its word.
             Self::NotHeld | Self::Busy => false,
         }
     }

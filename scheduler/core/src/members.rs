@@ -17,7 +17,7 @@ use crate::{Output, PeerKey, Zone};
 impl Scheduler {
     /// The task of a blob with that size, opened if nobody spoke of it before. Sizes are claims of who wrote a
     /// manifest, or says that it holds the blob: one that a seed has seen rules out the others, and one that a seed
-    /// tries goes first. Whose want or word it is pays for the room that it takes.
+    /// tries goes first. The peer that wants or announces it pays for the room that it takes.
     pub(crate) fn open_task(
         &mut self,
         now: Instant,

@@ -27,8 +27,8 @@ pub(crate) struct Peer {
     pub(crate) credit: u8,
     /// Whether it was ever blamed.
     wary: bool,
-    /// Whether it has delivered any piece since it attached.
-    pub(crate) has_sent: bool,
+    /// Pieces on their way to it that weigh nothing any more.
+    pub(crate) discounted: u32,
     pub(crate) rest: Box<Rest>,
 }
 
@@ -72,8 +72,6 @@ pub(crate) struct Rest {
     blamed_by: Option<PeerKey>,
     /// When a piece last reached it as a child, or the first was set on its way.
     pub(crate) taken_at: Option<Instant>,
-    /// Pieces on their way to it that weigh nothing any more.
-    pub(crate) discounted: u32,
     /// When it last took nothing of what was on its way.
     pub(crate) disappointed_at: Option<Instant>,
     /// When it is looked at whether it takes what is on its way to it.
@@ -124,7 +122,6 @@ impl Peer {
             blamed_until: None,
             blamed_by: None,
             taken_at: None,
-            discounted: 0,
             disappointed_at: None,
             taking_looked_at: None,
         };
@@ -135,7 +132,7 @@ impl Peer {
             trust: trust_of(trust),
             credit: credit.unwrap_or_else(|| trust_of(limits.window_max)),
             wary: false,
-            has_sent: false,
+            discounted: 0,
             rest: Box::new(rest),
         }
     }
@@ -166,7 +163,7 @@ impl Peer {
 
     /// Whether it may await one more piece of that length, besides its first of a task.
     pub(crate) fn has_window(&self, slots: u32, piece_len: u32, limits: &Limits) -> bool {
-        self.down.count - self.rest.discounted < self.window(slots, piece_len, limits)
+        self.down.count - self.discounted < self.window(slots, piece_len, limits)
     }
 
     /// Whether one more piece of that length fits into its receive budget.
@@ -225,7 +222,6 @@ impl Peer {
                 (self.rest.blamed_until, self.rest.blamed_by) = (None, None);
             }
             self.up_progress_at = Some(now);
-            self.has_sent = true;
             self.rest.delivered_at = Some(now);
             self.trust = self.trust.saturating_mul(2).min(trust_of(limits.queue_max));
             let Rest { up_meter, round_trip, failures_in_a_row, .. } = &mut *self.rest;
@@ -240,7 +236,7 @@ impl Peer {
     /// A piece that it was to receive is on its way no more.
     pub(crate) fn received(&mut self, now: Instant, landed: Landed, usual: &mut Usual, limits: &Limits) {
         self.down.land(landed.bytes);
-        self.rest.discounted -= u32::from(!landed.weighed);
+        self.discounted -= u32::from(!landed.weighed);
         if landed.arrived {
             self.credit = self.credit.saturating_mul(2).min(trust_of(limits.window_max));
             (self.rest.taken_at, self.rest.landed_at) = (Some(now), Some(now));
@@ -287,6 +283,11 @@ impl Peer {
         self.rest.failures_in_a_row += 1;
         let often = accusers.max(self.rest.failures_in_a_row) >= limits.timeouts_to_blame;
         often && !self.is_blamed(now)
+    }
+
+    /// Whether it has delivered any piece since it attached.
+    pub(crate) fn has_delivered(&self) -> bool {
+        self.rest.delivered_at.is_some()
     }
 
     /// Whether it has delivered to anyone since then.

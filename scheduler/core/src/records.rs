@@ -118,7 +118,7 @@ impl Records {
         parts.push_back((digest, suspicion, now + lasts));
     }
 
-    /// What speaks against a part that begins anew.
+    /// The suspicion kept from this peer's last part in the blob, if it still counts.
     pub(crate) fn part(&self, now: Instant, id: &PeerId, digest: Digest) -> Option<Suspicion> {
         let mut parts = self.by_peer.get(id)?.parts.iter();
         parts.find(|(other, _, until)| *other == digest && now < *until).map(|(_, suspicion, _)| *suspicion)

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use flotilla_proto::{Failure, Layout};
 
 use crate::failure::too_many_blobs;
-use crate::peer::Peer;
 use crate::scheduler::Scheduler;
 use crate::task::{Task, TaskSlot};
 use crate::{Limits, Output, PeerKey};
@@ -19,59 +18,61 @@ impl Scheduler {
     /// what the largest payer has a part in.
     pub(crate) fn make_room(&mut self, now: Instant, payer: PeerKey, layout: Layout) -> Result<(), Failure> {
         let weight = weight(layout, &self.limits);
-        if self.tasks.weight() + weight <= self.limits.pieces_max {
+        if self.has_room(weight) {
             return Ok(());
         }
-        // A seed's inventory is what the region reads from the registry if it is forgotten.
-        let may_pay = |peer: &Peer| !peer.rest.facts.seed;
-        let weight_of = |key: PeerKey| self.peers.get(key).map_or(0, |peer| peer.rest.weight);
-        let payers = self.peers.iter().filter(|(_, peer)| may_pay(peer));
-        let largest = payers.max_by_key(|(key, peer)| (peer.rest.weight, Reverse(*key))).map(|(key, _)| key);
-        let is_larger = |key: &PeerKey| weight_of(*key) > weight_of(payer) + weight;
-        let looked_lately = self.cleared_out_at.is_some_and(|at| now < at + LOOK_AGAIN);
-        if let Some(largest) = largest.filter(|key| is_larger(key) && !looked_lately) {
+        let looked_lately = self.searched_in_vain_at.is_some_and(|at| now < at + LOOK_AGAIN);
+        if let Some(largest) = self.larger_payer(payer, weight).filter(|_| !looked_lately) {
             // Some more, so that not everyone who comes has to look.
-            let wanted = weight + self.limits.pieces_max / 64;
-            self.clear_out(now, largest, wanted);
-            let is_full = self.tasks.weight() + weight > self.limits.pieces_max;
-            self.cleared_out_at = is_full.then_some(now);
+            self.clear_out(now, largest, weight + self.limits.pieces_max / 64);
+            self.searched_in_vain_at = (!self.has_room(weight)).then_some(now);
         }
-        let has_room = self.tasks.weight() + weight <= self.limits.pieces_max;
-        if has_room { Ok(()) } else { Err(too_many_blobs(self.limits.tasks_max, self.limits.pieces_max)) }
+        if self.has_room(weight) {
+            Ok(())
+        } else {
+            Err(too_many_blobs(self.limits.tasks_max, self.limits.pieces_max))
+        }
     }
 
-    /// Forgets blobs that a peer made known, and in which nobody else has a part, until so much is free.
+    fn has_room(&self, weight: u64) -> bool {
+        self.tasks.weight() + weight <= self.limits.pieces_max
+    }
+
+    /// The peer whose blobs take most, if they take more than another's would with one more. Not a seed: the region
+    /// would read from the registry what is forgotten of its inventory.
+    fn larger_payer(&self, payer: PeerKey, weight: u64) -> Option<PeerKey> {
+        let weight_of_payer = self.peers.get(payer).map_or(0, |peer| peer.rest.weight);
+        let payers = self.peers.iter().filter(|(_, peer)| !peer.rest.facts.seed);
+        let largest = payers.max_by_key(|(key, peer)| (peer.rest.weight, Reverse(*key)));
+        largest.filter(|(_, peer)| peer.rest.weight > weight_of_payer + weight).map(|(key, _)| key)
+    }
+
+    /// Forgets blobs in which only that peer has a part, until so much is free.
     fn clear_out(&mut self, now: Instant, payer: PeerKey, wanted: u64) {
-        let is_spare = |slot: &TaskSlot| self.tasks[*slot].member_count() == 1;
-        let seats = self.peers[payer].rest.seats.keys().copied();
-        let mut spare: Vec<TaskSlot> = seats.filter(is_spare).collect();
-        spare.sort_unstable();
+        let mut slots: Vec<TaskSlot> = self.peers[payer].rest.seats.keys().copied().collect();
+        slots.sort_unstable();
         let before = self.tasks.weight();
-        for slot in spare {
+        for slot in slots {
             if before - self.tasks.weight() >= wanted {
                 return;
             }
-            // What forgetting another leads to may have changed this one.
+            // Forgetting one blob may change the peer's part in another.
             if self.seat(payer, slot).is_some() && self.tasks[slot].member_count() == 1 {
-                self.forget_task(now, slot);
+                self.forget_task(now, payer, slot);
             }
         }
     }
 
-    /// Nobody has a part in a blob any more. Who wants it is told.
-    fn forget_task(&mut self, now: Instant, slot: TaskSlot) {
+    /// Forgets a blob of which a peer is the only member. If the peer wants it, it is told.
+    fn forget_task(&mut self, now: Instant, peer: PeerKey, slot: TaskSlot) {
         let task = &self.tasks[slot];
         let digest = task.digest;
-        let members: Vec<(PeerKey, bool)> =
-            task.members().map(|(_, member)| (member.peer, member.wish.is_some())).collect();
-        for (peer, wants) in members {
-            if wants {
-                let failure = too_many_blobs(self.limits.tasks_max, self.limits.pieces_max);
-                self.outputs.push_back(Output::FailTask { peer, digest, failure, root: None });
-            }
-            // Nothing is left to mend: who sent it something has a free slot, and finds others at the next event.
-            drop(self.detach(now, peer, slot));
+        if task.is_wanted() {
+            let failure = too_many_blobs(self.limits.tasks_max, self.limits.pieces_max);
+            self.outputs.push_back(Output::FailTask { peer, digest, failure, root: None });
         }
+        // Nobody else has a part in it: no repair is needed.
+        drop(self.detach(now, peer, slot));
     }
 
     /// A blob is known, and paid for.
@@ -107,11 +108,11 @@ impl Scheduler {
     }
 }
 
-/// What a blob takes: its pieces, and as much as so many blobs of none may.
+/// What a blob takes in the books: its pieces, and a constant so that `tasks_max` blobs without pieces fill them.
 fn weight(layout: Layout, limits: &Limits) -> u64 {
     let each = limits.pieces_max / u64::try_from(limits.tasks_max).unwrap_or(u64::MAX).max(1);
     u64::from(layout.piece_count()) + each
 }
 
-/// Full books of which nobody could be cleared out are looked at so often.
+/// Full books are searched for blobs to forget so often, at most.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);

@@ -41,8 +41,8 @@ pub struct Scheduler {
     pub(crate) configured_seeds: Vec<PeerId>,
     pub(crate) tombstones: Tombstones,
     pub(crate) records: Records,
-    /// When nothing could be cleared out of the books although they were full.
-    pub(crate) cleared_out_at: Option<Instant>,
+    /// When the books were last searched for blobs to forget, and stayed full.
+    pub(crate) searched_in_vain_at: Option<Instant>,
     /// When the first input came.
     pub(crate) started_at: Option<Instant>,
     /// A copy of a piece was lost, or a seed reads no more: seeds may give what they were not
@@ -97,7 +97,7 @@ impl Scheduler {
             configured_seeds: Vec::new(),
             tombstones: Tombstones::default(),
             records: Records::default(),
-            cleared_out_at: None,
+            searched_in_vain_at: None,
             started_at: None,
             seeds_are_due: false,
             readers_are_due: false,

@@ -62,7 +62,7 @@ impl Scheduler {
                 let bytes = task.layout.piece_size(flight.piece);
                 self.tasks[slot].discount(seat, flight.piece);
                 self.peers.known_mut(parent).is_rid_of(bytes);
-                self.peers.known_mut(child).rest.discounted += 1;
+                self.peers.known_mut(child).discounted += 1;
                 if !freed.contains(&parent) {
                     freed.push(parent);
                 }

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use flotilla_proto::{FailureCause, Layout, PieceSet};
-use flotilla_scheduler_core::{Input, Limits, Output, PeerFacts, PeerKey, Scheduler, Zone};
+use flotilla_scheduler_core::{FailureReason, Input, Limits, Output, PeerFacts, PeerKey, Scheduler, Zone};
 
 use super::{SIZE, digest, piece_hash};
 
@@ -105,4 +105,20 @@ impl Planner {
         self.assigned.extend(&assigned);
         assigned
     }
+}
+
+/// A region with a seed, a holder that gives nothing, and clients.
+pub(crate) fn beside_a_liar() -> (Planner, [PeerKey; 4]) {
+    let mut planner = Planner::new(Limits::default(), 1);
+    let all @ [seed, liar, one, other] = [0, 1, 2, 3].map(PeerKey);
+    planner.join(seed, true);
+    for peer in [liar, one, other] {
+        planner.join(peer, false);
+    }
+    planner.announce(liar, 0..12);
+    (planner, all)
+}
+
+pub(crate) fn failed(child: PeerKey, parent: PeerKey, piece: u32, reason: FailureReason) -> Input {
+    Input::Failed { child, parent, digest: digest(0), piece, reason }
 }

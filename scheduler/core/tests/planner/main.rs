@@ -19,8 +19,10 @@
 
 mod alone;
 mod driver;
+mod false_claims;
 mod histories;
-mod hostile;
+mod lying_children;
+mod lying_holders;
 mod model;
 
 use flotilla_proto::{Digest, PieceHash};
