@@ -193,11 +193,7 @@ impl Scheduler {
         let is_first = member.held_count == 0;
         let is_found = is_first && !member.awaits() && hashes.is_empty() && !pieces.is_full();
         let lacked_hashes = !hashes.is_empty() && !self.tasks[slot].knows_what_is_held();
-        let parents = self.take_pieces(now, slot, seat, pieces, hashes);
-        if self.find(peer, digest) != Some((slot, seat)) {
-            // What it overruled leaves another size to be read, by this seed.
-            return;
-        }
+        let Some(parents) = self.take_pieces(now, slot, seat, pieces, hashes) else { return };
         if is_found && !self.peers[peer].rest.inventory_told {
             self.found(now, slot, seat);
         }
@@ -209,7 +205,8 @@ impl Scheduler {
         if newcomer && self.tasks[slot].is_wanted() {
             self.draw_partners(slot, seat);
         }
-        if (newcomer || hashes.is_empty()) && self.tasks[slot].is_wanted() {
+        let task = &self.tasks[slot];
+        if task.is_wanted() && !task.hashes.are_usable(pieces) {
             self.ask_hashes(now, slot, Some(seat));
         }
         if is_first {
@@ -245,7 +242,8 @@ impl Scheduler {
         self.feed_zone(now, slot, zone);
     }
 
-    /// Writes down what a member holds. The parents whose slots that frees. Told with hashes that
+    /// Writes down what a member holds. The parents whose slots that frees; `None` if the member has no part any more: the
+    /// hashes that a seed overrules may leave another size to be read, by that seed. Told with hashes that
     /// overrule others, it costs a pass over the members.
     fn take_pieces(
         &mut self,
@@ -254,7 +252,7 @@ impl Scheduler {
         seat: Seat,
         pieces: &PieceSet,
         hashes: &[PieceHash],
-    ) -> Vec<PeerKey> {
+    ) -> Option<Vec<PeerKey>> {
         let mut parents = Vec::new();
         let peer = self.tasks[slot].member(seat).peer;
         if self.tasks[slot].picking {
@@ -266,11 +264,12 @@ impl Scheduler {
         let mut overruled: Option<PieceSet> = None;
         for (index, piece) in pieces.iter().enumerate() {
             let told = hashes.get(index).filter(|_| is_believed);
-            let task = &self.tasks[slot];
-            // Nobody else holds the piece: the peer that told a different hash has left.
-            let is_alone = task.source.reader() == Some(peer) && task.holder_count(piece) == 0;
-            let word = if is_alone { Word::Judge } else { word };
-            let learnt = told.map(|hash| self.tasks[slot].hashes.learn(peer, piece, *hash, word));
+            let learnt = told.map(|hash| {
+                let task = &mut self.tasks[slot];
+                // Nobody else holds the piece: the peer that told a different hash has left.
+                let is_alone = task.source.reader() == Some(peer) && task.holder_count(piece) == 0;
+                task.hashes.learn(peer, piece, *hash, if is_alone { Word::Judge } else { word })
+            });
             match learnt {
                 None | Some(Learnt::Agrees) => {}
                 Some(Learnt::Overrules) => {
@@ -288,9 +287,13 @@ impl Scheduler {
             }
         }
         if let Some(overruled) = overruled {
+            let digest = self.tasks[slot].digest;
             self.overrule(now, slot, seat, &overruled);
+            if self.find(peer, digest) != Some((slot, seat)) {
+                return None;
+            }
         }
-        parents
+        Some(parents)
     }
 
     /// A peer whose download ends with this knows it itself; one that goes on wants it anew.

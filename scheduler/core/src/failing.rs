@@ -219,10 +219,12 @@ impl Scheduler {
     /// A member that was removed as a parent is heard of again.
     pub(crate) fn trust_again(&mut self, now: Instant, slot: TaskSlot, seat: Seat) {
         let member = self.tasks[slot].member(seat);
-        let questioned_at = member.ties.suspicion.questioned_at;
-        let is_questioned = questioned_at.is_some_and(|at| now < at + self.limits.question);
-        let is_doubted = !member.believed || is_questioned;
-        if !member.counted && member.ties.suspicion.corrupt.is_none() && !is_doubted {
+        if member.counted || !member.believed {
+            return;
+        }
+        let suspicion = &member.ties.suspicion;
+        let is_questioned = suspicion.questioned_at.is_some_and(|at| now < at + self.limits.question);
+        if suspicion.corrupt.is_none() && !is_questioned {
             self.tasks[slot].set_counted(seat, true);
         }
     }

@@ -124,6 +124,11 @@ impl Hashes {
         &self.usable
     }
 
+    /// Whether all of these pieces may be planned.
+    pub(crate) fn are_usable(&self, pieces: &PieceSet) -> bool {
+        pieces.words().iter().zip(&self.usable).all(|(piece, usable)| piece & !usable == 0)
+    }
+
     /// Pieces whose hash was told by who ought to know.
     pub(crate) fn checked_words(&self) -> &[u64] {
         &self.checked

@@ -64,6 +64,9 @@ impl Scheduler {
     pub(crate) fn enter_only(&mut self, now: Instant, key: PeerKey, slot: TaskSlot) -> Option<(Seat, bool)> {
         let digest = self.tasks[slot].digest;
         let (seat, is_new) = self.enter(now, key, slot);
+        if self.tasks.slots(digest).len() == 1 {
+            return Some((seat, is_new));
+        }
         self.leave_other_sizes(now, key, slot);
         let still_is = self.tasks.is(slot, digest) && self.seat(key, slot) == Some(seat);
         still_is.then_some((seat, is_new))
@@ -72,9 +75,6 @@ impl Scheduler {
     /// A peer that speaks of a blob with one size has no part in it with another.
     fn leave_other_sizes(&mut self, now: Instant, key: PeerKey, slot: TaskSlot) {
         let digest = self.tasks[slot].digest;
-        if self.tasks.slots(digest).len() == 1 {
-            return;
-        }
         let others: Vec<TaskSlot> =
             self.tasks.slots(digest).iter().copied().filter(|other| *other != slot).collect();
         for gap in others.into_iter().filter_map(|other| self.detach(now, key, other)).collect::<Vec<_>>() {

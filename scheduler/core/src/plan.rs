@@ -306,14 +306,13 @@ impl Scheduler {
         if arrived {
             task.member_mut(child).progress_at = now;
             let (receiver, parent) = (task.member(child).peer, task.member(flight.parent).peer);
-            let is_forgiven = !self.peers[parent].is_accused_of_corrupt(now, &self.limits);
+            let peer = &self.peers[parent];
             let parent = task.member_mut(flight.parent);
             let suspicion = &mut parent.ties.suspicion;
-            let is_cleared = |accused: Accused| match accused {
-                Accused::By(child) => child != receiver,
-                Accused::ByMany => is_forgiven,
-            };
-            suspicion.corrupt = suspicion.corrupt.filter(|accused| !is_cleared(*accused));
+            suspicion.corrupt = suspicion.corrupt.filter(|accused| match accused {
+                Accused::By(child) => *child == receiver,
+                Accused::ByMany => peer.is_accused_of_corrupt(now, &self.limits),
+            });
             was_doubted = suspicion.questioned_at.take().is_some() || !parent.believed;
             (suspicion.tried_until, suspicion.failed_seed_at) = (None, None);
             parent.proven = true;

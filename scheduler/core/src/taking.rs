@@ -15,12 +15,12 @@ use crate::task::{Seat, TaskSlot};
 impl Scheduler {
     /// A piece is on its way to a child: it is looked at after a while.
     pub(crate) fn watch_taking(&mut self, now: Instant, child: PeerKey) {
-        let at = now + self.time_to_take(child);
-        let rest = &mut self.peers.known_mut(child).rest;
-        if rest.taking_looked_at.is_none() {
-            rest.taking_looked_at = Some(at);
-            self.deadlines.insert((at, Deadline::Taking(child)));
+        if self.peers[child].rest.taking_looked_at.is_some() {
+            return;
         }
+        let at = now + self.time_to_take(child);
+        self.peers.known_mut(child).rest.taking_looked_at = Some(at);
+        self.deadlines.insert((at, Deadline::Taking(child)));
     }
 
     /// Looks whether a child takes what is on its way to it. Costs a look at all of that, where it got nothing for long.
