@@ -288,7 +288,9 @@ impl Driver {
             }
             Output::AskHashes { peer, digest } => self.batch(peer)?.hashes_wanted.push(digest.into()),
             Output::FailTask { peer, digest, failure, root } => {
-                self.batch(peer)?.tasks_failed.push(wire::TaskFailed::new(digest, failure, root));
+                let batch = self.batch(peer)?;
+                translate::strike(batch, digest);
+                batch.tasks_failed.push(wire::TaskFailed::new(digest, failure, root));
             }
             Output::Entomb { peer, variant } => self.batch(peer)?.tombstones.push(variant.into()),
             Output::PaceSource { seed, digest, until } => {

@@ -49,11 +49,11 @@ pub(crate) fn inputs(
     for reading in &batch.reading {
         inputs.push(source_reading(peer, reading)?);
     }
-    for want in batch.wants {
-        inputs.push(wanted(peer, &want)?);
-    }
     for digest in &batch.unwants {
         inputs.push(Input::Unwanted { peer, digest: parse_digest(digest)? });
+    }
+    for want in batch.wants {
+        inputs.push(wanted(peer, &want)?);
     }
     for failure in batch.failures {
         inputs.extend(failed(peer, &failure, names)?);
@@ -141,6 +141,19 @@ pub(crate) fn source_order(
     wire::SourceOrder { digest: digest.into(), size, runs: runs_of(pieces) }
 }
 
+/// Takes out of a batch what was to be told of a blob that has failed since: a peer hears of failures first.
+pub(crate) fn strike(batch: &mut wire::ToPeer, digest: Digest) {
+    let digest = Bytes::from(digest);
+    batch.assignments.retain(|told| told.digest != digest);
+    batch.source_via.retain(|told| told.digest != digest);
+    batch.source_orders.retain(|told| told.digest != digest);
+    batch.source_paces.retain(|told| told.digest != digest);
+    batch.relays.retain(|told| told.digest != digest);
+    batch.cancels.retain(|told| told.digest != digest);
+    batch.partners.retain(|told| told.digest != digest);
+    batch.picking.retain(|told| told.digest != digest);
+}
+
 fn parse_variant(variant: &wire::Variant) -> Result<Variant, Malformed> {
     variant_from(variant).ok_or(Malformed::Variant)
 }
@@ -188,6 +201,20 @@ mod tests {
             hashes: Bytes::from_static(hashes),
         };
         wire::FromPeer { announces: vec![announce], ..Default::default() }
+    }
+
+    #[test]
+    fn a_failure_strikes_what_was_to_be_told_of_its_blob_and_of_no_other() {
+        let [failed, other] = [b"x", b"y"].map(|blob| Digest::of(blob));
+        let order = |digest| source_order(digest, 1, &flotilla_proto::PieceSet::full(1));
+        let cancel = |digest: Digest| wire::Cancel { digest: digest.into(), piece: 0 };
+        let mut batch = wire::ToPeer {
+            source_orders: vec![order(failed), order(other)],
+            cancels: vec![cancel(failed), cancel(other)],
+            ..Default::default()
+        };
+        strike(&mut batch, failed);
+        assert_eq!((batch.source_orders, batch.cancels), (vec![order(other)], vec![cancel(other)]));
     }
 
     #[test]

@@ -2,25 +2,39 @@
 //! takes a batch: that of its daemon (`peer/src/swarm/wire.rs`).
 
 use flotilla_peer_core::{FetchError, Input as PeerInput, Report};
-use flotilla_proto::{Layout, PeerId};
+use flotilla_proto::{Digest, Layout, PeerId};
 use flotilla_scheduler_core::{FailureReason, Input as SchedulerInput, Output, PeerKey};
 
 /// The order in which a peer takes a batch.
 pub(crate) fn downward_rank(input: &PeerInput) -> u8 {
     match input {
         PeerInput::ReportsPaced { .. } => 0,
-        PeerInput::Cancelled { .. } => 1,
-        PeerInput::ReadOrdered { .. } => 2,
-        PeerInput::SourcePaced { .. } => 3,
-        PeerInput::SeedNamed { .. } => 4,
-        PeerInput::PartnerLost { .. } => 5,
-        PeerInput::PartnerNamed { .. } => 6,
-        PeerInput::PickingOrdered { .. } => 7,
-        PeerInput::Assigned { .. } => 8,
-        PeerInput::TaskFailed { .. } => 9,
-        PeerInput::Entombed { .. } => 10,
+        PeerInput::TaskFailed { .. } => 1,
+        PeerInput::Entombed { .. } => 2,
+        PeerInput::Cancelled { .. } => 3,
+        PeerInput::ReadOrdered { .. } => 4,
+        PeerInput::SourcePaced { .. } => 5,
+        PeerInput::SeedNamed { .. } => 6,
+        PeerInput::PartnerLost { .. } => 7,
+        PeerInput::PartnerNamed { .. } => 8,
+        PeerInput::PickingOrdered { .. } => 9,
+        PeerInput::Assigned { .. } => 10,
         PeerInput::HashesWanted { .. } => 11,
         _ => unreachable!("{input:?} is not the scheduler's to say"),
+    }
+}
+
+/// Whether a blob's failure takes this out of the batch (`scheduler/src/translate.rs`).
+pub(crate) fn is_struck_by_failure(input: &PeerInput, failed: Digest) -> bool {
+    match input {
+        PeerInput::Cancelled { digest, .. }
+        | PeerInput::ReadOrdered { digest, .. }
+        | PeerInput::SourcePaced { digest, .. }
+        | PeerInput::SeedNamed { digest, .. }
+        | PeerInput::PartnerNamed { digest, .. }
+        | PeerInput::PickingOrdered { digest, .. }
+        | PeerInput::Assigned { digest, .. } => *digest == failed,
+        _ => false,
     }
 }
 

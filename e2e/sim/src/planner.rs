@@ -8,7 +8,7 @@ use flotilla_peer_core::{Batch, Input as PeerInput, Report};
 use flotilla_proto::Digest;
 use flotilla_scheduler_core::{Input as SchedulerInput, Output as SchedulerOutput, PeerKey};
 
-use crate::control::{downward_rank, to_peer, to_scheduler};
+use crate::control::{downward_rank, is_struck_by_failure, to_peer, to_scheduler};
 use crate::event::{Event, NodeIndex, Time};
 use crate::world::World;
 
@@ -164,6 +164,9 @@ impl World<'_> {
     fn say(&mut self, index: NodeIndex, input: PeerInput) {
         let (now, batch) = (self.now, self.scenario.control.batch);
         let node = &mut self.nodes[index.place()];
+        if let PeerInput::TaskFailed { digest, .. } = &input {
+            node.inbox.retain(|earlier| !is_struck_by_failure(earlier, *digest));
+        }
         node.inbox.push(input);
         if let Some(at) = node.downward.plan_flush(now, batch) {
             self.queue.push(at, Event::SchedulerFlushes(index));

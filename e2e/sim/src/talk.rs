@@ -85,7 +85,7 @@ impl World<'_> {
             PeerOutput::Satisfied { .. } => {}
             // A node of the model keeps nothing beside what is on its disk.
             PeerOutput::Forget { .. } => {}
-            PeerOutput::Purge { digest, root: _ } => self.purge(index, digest),
+            PeerOutput::Purge { digest, layout: _, root: _ } => self.purge(index, digest),
             // Nobody comes back with what it held in an earlier life.
             PeerOutput::Entomb { .. } => {}
             PeerOutput::Flush(batch) => self.peer_flushes(index, batch),

@@ -61,8 +61,11 @@ impl Outbox {
                 return self.announce(digest, size, &pieces, &hashes);
             }
             Report::Withdraw { digest } => drop(self.announced_by_digest.remove(&digest)),
-            Report::Want { digest, .. } => {
-                self.reports.retain(|other| *other != Report::Unwant { digest });
+            // One that comes after does not: what was assigned in between is lost.
+            Report::Unwant { digest: unwanted } => {
+                let is_before =
+                    |other: &Report| matches!(other, Report::Want { digest, .. } if *digest == unwanted);
+                self.reports.retain(|other| !is_before(other));
             }
             Report::Reader { digest: moved, .. } => {
                 let is_older =
@@ -135,8 +138,8 @@ fn rank(report: &Report) -> u8 {
         Report::Announce { .. } => 4,
         Report::Hashes { .. } => 5,
         Report::Reading { .. } => 6,
-        Report::Want { .. } => 7,
-        Report::Unwant { .. } => 8,
+        Report::Unwant { .. } => 7,
+        Report::Want { .. } => 8,
         Report::FetchFailed { .. } => 9,
         Report::Reader { .. } => 10,
         Report::SourceFailed { .. } => 11,
@@ -216,11 +219,12 @@ mod tests {
     }
 
     #[test]
-    fn a_want_strikes_an_unwant_before_it_and_no_other() {
+    fn an_unwant_strikes_a_want_before_it_and_none_that_follows() {
         let want = || Report::Want { digest: digest(), size: SIZE, pieces: PieceSet::full(4) };
         let unwant = |blob: &[u8]| Report::Unwant { digest: Digest::of(blob) };
-        assert_eq!(told([unwant(b"blob"), unwant(b"other"), want()]), [want(), unwant(b"other")]);
-        assert_eq!(told([want(), unwant(b"blob")]), [want(), unwant(b"blob")]);
+        assert_eq!(told([want(), unwant(b"blob")]), [unwant(b"blob")]);
+        assert_eq!(told([unwant(b"blob"), want()]), [unwant(b"blob"), want()]);
+        assert_eq!(told([want(), unwant(b"other")]), [unwant(b"other"), want()]);
     }
 
     #[test]

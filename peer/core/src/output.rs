@@ -151,6 +151,8 @@ pub enum Output {
     Purge {
         /// Which blob.
         digest: Digest,
+        /// How it was cut.
+        layout: Layout,
         /// What was purged, if it has a name that is not remembered yet.
         root: Option<Root>,
     },

@@ -29,6 +29,10 @@ impl Swarm {
             known => {
                 let is_right = known.is_some();
                 self.outputs.extend(root.map(|root| Output::Entomb { variant: Variant { digest, root } }));
+                if failure.voids_pieces() {
+                    // Nothing from before is announced any more: the scheduler waits for that word.
+                    self.tell(Report::Withdraw { digest });
+                }
                 if is_right && failure.voids_pieces() {
                     self.announce_all(digest);
                 }
@@ -75,10 +79,15 @@ impl Swarm {
     fn end(&mut self, digest: Digest, failure: Failure, root: Option<Root>) {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
         blob.hashing = false;
+        let (layout, was_wanted) = (blob.layout, blob.wish.is_some());
+        if was_wanted && !failure.voids_pieces() {
+            // Also to the scheduler that says so: it may have heard of a later wish, which ends here, too.
+            self.tell(Report::Unwant { digest });
+        }
         self.unwanted(digest);
         self.abort_all(digest);
         if failure.voids_pieces() {
-            self.outputs.push_back(Output::Purge { digest, root });
+            self.outputs.push_back(Output::Purge { digest, layout, root });
             self.discard(digest);
         }
         self.outputs.push_back(Output::Fail { digest, failure });

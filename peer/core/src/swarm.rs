@@ -306,7 +306,6 @@ impl Swarm {
             self.tell(Report::SourceFailed { digest, failure: failure.clone() });
         }
         if wanted {
-            self.tell(Report::Unwant { digest });
             self.give_up(digest, failure);
         }
     }

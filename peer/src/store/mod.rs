@@ -200,6 +200,16 @@ impl Store {
         catalog.entry(digest).is_some() || catalog.begun_file(digest).is_some()
     }
 
+    /// Whether the piece is held.
+    pub(crate) fn holds(&self, digest: Digest, piece: u32) -> bool {
+        self.catalog().entry(digest).is_some_and(|entry| entry.held.hash_of(piece).is_some())
+    }
+
+    /// Whether pieces may be written through `file`: the blob was not purged since it was opened.
+    pub(crate) fn is_current(&self, file: &BlobFile) -> bool {
+        self.catalog().is_current(file)
+    }
+
     /// Opens a blob that is in the store, whole or in part; `None` if it is not.
     pub async fn open_blob(&self, digest: Digest) -> Result<Option<Arc<BlobFile>>, OpenBlobError> {
         self.touch(digest);

@@ -147,6 +147,12 @@ impl Driver {
 
     /// Shows readers what the disk holds before the core decides what follows from it.
     fn input(&mut self, input: Input) {
+        if let Some((digest, piece)) = arrived(&input)
+            && (self.purges.contains_key(&digest) || !self.work.store.holds(digest, piece))
+        {
+            // It came for a download that has failed since: it is purged, or will be.
+            return;
+        }
         match &input {
             Input::Fetched { digest, piece, .. } => {
                 self.fetches.remove(&(*digest, *piece));
@@ -190,9 +196,10 @@ impl Driver {
 
     fn wanted(&mut self, want: Want) {
         let Want { digest, layout, pieces: wish, file, credential, live } = want;
-        if let Some(failed) = self.lives.get(&digest).filter(|live| live.has_failed()) {
-            // What was opened for it may be purged yet: its client begins again.
-            let _ = live.send(failed.clone());
+        let has_failed = self.lives.get(&digest).is_some_and(|live| live.has_failed());
+        if has_failed || !self.work.store.is_current(&file) {
+            // What was opened for it is purged, or will be: its client begins again.
+            let _ = live.send(None);
             return;
         }
         if let Some(credential) = credential {
@@ -209,7 +216,7 @@ impl Driver {
         }
         self.input(Input::Wanted { digest, layout, pieces: wish });
         // A client that went away meanwhile leaves its download behind.
-        let _ = live.send(known);
+        let _ = live.send(Some(known));
     }
 
     fn keep_credential(&mut self, digest: Digest, credential: ReadCredential) {
@@ -385,7 +392,14 @@ impl Driver {
             }
             // A read that nobody waited for leaves no client behind.
             Output::Forget { digest } => self.fail(digest, evicted()),
-            Output::Purge { digest, root } => {
+            Output::Purge { digest, layout, root } => {
+                // A read that begins now waits for that, and so does a client: also where nobody has opened the blob yet.
+                let failed = || {
+                    let live = Live::new(digest, layout, PieceSet::new(layout.piece_count()), false);
+                    live.fail(evicted());
+                    Arc::new(live)
+                };
+                self.lives.entry(digest).or_insert_with(failed);
                 *self.purges.entry(digest).or_default() += 1;
                 let (store, swarm) = (self.work.store.clone(), self.work.swarm.clone());
                 self.running.spawn(async move {
@@ -434,6 +448,16 @@ impl Driver {
         if link.try_send(message).is_err() {
             self.link_down();
         }
+    }
+}
+
+/// The piece of which this says that it is on the disk.
+fn arrived(input: &Input) -> Option<(Digest, u32)> {
+    match input {
+        Input::Fetched { digest, piece, .. }
+        | Input::Taken { digest, piece, .. }
+        | Input::SourceRead { digest, piece, .. } => Some((*digest, *piece)),
+        _ => None,
     }
 }
 

@@ -99,7 +99,8 @@ pub(crate) struct Want {
     pieces: PieceSet,
     file: Arc<BlobFile>,
     credential: Option<ReadCredential>,
-    live: oneshot::Sender<Arc<Live>>,
+    /// `None`: the blob was purged after it was opened.
+    live: oneshot::Sender<Option<Arc<Live>>>,
 }
 
 impl std::fmt::Debug for Swarm {
@@ -181,17 +182,21 @@ impl Swarm {
         wish: &Wish,
         credential: Option<ReadCredential>,
     ) -> Result<Arc<Live>, Failure> {
-        let seen = timeout(CLAIM_WAIT, self.settled(digest, layout)).await;
-        let known = seen.map_err(|_| contested(digest))?;
-        if let Some(complete) = known.as_ref().filter(|live| live.is_complete()) {
-            return Ok(Arc::clone(complete));
+        loop {
+            let seen = timeout(CLAIM_WAIT, self.settled(digest, layout)).await;
+            let known = seen.map_err(|_| contested(digest))?;
+            if let Some(complete) = known.as_ref().filter(|live| live.is_complete()) {
+                return Ok(Arc::clone(complete));
+            }
+            let layout = known.map_or(layout, |live| live.layout());
+            let file = self.store.begin(digest, layout).await.map_err(|error| no_room(&error))?;
+            let (sender, live) = oneshot::channel();
+            let (pieces, credential) = (wish.pieces(layout), credential.clone());
+            self.send(Event::Wanted(Want { digest, layout, pieces, file, credential, live: sender })).await;
+            if let Some(live) = live.await.map_err(|_| stopping())? {
+                return Ok(live);
+            }
         }
-        let layout = known.map_or(layout, |live| live.layout());
-        let file = self.store.begin(digest, layout).await.map_err(|error| no_room(&error))?;
-        let (sender, live) = oneshot::channel();
-        let pieces = wish.pieces(layout);
-        self.send(Event::Wanted(Want { digest, layout, pieces, file, credential, live: sender })).await;
-        live.await.map_err(|_| stopping())
     }
 
     /// The blob, if it is known with this layout or was seen with another. Waits while it is only claimed
@@ -229,6 +234,7 @@ impl Swarm {
         if bytes.len() as u64 != layout.size() || Digest::of(&bytes) != digest {
             return Err("other bytes came".to_owned());
         }
+        self.cleared(digest).await;
         let file = self.store.begin(digest, layout).await.map_err(|error| error.to_string())?;
         let writes = (0..layout.piece_count()).map(|piece| {
             let range = layout.piece_range(piece);

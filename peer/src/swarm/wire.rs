@@ -103,6 +103,14 @@ pub(super) fn heard(
         let interval = Duration::from_micros(pace.interval_us.into());
         Input::ReportsPaced { interval }
     }));
+    // What a batch says besides of such a blob was said after it failed.
+    inputs.extend(message.tasks_failed.iter().filter_map(task_failed));
+    inputs.extend(
+        message
+            .tombstones
+            .iter()
+            .filter_map(|purged| Some(Input::Entombed { variant: variant_from(purged)? })),
+    );
     inputs.extend(message.cancels.iter().filter_map(|cancel| {
         Some(Input::Cancelled { digest: Digest::try_from(&cancel.digest).ok()?, piece: cancel.piece })
     }));
@@ -125,13 +133,6 @@ pub(super) fn heard(
     for assignment in &message.assignments {
         inputs.extend(assigned(assignment).unwrap_or_default());
     }
-    inputs.extend(message.tasks_failed.into_iter().filter_map(|failed| task_failed(&failed)));
-    inputs.extend(
-        message
-            .tombstones
-            .iter()
-            .filter_map(|purged| Some(Input::Entombed { variant: variant_from(purged)? })),
-    );
     for digest in message.hashes_wanted {
         inputs.extend(Digest::try_from(&digest).ok().map(|digest| Input::HashesWanted { digest }));
     }
@@ -221,6 +222,19 @@ mod tests {
         let [Input::Cancelled { piece: 1, .. }, Input::Assigned { piece: u32::MAX, .. }] = inputs[..] else {
             panic!("{inputs:?}");
         };
+    }
+
+    #[test]
+    fn a_blob_s_failure_is_heard_before_what_is_ordered_anew() {
+        let failure = flotilla_proto::Failure::wrong_bytes(String::new());
+        let order = wire::SourceOrder { digest: digest().into(), size: 1, runs: vec![] };
+        let message = wire::ToPeer {
+            source_orders: vec![order],
+            tasks_failed: vec![wire::TaskFailed::new(digest(), failure, None)],
+            ..Default::default()
+        };
+        let (_, inputs) = heard(message, |_| false);
+        let [Input::TaskFailed { .. }, Input::ReadOrdered { .. }] = inputs[..] else { panic!("{inputs:?}") };
     }
 
     #[test]

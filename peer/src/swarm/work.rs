@@ -125,6 +125,7 @@ impl Work {
             let file = match order.file.clone() {
                 Some(file) => file,
                 None => {
+                    self.swarm.cleared(order.digest).await;
                     self.store.begin(order.digest, order.layout).await.map_err(|error| error.to_string())?
                 }
             };

@@ -27,7 +27,8 @@ impl Scheduler {
             return;
         }
         if is_certain {
-            return self.fail_task(now, slot, &wrong_bytes(digest), Some(variant.root));
+            let found_by = self.peers[peer].rest.facts.seed.then_some(peer);
+            return self.fail_task(now, slot, &wrong_bytes(digest), Some(variant.root), found_by);
         }
         // Where nobody can decide, what there is is better than nothing.
         let misled = self.misled_seeds(slot);
@@ -92,7 +93,7 @@ impl Scheduler {
         hashes: &[PieceHash],
     ) {
         let Some((slot, seat)) = self.find(peer, digest) else { return };
-        if pieces.len() != self.tasks[slot].piece_count() {
+        if pieces.len() != self.tasks[slot].piece_count() || self.peers[peer].rest.has_to_drop(digest) {
             return;
         }
         let is_whole = pieces.is_full() && hashes.len() == pieces.len() as usize;
@@ -309,8 +310,7 @@ impl Scheduler {
                 let child = self.tasks[slot].member(child).peer;
                 self.outputs.push_back(Output::Cancel { child, digest, piece });
             }
-            let failure = other_bytes(digest);
-            self.outputs.push_back(Output::FailTask { peer, digest, failure, root: None });
+            self.tell_of_failure(peer, digest, &other_bytes(digest), None);
             gaps.push((zone, self.detach(now, peer, slot)));
         }
         for (zone, gap) in gaps {

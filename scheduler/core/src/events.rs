@@ -175,7 +175,8 @@ impl Scheduler {
     ) {
         // A peer that holds a part may be about to want the rest: it is always known.
         let is_idle_holder = pieces.is_full() && !self.has_room_for_holder(peer, digest);
-        if self.peers.get(peer).is_none() || is_idle_holder {
+        let Some(known) = self.peers.get(peer) else { return };
+        if is_idle_holder || known.rest.has_to_drop(digest) {
             return;
         }
         let Ok(slot) = self.open_task(now, peer, (digest, size)) else { return };
@@ -298,6 +299,10 @@ impl Scheduler {
 
     /// A peer whose download ends with this knows it itself; one that goes on wants it anew.
     pub(crate) fn withdrawn(&mut self, now: Instant, peer: PeerKey, digest: Digest) {
+        if self.peers.get_mut(peer).is_some_and(|peer| peer.rest.has_dropped(digest)) {
+            // What it held counts no more since it was told, and a read that was ordered since then goes on.
+            return self.unwanted(now, peer, digest);
+        }
         let Some((slot, seat)) = self.find(peer, digest) else { return };
         self.leaves_untaken(now, slot, seat);
         if let Some(gap) = self.detach(now, peer, slot) {
@@ -314,8 +319,16 @@ impl Scheduler {
     }
 
     /// The blob cannot be had: everyone who wants it is told, and where its bytes are wrong or cut for
-    /// another size, everyone who holds any of it, with the root of what is purged. Costs a pass over the members.
-    pub(crate) fn fail_task(&mut self, now: Instant, slot: TaskSlot, failure: &Failure, root: Option<Root>) {
+    /// another size, everyone who holds any of it, with the root of what is purged. But not the seed that found it out: it
+    /// has dropped its own, and what it has begun to read since is sound. Costs a pass over the members.
+    pub(crate) fn fail_task(
+        &mut self,
+        now: Instant,
+        slot: TaskSlot,
+        failure: &Failure,
+        root: Option<Root>,
+        found_by: Option<PeerKey>,
+    ) {
         self.discharge_read(slot);
         let task = &mut self.tasks[slot];
         task.source = Source::Idle;
@@ -333,8 +346,10 @@ impl Scheduler {
             if !failure.voids_pieces() && member.wish.is_none() {
                 continue;
             }
-            self.outputs.push_back(Output::FailTask { peer, digest, failure: failure.clone(), root });
             let pieces: Vec<u32> = member.ties.in_flight.iter().map(|flight| flight.piece).collect();
+            if Some(peer) != found_by {
+                self.tell_of_failure(peer, digest, failure, root);
+            }
             for piece in pieces {
                 self.land(now, slot, seat, piece, Landing::Lost);
             }
@@ -354,5 +369,20 @@ impl Scheduler {
             self.feed_parent(now, peer);
             self.feed_downloads(now, peer);
         }
+    }
+
+    /// A peer that drops what it holds is believed to hold none of the blob until it says that it has: what it
+    /// announced before it heard is void.
+    pub(crate) fn tell_of_failure(
+        &mut self,
+        peer: PeerKey,
+        digest: Digest,
+        failure: &Failure,
+        root: Option<Root>,
+    ) {
+        if failure.voids_pieces() {
+            self.peers.known_mut(peer).rest.is_to_drop(digest);
+        }
+        self.outputs.push_back(Output::FailTask { peer, digest, failure: failure.clone(), root });
     }
 }

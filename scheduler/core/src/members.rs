@@ -93,7 +93,7 @@ impl Scheduler {
             self.tasks.slots(digest).iter().copied().filter(|other| *other != slot).collect();
         for other in others {
             let claimed = self.tasks[other].layout.size();
-            self.fail_task(now, other, &size_differs(digest, claimed, size, true), None);
+            self.fail_task(now, other, &size_differs(digest, claimed, size, true), None, None);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-use flotilla_proto::PeerId;
+use flotilla_proto::{Digest, PeerId};
 
 use crate::hash::KeyHash;
 use crate::rate::{Meter, RoundTrip, Usual};
@@ -53,6 +53,8 @@ pub(crate) struct Rest {
     pub(crate) reads_max: u32,
     /// What the blobs that it made known take in the books.
     pub(crate) weight: u64,
+    /// Blobs of which it was told to drop all it holds, and has not said that it did; at most [`MOST_TO_DROP`].
+    to_drop: BTreeSet<Digest>,
     /// Peers it was partners with of late, the latest last: their connections stand.
     pub(crate) warm: Vec<PeerKey>,
     up_meter: Meter,
@@ -91,6 +93,26 @@ pub(crate) struct Side {
     share: u8,
 }
 
+impl Rest {
+    /// It is told to drop all that it holds of a blob.
+    pub(crate) fn is_to_drop(&mut self, digest: Digest) {
+        self.to_drop.insert(digest);
+        if self.to_drop.len() > MOST_TO_DROP {
+            self.to_drop.pop_first();
+        }
+    }
+
+    /// Whether it was told so and has not said that it did.
+    pub(crate) fn has_to_drop(&self, digest: Digest) -> bool {
+        self.to_drop.contains(&digest)
+    }
+
+    /// It holds none of the blob, as it says. Whether that is the answer to what it was told.
+    pub(crate) fn has_dropped(&mut self, digest: Digest) -> bool {
+        self.to_drop.remove(&digest)
+    }
+}
+
 impl Peer {
     /// With what it may await, if that is known of an earlier stream.
     pub(crate) fn new(
@@ -111,6 +133,7 @@ impl Peer {
             reads: 0,
             reads_max: limits.reads_max,
             weight: 0,
+            to_drop: BTreeSet::new(),
             warm: Vec::new(),
             up_meter: Meter::default(),
             down_meter: Meter::default(),
@@ -414,3 +437,6 @@ const AHEAD: f64 = 1.8;
 
 /// With fewer pieces on their way a link is not measured: it may be idle between two.
 const METERED_FROM: u32 = 2;
+
+/// Each peer answers within a round trip; one that never does is believed again when it has been told so often.
+const MOST_TO_DROP: usize = 1024;

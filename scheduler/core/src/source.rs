@@ -132,7 +132,7 @@ impl Scheduler {
                 task.source = Source::Idle;
             }
             Source::Awaiting(until) if now >= *until && !has_seed => {
-                self.fail_task(now, slot, &no_seed(), None);
+                self.fail_task(now, slot, &no_seed(), None, None);
             }
             Source::Idle | Source::Leased(_) | Source::Awaiting(_) | Source::Settling => {
                 if self.charge_read(slot) {
@@ -266,7 +266,8 @@ impl Scheduler {
         let root = failure.is_poisoned().then(|| self.tasks[slot].hashes.root_so_far());
         if failure.voids_pieces() || self.next_seed(now, digest, &failed).is_none() {
             self.grade_reads(slot, |reads_max| reads_max / 2);
-            return self.fail_task(now, slot, failure, root);
+            let found_by = failure.voids_pieces().then_some(seed);
+            return self.fail_task(now, slot, failure, root, found_by);
         }
         // It goes on, for the same peer.
         self.order_source(now, slot, failed);

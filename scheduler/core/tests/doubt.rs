@@ -74,7 +74,29 @@ fn a_seed_s_own_hash_purges_the_region_at_once() {
     region.announce(SEED, 0..12, Some(WRONG));
     region.want(B);
     let told = region.wrong_bytes(SEED, all(WRONG));
-    assert_eq!(purged(&told), [(SEED, Some(all(WRONG))), (B, Some(all(WRONG)))]);
+    assert_eq!(purged(&told), [(B, Some(all(WRONG)))], "the seed has dropped its own already");
+}
+
+#[test]
+fn what_a_peer_announced_before_it_heard_that_it_is_void_is_planned_for_nobody() {
+    let mut region = Region::new();
+    region.announce(SEED, 0..12, Some(WRONG));
+    region.want(A);
+    let told = region.wrong_bytes(SEED, all(WRONG));
+    assert_eq!(purged(&told), [(A, Some(all(WRONG)))]);
+    region.input(Input::Withdrawn { peer: SEED, digest: digest() });
+
+    // Both were on their way.
+    region.announce(A, 0..4, None);
+    region.tell_hashes(A, 0..4, WRONG);
+    let told = region.want(B);
+    assert_eq!((assigned(&told), read_by_seed(&told)), (vec![], Some(PieceSet::full(COUNT))));
+
+    region.input(Input::Withdrawn { peer: A, digest: digest() });
+    region.announce(SEED, 0..12, Some(RIGHT));
+    region.announce(A, 0..12, None);
+    let told = region.want(C);
+    assert!(assigned(&told).iter().any(|(parent, ..)| *parent == A), "it is believed again: {told:?}");
 }
 
 #[test]
@@ -218,7 +240,7 @@ fn what_the_reading_seed_purges_is_remembered() {
     // Its last piece was never told.
     let hashes = (0..COUNT).map(|piece| (piece != 11).then(|| hash(piece, WRONG)));
     let root = Root::of(hashes);
-    assert_eq!(purged(&told), [(SEED, Some(root)), (B, Some(root))]);
+    assert_eq!(purged(&told), [(B, Some(root))]);
     let variant = Variant { digest: digest(), root };
     assert!(region.announce(C, 0..4, None).contains(&Output::Entomb { peer: C, variant }));
 }
@@ -284,8 +306,8 @@ impl Region {
     /// Delivers to a peer whatever it is assigned until it has all. What it has then.
     fn complete(&mut self, peer: PeerKey) -> Root {
         let mut list = vec![None; COUNT as usize];
-        // Assignments given before are asked for anew.
-        self.input(Input::Unwanted { peer, digest: digest() });
+        // It begins with nothing, and assignments given before are asked for anew.
+        self.input(Input::Withdrawn { peer, digest: digest() });
         let mut told = self.want(peer);
         while let Some((_, piece, hash)) = assigned_to(peer, &told) {
             list[piece as usize] = Some(hash);

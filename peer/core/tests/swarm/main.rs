@@ -90,7 +90,7 @@ fn what_was_cut_for_another_size_is_purged_and_wanted_with_the_right_one() {
     peer.input(fetched(0));
     let failure = Failure::new(502, "X", "x".into(), FailureCause::OtherSize(SIZE + 1));
     let outputs = peer.input(Input::TaskFailed { digest: digest(), failure, root: None });
-    assert!(outputs.contains(&Output::Purge { digest: digest(), root: None }));
+    assert!(outputs.contains(&Output::Purge { digest: digest(), layout: layout(), root: None }));
     assert!(told(&outputs).contains(&Report::Withdraw { digest: digest() }) && failed(&outputs));
     let right = Layout::of(SIZE + 1).unwrap();
     let outputs = peer.input(Input::Wanted {
@@ -135,7 +135,7 @@ fn a_blob_whose_hash_is_wrong_is_purged_and_its_clients_are_told() {
         peer.input(fetched(piece));
     }
     let outputs = peer.input(hashed(false));
-    assert!(outputs.contains(&Output::Purge { digest: digest(), root: Some(root()) }));
+    assert!(outputs.contains(&Output::Purge { digest: digest(), layout: layout(), root: Some(root()) }));
     assert!(told(&outputs).contains(&Report::Withdraw { digest: digest() }));
     assert!(failed(&outputs));
 }
@@ -165,12 +165,20 @@ fn what_sha256_has_found_right_is_never_purged() {
     let outputs = peer.input(task_failed(true, Some(root())));
     assert_eq!(outputs[0], Output::Entomb { variant: variant() });
     let pieces = PieceSet::full(6);
-    assert_eq!(told(&outputs), [Report::Announce { digest: digest(), size: SIZE, pieces, hashes: vec![] }]);
+    let again = Report::Announce { digest: digest(), size: SIZE, pieces, hashes: vec![] };
+    assert_eq!(told(&outputs), [Report::Withdraw { digest: digest() }, again]);
+}
+
+#[test]
+fn a_peer_that_is_told_to_drop_a_blob_says_that_it_holds_none_even_if_it_never_did() {
+    let mut peer = Peer::attached();
+    assert_eq!(told(&peer.input(task_failed(true, None))), [Report::Withdraw { digest: digest() }]);
+    assert_eq!(told(&peer.input(task_failed(false, None))), []);
 }
 
 #[test]
 fn a_part_from_before_a_purge_goes_and_what_came_after_it_stays() {
-    let purge = || Output::Purge { digest: digest(), root: Some(root()) };
+    let purge = || Output::Purge { digest: digest(), layout: layout(), root: Some(root()) };
     let entombed = || Input::Entombed { variant: variant() };
     let mut peer = Peer::attached();
     peer.input(found(0..2, false));
@@ -180,9 +188,11 @@ fn a_part_from_before_a_purge_goes_and_what_came_after_it_stays() {
     peer.input(found(0..2, false));
     assert_eq!(peer.input(entombed()), [], "it heard of that before");
     // But a purge that is under way goes for everything.
-    assert!(
-        peer.input(task_failed(true, Some(root()))).contains(&Output::Purge { digest: digest(), root: None })
-    );
+    assert!(peer.input(task_failed(true, Some(root()))).contains(&Output::Purge {
+        digest: digest(),
+        layout: layout(),
+        root: None
+    }));
 
     let mut peer = Peer::attached();
     peer.input(Input::TombstoneFound { variant: variant() });

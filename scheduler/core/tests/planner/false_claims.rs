@@ -141,6 +141,7 @@ fn a_seed_that_was_sent_a_forged_piece_drops_it_before_it_reads_and_the_forger_i
     let variant = Variant { digest: digest(0), root };
     planner.input(Input::WrongBytes { peer: child, variant });
     assert!(planner.failed.contains(&(seed, FailureCause::WrongBytes)), "{:?}", planner.failed);
+    planner.input(Input::Withdrawn { peer: seed, digest: digest(0) });
     assert_eq!(planner.reads, [(seed, 12)]);
     let mut pieces = PieceSet::new(12);
     pieces.insert(0);

@@ -187,6 +187,9 @@ impl Swarm {
             Output::FailTask { peer, digest, failure, root: _ } => {
                 self.wants.remove(&(peer, digest));
                 self.transfers.retain(|t| (t.child, t.digest) != (peer, digest));
+                if failure.voids_pieces() {
+                    self.drops(peer, digest);
+                }
                 self.failures.push((peer, digest, failure));
             }
             Output::UseSeed { seed, .. } => assert!(self.held.contains_key(&seed)),
@@ -203,6 +206,17 @@ impl Swarm {
             | Output::Unlink { .. }
             | Output::Picking { .. }
             | Output::PaceReports { .. } => {}
+        }
+    }
+
+    /// What it holds whole it knows to be right.
+    fn drops(&mut self, peer: PeerKey, digest: Digest) {
+        self.answers.push_back(Input::Withdrawn { peer, digest });
+        let Some(held) = self.held.get_mut(&peer).and_then(|held| held.remove(&digest)) else { return };
+        if held.is_full() {
+            let (pieces, hashes) = (held.clone(), vec![]);
+            self.answers.push_back(Input::Announced { peer, digest, size: SIZE, pieces, hashes });
+            self.held.get_mut(&peer).unwrap().insert(digest, held);
         }
     }
 
