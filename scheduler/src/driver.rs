@@ -261,11 +261,12 @@ impl Driver {
     /// left is for nobody.
     fn obey(&mut self, output: Output) -> Option<()> {
         match output {
-            Output::Assign { child, parent, digest, piece, hash } => {
+            Output::Assign { child, parent, digest, piece, hash, hearsay } => {
                 let parent = self.introduce(child, parent)?;
                 tracing::trace!(task = %digest.short(), piece, parent, child = child.0, "assigned");
                 let hashes = join_hashes([&hash]);
-                let assignment = wire::Assignment { digest: digest.into(), parent, first: piece, hashes };
+                let digest = digest.into();
+                let assignment = wire::Assignment { digest, parent, first: piece, hashes, hearsay };
                 self.batch(child)?.assignments.push(assignment);
                 self.metrics.assignments.inc();
             }

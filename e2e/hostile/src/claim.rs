@@ -6,14 +6,16 @@ use flotilla_proto::{Digest, Layout, PieceHash};
 
 use crate::answers::forged_piece;
 
-/// The first pieces of a blob.
+/// Pieces of a blob.
 #[derive(Debug, Clone)]
 pub struct Claim {
     /// Of which blob.
     pub digest: Digest,
     /// Its size in bytes, or another one.
     pub size: u64,
-    /// What the pieces from the first on hash to, or something else.
+    /// The first piece.
+    pub first: u32,
+    /// What the pieces from that on hash to, or something else.
     pub hashes: Vec<PieceHash>,
 }
 
@@ -32,7 +34,7 @@ impl Claim {
             let range = layout.piece_range(piece);
             PieceHash::of(&blob[within(range.start)..within(range.end)])
         };
-        Self { digest: Digest::of(blob), size, hashes: (0..pieces).map(hash).collect() }
+        Self { digest: Digest::of(blob), size, first: 0, hashes: (0..pieces).map(hash).collect() }
     }
 
     /// All of a blob that it has never seen.
@@ -44,24 +46,24 @@ impl Claim {
     pub fn made_up(digest: Digest, size: u64) -> Self {
         let layout = Layout::of(size).expect("a size that a blob may have");
         let hash = |piece: u32| PieceHash::of(&piece.to_be_bytes());
-        Self { digest, size, hashes: (0..layout.piece_count()).map(hash).collect() }
+        Self { digest, size, first: 0, hashes: (0..layout.piece_count()).map(hash).collect() }
     }
 
-    /// All of a blob, with the hashes of other bytes, which [`Manner::Forges`](crate::Manner::Forges) sends.
+    /// A blob from a piece on, with the hashes of other bytes, which [`Manner::Forges`](crate::Manner::Forges) sends.
     ///
     /// # Panics
     ///
     /// If no blob may be so long.
     #[must_use]
-    pub fn forged(digest: Digest, size: u64) -> Self {
+    pub fn forged(digest: Digest, size: u64, first: u32) -> Self {
         let layout = Layout::of(size).expect("a size that a blob may have");
         let hash = |piece: u32| PieceHash::of(&forged_piece(layout, piece));
-        Self { digest, size, hashes: (0..layout.piece_count()).map(hash).collect() }
+        Self { digest, size, first, hashes: (first..layout.piece_count()).map(hash).collect() }
     }
 
     pub(crate) fn announcement(&self) -> Announce {
         let count = u32::try_from(self.hashes.len()).expect("few pieces");
-        let (size, runs) = (self.size, vec![Run { first: 0, count }]);
+        let (size, runs) = (self.size, vec![Run { first: self.first, count }]);
         Announce { digest: self.digest.into(), size, runs, hashes: join_hashes(&self.hashes) }
     }
 

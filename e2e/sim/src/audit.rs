@@ -369,7 +369,7 @@ mod tests {
     }
 
     fn assign(parent: PeerKey, child: PeerKey, piece: u32) -> Output {
-        Output::Assign { child, parent, digest: digest(), piece, hash: hash() }
+        Output::Assign { child, parent, digest: digest(), piece, hash: hash(), hearsay: false }
     }
 
     fn digest() -> Digest {

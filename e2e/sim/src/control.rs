@@ -89,8 +89,8 @@ fn failure_reason(error: FetchError) -> FailureReason {
 /// Whom a decision of the scheduler is for, and what it means there.
 pub(crate) fn to_peer(output: Output, id: impl Fn(PeerKey) -> PeerId) -> (PeerKey, PeerInput) {
     match output {
-        Output::Assign { child, parent, digest, piece, hash } => {
-            (child, PeerInput::Assigned { digest, piece, parent: id(parent), hash })
+        Output::Assign { child, parent, digest, piece, hash, hearsay } => {
+            (child, PeerInput::Assigned { digest, piece, parent: id(parent), hash, hearsay })
         }
         Output::Cancel { child, digest, piece } => (child, PeerInput::Cancelled { digest, piece }),
         Output::UseSeed { child, seed, digest } => (child, PeerInput::SeedNamed { digest, seed: id(seed) }),

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use flotilla_peer_core::{Batch, Input as PeerInput, Report};
-use flotilla_proto::Digest;
+use flotilla_proto::{Digest, PieceSet};
 use flotilla_scheduler_core::{Input as SchedulerInput, Output as SchedulerOutput, PeerKey};
 
 use crate::control::{downward_rank, is_struck_by_failure, to_peer, to_scheduler};
@@ -86,7 +86,7 @@ impl World<'_> {
         }
         for report in batch {
             let input = match report {
-                Report::Hashes { digest, .. } => self.hashes_told(key, digest),
+                Report::Hashes { digest, besides, .. } => self.hashes_told(key, digest, &besides),
                 report => to_scheduler(key, report, |id| self.nodes[self.node_by_id[id].place()].key),
             };
             if let Some(input) = input {
@@ -96,10 +96,11 @@ impl World<'_> {
     }
 
     /// The shell reads the hashes of what is held from its store.
-    fn hashes_told(&self, key: PeerKey, digest: Digest) -> Option<SchedulerInput> {
+    fn hashes_told(&self, key: PeerKey, digest: Digest, besides: &PieceSet) -> Option<SchedulerInput> {
         let blob = self.nodes[self.node_by_key[key.0 as usize].place()].blobs.get(&digest)?;
-        let hashes = blob.held.iter().map(|piece| self.piece_hash(digest, piece)).collect();
-        Some(SchedulerInput::HashesTold { peer: key, digest, pieces: blob.held.clone(), hashes })
+        let pieces = blob.held.difference(besides);
+        let hashes = pieces.iter().map(|piece| self.piece_hash(digest, piece)).collect();
+        Some(SchedulerInput::HashesTold { peer: key, digest, pieces, hashes })
     }
 
     pub(crate) fn tell_scheduler(&mut self, input: SchedulerInput) {

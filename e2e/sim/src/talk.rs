@@ -9,7 +9,7 @@ use flotilla_scheduler_core::PeerKey;
 
 use crate::event::{Event, NodeIndex, Time};
 use crate::node::{Follower, Lane, SHA256_BYTES_PER_S};
-use crate::transfer::FetchId;
+use crate::transfer::{FetchId, Request};
 use crate::violation::Violation;
 use crate::world::World;
 
@@ -48,17 +48,19 @@ impl World<'_> {
 
     fn obey_peer(&mut self, index: NodeIndex, output: PeerOutput) {
         match output {
-            PeerOutput::Fetch { digest, layout, piece, parent, hash, patience, picked } => {
+            PeerOutput::Fetch { digest, layout, piece, parent, hash, hearsay, patience, picked } => {
                 if hash != self.piece_hash(digest, piece) {
                     let peer = self.nodes[index.place()].id.clone();
                     self.break_off(Violation::WrongHash { peer, digest, piece });
                 }
                 let wish = UploadWish::Piece { piece, picked };
-                self.start_fetch(index, &parent, digest, layout, wish, patience);
+                let request = Request { digest, layout, wish, hearsay, patience };
+                self.start_fetch(index, &parent, request);
             }
             PeerOutput::Take { digest, layout, parent, lacking, patience } => {
                 let wish = UploadWish::Any { lacking };
-                self.start_fetch(index, &parent, digest, layout, wish, patience);
+                let request = Request { digest, layout, wish, hearsay: false, patience };
+                self.start_fetch(index, &parent, request);
             }
             PeerOutput::AbortTake { digest, parent } => self.abort_take(index, digest, &parent),
             PeerOutput::Upload { upload, piece } => self.send_piece(FetchId(upload.0), piece),

@@ -22,14 +22,21 @@ pub(crate) struct FetchId(pub(crate) u64);
 pub(crate) struct Fetch {
     child: NodeIndex,
     parent: NodeIndex,
-    digest: Digest,
-    layout: Layout,
-    wish: UploadWish,
+    request: Request,
     begun_at: Time,
-    patience: Patience,
     /// When the child last looked how much had come, and how much it was.
     looked: (Time, f64),
     stage: Stage,
+}
+
+/// What a child asks of a parent, and how.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) digest: Digest,
+    pub(crate) layout: Layout,
+    pub(crate) wish: UploadWish,
+    pub(crate) hearsay: bool,
+    pub(crate) patience: Patience,
 }
 
 /// How far a fetch is.
@@ -46,23 +53,16 @@ enum Stage {
 }
 
 impl World<'_> {
-    pub(crate) fn start_fetch(
-        &mut self,
-        child: NodeIndex,
-        parent: &PeerId,
-        digest: Digest,
-        layout: Layout,
-        wish: UploadWish,
-        patience: Patience,
-    ) {
+    pub(crate) fn start_fetch(&mut self, child: NodeIndex, parent: &PeerId, request: Request) {
         let parent = self.node_by_id[parent];
         let looked = (self.now, 0.0);
         let (begun_at, stage) = (self.now, Stage::Asked);
-        let named_piece = match &wish {
+        let (digest, patience) = (request.digest, request.patience);
+        let named_piece = match &request.wish {
             UploadWish::Piece { piece, .. } => Some(*piece),
             UploadWish::Any { .. } => None,
         };
-        let fetch = Fetch { child, parent, digest, layout, wish, begun_at, patience, looked, stage };
+        let fetch = Fetch { child, parent, request, begun_at, looked, stage };
         let id = FetchId(self.fetches.insert(fetch));
         let node = &mut self.nodes[child.place()];
         let former = match named_piece {
@@ -83,7 +83,7 @@ impl World<'_> {
             return;
         }
         fetch.stage = Stage::Waiting;
-        let (digest, wish, parent) = (fetch.digest, fetch.wish.clone(), fetch.parent);
+        let (digest, wish, parent) = (fetch.request.digest, fetch.request.wish.clone(), fetch.parent);
         let child = self.nodes[fetch.child.place()].id.clone();
         self.tell_peer(parent, PeerInput::UploadAsked { upload: UploadId(id.0), child, digest, wish });
     }
@@ -92,13 +92,13 @@ impl World<'_> {
     pub(crate) fn send_piece(&mut self, id: FetchId, piece: u32) {
         let fetch = self.fetches.get_mut(id.0).expect("a parent hears when a request ends");
         let path = path(&self.nodes[fetch.parent.place()].links, &self.nodes[fetch.child.place()].links);
-        let bytes = fetch.layout.piece_size(piece).into();
+        let bytes = fetch.request.layout.piece_size(piece).into();
         let flow = self.network.start(self.now, path, bytes, Cargo::Fetch(id));
         fetch.stage = Stage::Sending { flow, piece, first_byte: self.now - fetch.begun_at };
         fetch.looked = (self.now, 0.0);
-        if let UploadWish::Any { .. } = fetch.wish {
+        if let UploadWish::Any { .. } = fetch.request.wish {
             let (child, digest, parent) =
-                (fetch.child, fetch.digest, self.nodes[fetch.parent.place()].id.clone());
+                (fetch.child, fetch.request.digest, self.nodes[fetch.parent.place()].id.clone());
             self.tell_peer(child, PeerInput::TakeBegun { digest, parent, piece });
         }
     }
@@ -145,18 +145,18 @@ impl World<'_> {
         let disk_full = self.nodes[fetch.child.place()].spec.disk_full;
         if disk_full {
             self.tally.wasted_bytes += moved;
-            let (child, digest) = (fetch.child, fetch.digest);
+            let (child, digest) = (fetch.child, fetch.request.digest);
             return self.tell_peer(child, PeerInput::GivenUp { digest, failure: disk_full_failure() });
         }
-        let Fetch { child, parent, digest, wish, .. } = fetch;
+        let Fetch { child, parent, request: Request { digest, layout, wish, hearsay, .. }, .. } = fetch;
         self.tally.kept_bytes += moved;
         self.tally.kept_pieces += 1;
-        self.hold(child, digest, fetch.layout, piece);
+        self.hold(child, digest, layout, piece);
         let parent = self.nodes[parent.place()].id.clone();
         self.tell_peer(
             child,
             match wish {
-                UploadWish::Piece { .. } => PeerInput::Fetched { digest, piece, first_byte },
+                UploadWish::Piece { .. } => PeerInput::Fetched { digest, piece, hearsay, first_byte },
                 UploadWish::Any { .. } => PeerInput::Taken { digest, parent, piece, first_byte },
             },
         );
@@ -165,7 +165,7 @@ impl World<'_> {
     /// The child looks how much came since it looked last, and gives up if that is too little.
     pub(crate) fn may_stall(&mut self, id: FetchId) {
         let Some(fetch) = self.fetches.get_mut(id.0) else { return };
-        let Patience { stall, least_bytes_per_s } = fetch.patience;
+        let Patience { stall, least_bytes_per_s } = fetch.request.patience;
         let (since, moved) = match fetch.stage {
             Stage::Sending { flow, .. } => (fetch.looked.0, self.network.moved(self.now, flow)),
             Stage::Cut { at } => (at, fetch.looked.1),
@@ -190,7 +190,7 @@ impl World<'_> {
     }
 
     fn tell_failure(&mut self, fetch: Fetch, error: FetchError) {
-        let Fetch { child, parent, digest, wish, .. } = fetch;
+        let Fetch { child, parent, request: Request { digest, wish, .. }, .. } = fetch;
         let parent = self.nodes[parent.place()].id.clone();
         self.tell_peer(
             child,
@@ -225,9 +225,9 @@ impl World<'_> {
     fn end_fetch(&mut self, id: FetchId, delivered: bool) -> Option<(Fetch, u64)> {
         let fetch = self.fetches.remove(id.0)?;
         let child = &mut self.nodes[fetch.child.place()];
-        match &fetch.wish {
-            UploadWish::Piece { piece, .. } => drop(child.fetches.remove(&(fetch.digest, *piece))),
-            UploadWish::Any { .. } => drop(child.takes.remove(&(fetch.digest, fetch.parent))),
+        match &fetch.request.wish {
+            UploadWish::Piece { piece, .. } => drop(child.fetches.remove(&(fetch.request.digest, *piece))),
+            UploadWish::Any { .. } => drop(child.takes.remove(&(fetch.request.digest, fetch.parent))),
         }
         let moved = match fetch.stage {
             Stage::Sending { flow, .. } => self.network.stop(self.now, flow),
@@ -257,7 +257,7 @@ impl World<'_> {
             .collect();
         for id in sent {
             let fetch = self.fetches.get_mut(id.0).expect("listed above");
-            let (child, stall) = (fetch.child, fetch.patience.stall);
+            let (child, stall) = (fetch.child, fetch.request.patience.stall);
             if let Stage::Sending { flow, .. } =
                 std::mem::replace(&mut fetch.stage, Stage::Cut { at: self.now })
             {

@@ -58,7 +58,10 @@ async fn lie(orders: &LiarOrders) -> Result<()> {
     let known = tokio::time::timeout(PATIENCE, known).await.context("no scheduler is known")??.clone();
     let scheduler = &known.schedulers[0];
     let hostile = Hostile::join(&identity, (&scheduler.id, scheduler.address), listen, *manner).await?;
-    let claim = if *manner == Manner::Forges { Claim::forged } else { Claim::made_up };
+    let claim = |digest, size| match manner {
+        Manner::Forges => Claim::forged(digest, size, 0),
+        _ => Claim::made_up(digest, size),
+    };
     let claims = [claim(*digest, *size), Claim::made_up(*digest, size + 1)];
     hostile.announce(&claims).await?;
     fs::write(&orders.ready_file, "")?;

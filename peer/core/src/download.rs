@@ -3,26 +3,30 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use flotilla_proto::{Layout, PeerId, PieceHash, PieceSet};
+use flotilla_proto::{Layout, PeerId, PieceSet};
 
 use crate::partner::{Partner, Picking};
-use crate::requests::Requests;
+use crate::requests::{Choice, Requests};
 
 /// What this peer holds and does of one blob. It lives as long as anything is held or wanted.
 #[derive(Debug)]
 pub(crate) struct Blob {
     pub(crate) layout: Layout,
     pub(crate) held: PieceSet,
+    /// Pieces that match what only peers say that they hash to.
+    pub(crate) hearsay: PieceSet,
     /// Whether its SHA-256 was found right. Only a full blob is.
     pub(crate) verified: bool,
     /// The pieces that clients wait for or have had since somebody began to wait; `None` while nobody waits.
     pub(crate) wish: Option<PieceSet>,
     /// Whether its bytes are being hashed from end to end.
     pub(crate) hashing: bool,
+    /// Whether that may have begun with a piece that was replaced since.
+    pub(crate) hashes_former: bool,
     /// What was asked of other peers.
     pub(crate) requests: Requests,
     /// What the scheduler assigned while the piece was on its way already: should that fail.
-    pub(crate) set_aside: BTreeMap<u32, (PeerId, PieceHash)>,
+    pub(crate) set_aside: BTreeMap<u32, Choice>,
     /// Parents that sent a corrupt piece: never asked again for this blob.
     pub(crate) barred: BTreeSet<PeerId>,
     /// Pieces on their way from the registry.
@@ -45,9 +49,11 @@ impl Blob {
         Self {
             layout,
             held: PieceSet::new(piece_count),
+            hearsay: PieceSet::new(piece_count),
             verified: false,
             wish: None,
             hashing: false,
+            hashes_former: false,
             requests: Requests::default(),
             set_aside: BTreeMap::new(),
             barred: BTreeSet::new(),
@@ -60,9 +66,9 @@ impl Blob {
         }
     }
 
-    /// Whether clients may read the piece now. The last one only once the whole is verified.
+    /// Whether clients may read the piece now. The last one, and hearsay, only once the whole is verified.
     pub(crate) fn releases(&self, piece: u32) -> bool {
-        self.verified || self.layout.last_piece() != Some(piece)
+        self.verified || self.layout.last_piece() != Some(piece) && !self.hearsay.contains(piece)
     }
 
     /// Whether nothing would be lost by forgetting it.

@@ -10,6 +10,12 @@ pub(crate) fn purged(digest: Digest) -> Failure {
     Failure::wrong_bytes(format!("a part of {digest} that this peer held was wrong bytes of its registry"))
 }
 
+/// What its clients were shown may be right all the same: it was not what only peers had told.
+pub(crate) fn made_up(digest: Digest) -> Failure {
+    let message = format!("bytes of {digest} that another peer gave hash to something else");
+    Failure::new(502, "DIGEST_INVALID", message, FailureCause::Contested)
+}
+
 /// What was wanted, or held, with another size cannot be had with it.
 pub(crate) fn other_size(digest: Digest, size: u64) -> Failure {
     let message = format!("{digest} has {size} bytes");

@@ -5,13 +5,13 @@
 
 use std::time::Duration;
 
-use flotilla_proto::{Digest, PeerId, PieceHash};
+use flotilla_proto::{Digest, PeerId};
 
-use crate::requests::Fetching;
+use crate::requests::{Choice, Fetching};
 use crate::{FetchError, Output, Report, Swarm};
 
 impl Swarm {
-    pub(crate) fn assigned(&mut self, digest: Digest, piece: u32, parent: PeerId, hash: PieceHash) {
+    pub(crate) fn assigned(&mut self, digest: Digest, piece: u32, choice: Choice) {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
         if piece >= blob.layout.piece_count() {
             return;
@@ -19,7 +19,8 @@ impl Swarm {
         if blob.held.contains(piece) {
             return self.announce(digest, &[piece], Vec::new());
         }
-        if blob.barred.contains(&parent) {
+        if blob.barred.contains(&choice.parent) {
+            let parent = choice.parent;
             return self.tell(Report::FetchFailed { digest, piece, parent, error: FetchError::Corrupt });
         }
         let is_planned = blob.requests.fetching(piece).map(|fetching| !fetching.picked);
@@ -28,28 +29,23 @@ impl Swarm {
                 blob.requests.end_fetch(piece);
                 self.outputs.push_back(Output::AbortFetch { digest, piece });
             }
-            Some(false) => return drop(blob.set_aside.insert(piece, (parent, hash))),
+            Some(false) => return drop(blob.set_aside.insert(piece, choice)),
             None if blob.requests.is_awaited(piece) => {
-                return drop(blob.set_aside.insert(piece, (parent, hash)));
+                return drop(blob.set_aside.insert(piece, choice));
             }
             None => {}
         }
-        self.fetch(digest, piece, parent, hash, false);
+        self.fetch(digest, piece, choice, false);
     }
 
-    pub(crate) fn fetch(
-        &mut self,
-        digest: Digest,
-        piece: u32,
-        parent: PeerId,
-        hash: PieceHash,
-        picked: bool,
-    ) {
+    pub(crate) fn fetch(&mut self, digest: Digest, piece: u32, choice: Choice, picked: bool) {
+        let Choice { parent, hash, hearsay } = choice;
         let (begun_at, patience) = (self.now(), self.patience(&parent));
         let blob = self.blobs.get_mut(&digest).expect("the caller found it");
         let layout = blob.layout;
         blob.requests.fetch(piece, Fetching { parent: parent.clone(), begun_at, picked });
-        self.outputs.push_back(Output::Fetch { digest, layout, piece, parent, hash, patience, picked });
+        let fetch = Output::Fetch { digest, layout, piece, parent, hash, hearsay, patience, picked };
+        self.outputs.push_back(fetch);
     }
 
     pub(crate) fn cancelled(&mut self, digest: Digest, piece: u32) {
@@ -64,12 +60,15 @@ impl Swarm {
     }
 
     /// The piece is on disk, even where its fetch was given up in the same moment.
-    pub(crate) fn fetched(&mut self, digest: Digest, piece: u32, first_byte: Duration) {
+    pub(crate) fn fetched(&mut self, digest: Digest, piece: u32, hearsay: bool, first_byte: Duration) {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
         if piece >= blob.layout.piece_count() {
             return;
         }
         let bytes = blob.layout.piece_size(piece);
+        if hearsay && !blob.held.contains(piece) {
+            blob.hearsay.insert(piece);
+        }
         let fetching = blob.requests.end_fetch(piece);
         if let Some(Fetching { parent, begun_at, .. }) = &fetching {
             self.delivered(parent, *begun_at, first_byte, bytes);
@@ -121,8 +120,8 @@ impl Swarm {
     /// Turns to what the scheduler assigned while the piece was on its way.
     fn resume(&mut self, digest: Digest, piece: u32) {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
-        if let Some((parent, hash)) = blob.set_aside.remove(&piece) {
-            self.assigned(digest, piece, parent, hash);
+        if let Some(choice) = blob.set_aside.remove(&piece) {
+            self.assigned(digest, piece, choice);
         }
     }
 

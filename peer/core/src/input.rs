@@ -55,6 +55,8 @@ pub enum Input {
         parent: PeerId,
         /// What it must hash to.
         hash: PieceHash,
+        /// Whether only peers say so.
+        hearsay: bool,
     },
     /// The scheduler says: that piece is not wanted any more.
     Cancelled {
@@ -159,6 +161,8 @@ pub enum Input {
         digest: Digest,
         /// Which piece.
         piece: u32,
+        /// Whether only peers say what it must hash to, as when it was asked for.
+        hearsay: bool,
         /// From the request to the first byte of the piece.
         first_byte: Duration,
     },

@@ -22,6 +22,8 @@ pub enum Output {
         parent: PeerId,
         /// What it must hash to.
         hash: PieceHash,
+        /// Whether only peers say so: nobody reads it before the whole is right.
+        hearsay: bool,
         /// When to give up.
         patience: Patience,
         /// Whether this peer chose parent and piece by itself.
@@ -217,12 +219,14 @@ pub enum Report {
         /// Which blob.
         digest: Digest,
     },
-    /// The hashes of everything held of a blob; the shell reads them from the store.
+    /// The hashes of what is held of a blob; the shell reads them from the store.
     Hashes {
         /// Which blob.
         digest: Digest,
         /// Its size in bytes.
         size: u64,
+        /// Pieces to leave out: they are read anew.
+        besides: PieceSet,
     },
     /// A fetch failed.
     FetchFailed {

@@ -14,7 +14,7 @@ use flotilla_proto::{Digest, PeerId, PieceHash, PieceSet, Reader, mix};
 
 use crate::download::Blob;
 use crate::partner::{Follow, Partner, Picking};
-use crate::requests::{Fetching, Taking};
+use crate::requests::{Choice, Fetching, Taking};
 use crate::{FetchError, Output, Swarm};
 
 /// What to ask next.
@@ -240,7 +240,10 @@ impl Swarm {
 
     fn ask_for(&mut self, digest: Digest, pick: Pick) {
         match pick {
-            Pick::Fetch { parent, piece, hash } => self.fetch(digest, piece, parent, hash, true),
+            Pick::Fetch { parent, piece, hash } => {
+                let choice = Choice { parent, hash, hearsay: false };
+                self.fetch(digest, piece, choice, true);
+            }
             Pick::Take { seed } => self.take(digest, seed),
         }
     }

@@ -3,7 +3,7 @@
 
 use flotilla_proto::{Digest, Failure, Layout, PieceSet, Root, Variant};
 
-use crate::failure::{evicted, other_size, purged, wrong_bytes};
+use crate::failure::{evicted, made_up, other_size, purged, wrong_bytes};
 use crate::{Output, Report, Swarm};
 
 impl Swarm {
@@ -13,7 +13,11 @@ impl Swarm {
         if blob.verified || !blob.held.is_full() {
             return;
         }
+        let is_former = std::mem::take(&mut blob.hashes_former);
         let Err(root) = result else { return self.verified(digest) };
+        if is_former {
+            return self.hash(digest);
+        }
         let variant = Variant { digest, root };
         let is_news = self.tombstones.insert(variant);
         self.tell(Report::WrongBytes { variant });
@@ -80,6 +84,7 @@ impl Swarm {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
         blob.hashing = false;
         let (layout, was_wanted) = (blob.layout, blob.wish.is_some());
+        let is_made_up = failure.is_poisoned() && !blob.hearsay.is_empty();
         if was_wanted && !failure.voids_pieces() {
             // Also to the scheduler that says so: it may have heard of a later wish, which ends here, too.
             self.tell(Report::Unwant { digest });
@@ -90,6 +95,7 @@ impl Swarm {
             self.outputs.push_back(Output::Purge { digest, layout, root });
             self.discard(digest);
         }
+        let failure = if is_made_up { made_up(digest) } else { failure };
         self.outputs.push_back(Output::Fail { digest, failure });
         self.forget_if_idle(digest);
     }

@@ -21,7 +21,9 @@ impl Swarm {
         let mut fresh = PieceSet::new(pieces.len());
         let mut held = Vec::new();
         for piece in pieces.iter() {
-            if blob.held.contains(piece) {
+            // What only peers vouch for is read: the scheduler may doubt it, and have this seed decide.
+            let is_heard = !blob.verified && blob.hearsay.contains(piece);
+            if blob.held.contains(piece) && !is_heard {
                 held.push(piece);
             } else if blob.reading.insert(piece) {
                 fresh.insert(piece);
@@ -45,6 +47,10 @@ impl Swarm {
     pub(crate) fn source_read(&mut self, digest: Digest, piece: u32, hash: PieceHash) {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
         blob.reading.remove(piece);
+        if !blob.verified && blob.hearsay.remove(piece) && blob.held.remove(piece) {
+            // It is another on the disk now, perhaps.
+            blob.hashes_former = blob.hashing;
+        }
         self.hold(digest, piece, vec![hash]);
     }
 

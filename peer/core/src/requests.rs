@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use flotilla_proto::{PeerId, PieceSet};
+use flotilla_proto::{PeerId, PieceHash, PieceSet};
 
 /// What is on its way. A piece is so at most once, as far as this peer knows.
 #[derive(Debug, Default)]
@@ -14,6 +14,16 @@ pub(crate) struct Requests {
     taking: BTreeMap<PeerId, Taking>,
     /// How many of both each parent was asked for; no zero.
     count_by_parent: BTreeMap<PeerId, u32>,
+}
+
+/// Whom to ask for a piece.
+#[derive(Debug)]
+pub(crate) struct Choice {
+    pub(crate) parent: PeerId,
+    /// What it must hash to.
+    pub(crate) hash: PieceHash,
+    /// Whether only peers say so.
+    pub(crate) hearsay: bool,
 }
 
 /// A piece on its way.

@@ -10,6 +10,7 @@ use crate::download::Blob;
 use crate::health::Health;
 use crate::intake::Intake;
 use crate::outbox::Outbox;
+use crate::requests::Choice;
 use crate::scheduler::Scheduler;
 use crate::tombstones::Tombstones;
 use crate::uploads::Uploads;
@@ -97,7 +98,9 @@ impl Swarm {
             Input::ReaderMoved { digest, piece } => self.reader_moved(digest, piece),
             Input::SchedulerUp => self.scheduler_up(),
             Input::SchedulerDown => self.scheduler_down(),
-            Input::Assigned { digest, piece, parent, hash } => self.assigned(digest, piece, parent, hash),
+            Input::Assigned { digest, piece, parent, hash, hearsay } => {
+                self.assigned(digest, piece, Choice { parent, hash, hearsay });
+            }
             Input::Cancelled { digest, piece } => self.cancelled(digest, piece),
             Input::TombstoneFound { variant } => drop(self.tombstones.insert(variant)),
             Input::TaskFailed { digest, failure, root } => self.task_failed(digest, failure, root),
@@ -116,7 +119,9 @@ impl Swarm {
                 self.partner_holds(digest, &partner, &pieces, &hashes);
             }
             Input::FollowEnded { digest, partner } => self.follow_ended(digest, &partner),
-            Input::Fetched { digest, piece, first_byte } => self.fetched(digest, piece, first_byte),
+            Input::Fetched { digest, piece, hearsay, first_byte } => {
+                self.fetched(digest, piece, hearsay, first_byte);
+            }
             Input::FetchFailed { digest, piece, error } => self.fetch_failed(digest, piece, error),
             Input::TakeBegun { digest, parent, piece } => self.take_begun(digest, parent, piece),
             Input::Taken { digest, parent, piece, first_byte } => {
@@ -260,8 +265,8 @@ impl Swarm {
 
     fn hashes_wanted(&mut self, digest: Digest) {
         if let Some(blob) = self.blobs.get(&digest) {
-            let size = blob.layout.size();
-            self.tell(Report::Hashes { digest, size });
+            let (size, besides) = (blob.layout.size(), blob.held.intersection(&blob.reading));
+            self.tell(Report::Hashes { digest, size, besides });
         }
     }
 
@@ -317,6 +322,7 @@ impl Swarm {
         if !blob.held.remove(piece) {
             return;
         }
+        blob.hearsay.remove(piece);
         blob.verified = false;
         if blob.hashing {
             // The hash that is under way needs the piece.
@@ -364,6 +370,7 @@ impl Swarm {
     pub(crate) fn verified(&mut self, digest: Digest) {
         let blob = self.blobs.get_mut(&digest).expect("the caller holds a known blob");
         blob.verified = true;
+        blob.hearsay = PieceSet::new(blob.held.len());
         self.unwanted(digest);
         self.outputs.push_back(Output::Complete { digest });
     }

@@ -350,6 +350,7 @@ impl BlobRequest<'_> {
             selected,
             late,
             last: None,
+            sent: Vec::new(),
             end: None,
         };
         Ok(body::from_task(|sender| body.send(sender)))

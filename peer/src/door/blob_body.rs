@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use flotilla_proto::Digest;
+use flotilla_proto::{Digest, PieceHash};
 use tokio::sync::mpsc;
 
 use super::flight::{Account, Content, Held};
 use super::parts::Selected;
-use super::pursuit::Pursuit;
+use super::pursuit::{Lost, Pursuit};
 use crate::source::BoxError;
 use crate::store::{BlobFile, ReadPieceError, Store};
 use crate::swarm::Swarm;
@@ -32,6 +32,8 @@ pub(super) struct BlobBody {
     pub(super) late: Option<u32>,
     /// The piece that was read last: several parts may lie in it.
     pub(super) last: Option<(u32, Bytes)>,
+    /// The pieces that went out, and what they hash to.
+    pub(super) sent: Vec<(u32, PieceHash)>,
     /// Where the last part ends, once the first is begun.
     pub(super) end: Option<u64>,
 }
@@ -86,9 +88,35 @@ impl BlobBody {
     }
 
     async fn wait_for(&mut self, piece: u32, has_sent: bool) -> Result<(), BoxError> {
-        let deadline = Instant::now() + BODY_PATIENCE;
-        let released = self.pursuit.released(piece, deadline, has_sent).await;
-        released.map_err(|lost| lost.reason(self.file.digest()).into())
+        let live = self.pursuit.live().clone();
+        self.wait(piece, has_sent).await?;
+        if Arc::ptr_eq(&live, self.pursuit.live()) { Ok(()) } else { self.begun_again(has_sent).await }
+    }
+
+    /// Waits as long as pieces come: this one may be shown with the last of them only.
+    async fn wait(&mut self, piece: u32, has_sent: bool) -> Result<(), BoxError> {
+        loop {
+            let (held_count, deadline) = (self.pursuit.live().held_count(), Instant::now() + BODY_PATIENCE);
+            match self.pursuit.released(piece, deadline, has_sent).await {
+                Ok(()) => return Ok(()),
+                Err(Lost::Late) if self.pursuit.live().held_count() > held_count => {}
+                Err(lost) => return Err(lost.reason(self.file.digest()).into()),
+            }
+        }
+    }
+
+    /// What came was void and comes anew: what was sent must be a part of that, too.
+    async fn begun_again(&mut self, has_sent: bool) -> Result<(), BoxError> {
+        let digest = self.file.digest();
+        if has_sent {
+            let last = self.pursuit.want_whole().await.map_err(|lost| lost.reason(digest))?;
+            self.wait(last, has_sent).await?;
+        }
+        self.file = self.store.begin(digest, self.pursuit.layout()).await?;
+        if self.sent.iter().any(|(piece, hash)| self.file.hash_of(*piece) != Some(*hash)) {
+            return Err(format!("other bytes of {digest} were sent before it was found right").into());
+        }
+        Ok(())
     }
 
     /// Waits for what was not here when the headers went out. What was opened before may have been purged.
@@ -132,6 +160,7 @@ impl BlobBody {
                     self.file = self.store.begin(digest, self.pursuit.layout()).await?;
                 }
                 Ok(bytes) => {
+                    self.sent.extend(self.file.hash_of(piece).map(|hash| (piece, hash)));
                     self.last = Some((piece, bytes.clone()));
                     return Ok(bytes);
                 }

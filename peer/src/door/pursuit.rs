@@ -3,6 +3,7 @@
 //! A download is the region's: it fails when every place that was offered for it did. A client is failed
 //! only by what its own place said, by its own peer, or by time; in all other cases the blob is wanted again.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flotilla_proto::{Digest, Failure, FailureCause, Layout};
@@ -15,13 +16,13 @@ use crate::grant::Trust;
 use crate::seed::Moment;
 use crate::source::{BodyStream, ReadCredential};
 use crate::store::{BlobFile, Store};
-use crate::swarm::{Reading, Swarm, Wish};
+use crate::swarm::{Live, Reading, Swarm, Wish};
 use crate::transport::{Delivered, Offered};
 
 /// One client that waits for the pieces of one blob.
 pub(super) struct Pursuit {
     swarm: Swarm,
-    egress: std::sync::Arc<Egress>,
+    egress: Arc<Egress>,
     credential: ReadCredential,
     wish: Wish,
     reading: Reading,
@@ -49,7 +50,7 @@ pub(super) enum Lost {
 impl Pursuit {
     pub(super) fn new(
         swarm: Swarm,
-        egress: std::sync::Arc<Egress>,
+        egress: Arc<Egress>,
         credential: ReadCredential,
         wish: Wish,
         reading: Reading,
@@ -61,6 +62,11 @@ impl Pursuit {
 
     pub(super) fn layout(&self) -> Layout {
         self.reading.live().layout()
+    }
+
+    /// The download that it waits for: another one, once what came was void.
+    pub(super) fn live(&self) -> &Arc<Live> {
+        self.reading.live()
     }
 
     fn digest(&self) -> Digest {
@@ -79,7 +85,12 @@ impl Pursuit {
             let released = timeout_at(deadline.into(), self.reading.released(&self.wish, piece)).await;
             let Err(failure) = released.map_err(|_| Lost::Late)? else {
                 self.pause = FIRST_PAUSE;
-                return Ok(());
+                if !self.reading.live().is_hearsay(piece) {
+                    return Ok(());
+                }
+                // Of a part nobody can tell whether it is right.
+                self.want_whole().await?;
+                continue;
             };
             let goes_on = timeout_at(deadline.into(), self.after(&failure, piece, has_sent)).await;
             goes_on.unwrap_or(Err(Lost::Failure(failure)))?;
@@ -123,10 +134,16 @@ impl Pursuit {
     /// Waits for the whole where another registry gave a part: the client may see bytes of it once all are right, and
     /// [`Self::until_delivered`]. What is here may be others' bytes then than before.
     pub(super) async fn until_whole(&mut self, deadline: Instant, has_sent: bool) -> Result<(), Lost> {
+        let last = self.want_whole().await?;
+        self.released(last, deadline, has_sent).await
+    }
+
+    /// Wants all of it from here on. Its last piece, which is released once the whole is right.
+    pub(super) async fn want_whole(&mut self) -> Result<u32, Lost> {
         let last = self.layout().last_piece().expect("an empty blob has no body");
         self.wish = Wish::Whole;
         self.want_again(last).await?;
-        self.released(last, deadline, has_sent).await
+        Ok(last)
     }
 
     /// Waits until the client's own registry has delivered the whole blob, which is here and right, now or before.

@@ -232,6 +232,31 @@ impl Store {
         bytes: Bytes,
         origins: Origins,
     ) -> Result<(), WriteError> {
+        self.put(file, piece, hash, bytes, origins, false).await
+    }
+
+    /// As [`Self::write`], but this stands where the piece is held with another hash, and the blob is not complete: a
+    /// registry's word on it is more than a peer's.
+    pub async fn replace(
+        &self,
+        file: &Arc<BlobFile>,
+        piece: u32,
+        hash: PieceHash,
+        bytes: Bytes,
+        origins: Origins,
+    ) -> Result<(), WriteError> {
+        self.put(file, piece, hash, bytes, origins, true).await
+    }
+
+    async fn put(
+        &self,
+        file: &Arc<BlobFile>,
+        piece: u32,
+        hash: PieceHash,
+        bytes: Bytes,
+        origins: Origins,
+        replaces: bool,
+    ) -> Result<(), WriteError> {
         let digest = file.digest();
         if piece >= file.layout().piece_count() {
             return Err(WriteError::NoSuchPiece { digest, piece });
@@ -242,7 +267,7 @@ impl Store {
         }
         debug_assert_eq!(PieceHash::of(&bytes), hash, "verified before it is written");
         let (file, written) = (Arc::clone(file), bytes.clone());
-        let write = |reply| Command::Write(PieceWrite { file, piece, hash, bytes, origins, reply });
+        let write = |reply| Command::Write(PieceWrite { file, piece, hash, bytes, origins, replaces, reply });
         let held = self.ask(expected, write).await;
         match &held {
             Ok(()) => self.inner.shared.trouble.note(expected.into(), Ok(())),

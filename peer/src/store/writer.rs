@@ -51,6 +51,8 @@ pub(super) struct PieceWrite {
     pub(super) bytes: Bytes,
     /// The registries that gave them.
     pub(super) origins: Origins,
+    /// Whether it stands where the piece is held with another hash.
+    pub(super) replaces: bool,
     pub(super) reply: oneshot::Sender<Result<(), WriteError>>,
 }
 
@@ -386,10 +388,15 @@ impl Writer {
             match write.file.held().hash_of(piece) {
                 None => fit.push(write),
                 Some(held) if held == write.hash => write.answer(Ok(())),
+                Some(_) if write.replaces && !self.is_complete(digest) => fit.push(write),
                 Some(_) => write.answer(Err(WriteError::Conflict { digest, piece })),
             }
         }
         fit
+    }
+
+    fn is_complete(&self, digest: Digest) -> bool {
+        self.shared.catalog().entry(digest).is_some_and(|entry| entry.complete)
     }
 
     /// Syncs each file once, and the folder's entry of a file that holds its first piece. Returns what

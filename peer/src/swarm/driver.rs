@@ -13,7 +13,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 
-use super::work::{PieceOrder, ReadTask, Work};
+use super::work::{Asked, PieceOrder, ReadTask, Work};
 use super::{Event, Granted, Live, Lives, Swarm, Want, evicted, wire};
 use crate::egress::Egress;
 use crate::metrics::PieceBytes;
@@ -162,7 +162,10 @@ impl Driver {
                 self.takes.remove(&(*digest, parent.clone()));
                 self.hold(*digest, *piece);
             }
-            Input::SourceRead { digest, piece, .. } => self.hold(*digest, *piece),
+            Input::SourceRead { digest, piece, .. } => {
+                self.note_word(*digest, *piece, false);
+                self.hold(*digest, *piece);
+            }
             Input::FetchFailed { digest, piece, .. } => drop(self.fetches.remove(&(*digest, *piece))),
             Input::TakeFailed { digest, parent, .. } => drop(self.takes.remove(&(*digest, parent.clone()))),
             Input::FollowEnded { digest, partner } => {
@@ -191,6 +194,12 @@ impl Driver {
     fn hold(&self, digest: Digest, piece: u32) {
         if let Some(live) = self.lives.get(&digest) {
             live.hold(piece);
+        }
+    }
+
+    fn note_word(&self, digest: Digest, piece: u32, hearsay: bool) {
+        if let Some(live) = self.lives.get(&digest) {
+            live.note_word(piece, hearsay);
         }
     }
 
@@ -313,9 +322,11 @@ impl Driver {
 
     fn obey(&mut self, output: Output) {
         match output {
-            Output::Fetch { digest, layout, piece, parent, hash, patience, picked } => {
+            Output::Fetch { digest, layout, piece, parent, hash, hearsay, patience, picked } => {
                 let (work, order) = (self.work.clone(), self.order(digest, layout, parent, patience));
-                let fetch = async move { work.fetch(order, piece, hash, picked).await };
+                self.note_word(digest, piece, hearsay);
+                let asked = Asked { piece, hash, hearsay, picked };
+                let fetch = async move { work.fetch(order, asked).await };
                 self.fetches.insert((digest, piece), self.running.spawn(fetch));
             }
             Output::Take { digest, layout, parent, lacking, patience } => {

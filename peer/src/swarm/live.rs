@@ -22,6 +22,8 @@ pub(crate) struct Live {
 #[derive(Debug)]
 struct State {
     held: PieceSet,
+    /// Pieces, held or on their way, of which only peers say what they hash to; none once it is complete.
+    hearsay: PieceSet,
     released: PieceSet,
     complete: bool,
     failure: Option<Failure>,
@@ -38,7 +40,9 @@ impl Live {
             released.remove(last);
         }
         let found = AtomicU64::new(layout.bytes_in(&held));
-        let state = watch::Sender::new(State { held, released, complete, failure: None, gone: false });
+        let hearsay = PieceSet::new(layout.piece_count());
+        let state =
+            watch::Sender::new(State { held, hearsay, released, complete, failure: None, gone: false });
         Self { digest, layout, state, found, readers: Mutex::default() }
     }
 
@@ -135,6 +139,28 @@ impl Live {
         if ready(&state) { Ok(()) } else { Err(state.failure.clone().expect("waited for")) }
     }
 
+    /// Whether only peers say what a piece must hash to: clients see it once the whole is right.
+    pub(crate) fn is_hearsay(&self, piece: u32) -> bool {
+        self.state.borrow().hearsay.contains(piece)
+    }
+
+    /// Those of some pieces of which more than peers vouch for what they hash to.
+    pub(super) fn vouched(&self, pieces: &PieceSet) -> PieceSet {
+        pieces.difference(&self.state.borrow().hearsay)
+    }
+
+    /// On whose word a piece is asked for that is not held, or one was read.
+    pub(super) fn note_word(&self, piece: u32, hearsay: bool) {
+        self.state.send_if_modified(|state| {
+            if hearsay { state.hearsay.insert(piece) } else { state.hearsay.remove(piece) }
+        });
+    }
+
+    /// How many pieces are on disk.
+    pub(crate) fn held_count(&self) -> u32 {
+        self.state.borrow().held.count()
+    }
+
     pub(super) fn hold(&self, piece: u32) {
         self.state.send_if_modified(|state| state.held.insert(piece));
     }
@@ -146,13 +172,14 @@ impl Live {
     /// Whether these pieces may be read, or all of it.
     pub(crate) fn holds(&self, pieces: &PieceSet) -> bool {
         let state = self.state.borrow();
-        state.complete || state.held.is_superset(pieces)
+        state.complete || state.held.is_superset(pieces) && !state.hearsay.intersects(pieces)
     }
 
     /// The piece on disk is not what it was.
     pub(super) fn lose(&self, piece: u32) {
         self.state.send_modify(|state| {
             state.held.remove(piece);
+            state.hearsay.remove(piece);
             state.released.remove(piece);
             state.complete = false;
         });
@@ -161,6 +188,7 @@ impl Live {
     pub(super) fn complete(&self) {
         self.state.send_modify(|state| {
             state.complete = true;
+            state.hearsay = PieceSet::new(state.held.len());
             state.released.insert_all();
         });
     }
@@ -260,6 +288,18 @@ mod tests {
         assert!(!live.is_complete());
         assert!(live.released(1).now_or_never().is_none());
         assert!(live.held(1).now_or_never().is_none());
+    }
+
+    #[test]
+    fn what_only_peers_vouch_for_is_hearsay_until_the_whole_is_right() {
+        let live = live(&[0], false);
+        live.note_word(1, true);
+        live.hold(1);
+        live.hold(2);
+        assert!(live.is_hearsay(1) && !live.holds(&PieceSet::full(3)));
+        assert_eq!(live.vouched(&PieceSet::full(3)).count(), 2);
+        live.complete();
+        assert!(!live.is_hearsay(1) && live.holds(&PieceSet::full(3)));
     }
 
     #[test]

@@ -33,7 +33,9 @@ fn add(message: &mut wire::FromPeer, report: Report, store: &Store) {
             hashes: join_hashes(&hashes),
         }),
         Report::Withdraw { digest } => message.withdrawals.push(digest.into()),
-        Report::Hashes { digest, size } => message.hashes.extend(told_hashes(digest, size, store)),
+        Report::Hashes { digest, size, besides } => {
+            message.hashes.extend(told_hashes(digest, size, &besides, store));
+        }
         Report::FetchFailed { digest, piece, parent, error } => message.failures.push(wire::Failure {
             digest: digest.into(),
             piece,
@@ -56,8 +58,9 @@ fn add(message: &mut wire::FromPeer, report: Report, store: &Store) {
     }
 }
 
-fn told_hashes(digest: Digest, size: u64, store: &Store) -> Option<wire::Hashes> {
-    let held = store.hashes(digest)?;
+fn told_hashes(digest: Digest, size: u64, besides: &PieceSet, store: &Store) -> Option<wire::Hashes> {
+    let mut held = store.hashes(digest)?;
+    held.retain(|(piece, _)| !besides.contains(*piece));
     let mut pieces = PieceSet::new(Layout::of(size)?.piece_count());
     for (piece, _) in &held {
         pieces.insert(*piece);
@@ -168,7 +171,8 @@ fn assigned(assignment: &wire::Assignment) -> Option<Vec<Input>> {
     let parent: PeerId = assignment.parent.parse().ok()?;
     let hashes = split_hashes(&assignment.hashes)?;
     let pieces = assignment.first..=u32::MAX;
-    let input = |(piece, hash)| Input::Assigned { digest, piece, parent: parent.clone(), hash };
+    let hearsay = assignment.hearsay;
+    let input = |(piece, hash)| Input::Assigned { digest, piece, parent: parent.clone(), hash, hearsay };
     Some(pieces.zip(hashes).map(input).collect())
 }
 
@@ -199,7 +203,7 @@ mod tests {
         let cancel = |digest: &bytes::Bytes| wire::Cancel { digest: digest.clone(), piece: 1 };
         let assignment = |first, hashes: bytes::Bytes| {
             let (digest, parent) = (good.clone(), "node-1".to_owned());
-            wire::Assignment { digest, parent, first, hashes }
+            wire::Assignment { digest, parent, first, hashes, hearsay: false }
         };
         let named = |peer: &str, address: &str| {
             let (peer, address) = (peer.to_owned(), address.to_owned());

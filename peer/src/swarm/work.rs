@@ -16,7 +16,7 @@ use crate::egress::Egress;
 use crate::metrics::{PieceBytes, PieceSource};
 use crate::seed::Seed;
 use crate::source::{ReadCredential, ReadError, ReadSummary, SourcePiece};
-use crate::store::{BlobFile, ReadPieceError, Store};
+use crate::store::{BlobFile, ReadPieceError, Store, WriteError};
 use crate::transport::{Offered, Received, Transport};
 
 /// A piece to be had from another peer.
@@ -27,6 +27,15 @@ pub(super) struct PieceOrder {
     pub(super) file: Option<Arc<BlobFile>>,
     pub(super) parent: PeerId,
     pub(super) patience: Patience,
+}
+
+/// Which piece, and what is known of it.
+pub(super) struct Asked {
+    pub(super) piece: u32,
+    pub(super) hash: PieceHash,
+    /// Whether only peers say that it hashes to that.
+    pub(super) hearsay: bool,
+    pub(super) picked: bool,
 }
 
 /// Pieces to be had from the registry.
@@ -59,7 +68,8 @@ impl Work {
     }
 
     /// Fetches a piece from another peer, verifies it, writes it.
-    pub(super) async fn fetch(&self, order: PieceOrder, piece: u32, hash: PieceHash, picked: bool) {
+    pub(super) async fn fetch(&self, order: PieceOrder, asked: Asked) {
+        let Asked { piece, hash, hearsay, picked } = asked;
         let _budget = self.room(order.layout).await;
         let blob = (order.digest, order.layout);
         let fetched = self.transport.fetch_piece(&order.parent, blob, piece, picked, order.patience).await;
@@ -69,7 +79,9 @@ impl Work {
         };
         let digest = order.digest;
         match kept {
-            Ok(Some(first_byte)) => self.swarm.tell(Input::Fetched { digest, piece, first_byte }).await,
+            Ok(Some(first_byte)) => {
+                self.swarm.tell(Input::Fetched { digest, piece, hearsay, first_byte }).await;
+            }
             Ok(None) => {}
             Err(error) => {
                 note_failure(&order, Some(piece), error);
@@ -121,24 +133,30 @@ impl Work {
             return Err(FetchError::Corrupt);
         }
         let len = bytes.len() as u64;
-        let written = async {
-            let file = match order.file.clone() {
-                Some(file) => file,
-                None => {
-                    self.swarm.cleared(order.digest).await;
-                    self.store.begin(order.digest, order.layout).await.map_err(|error| error.to_string())?
-                }
-            };
-            self.store.write(&file, piece, hash, bytes, origins).await.map_err(|error| error.to_string())
+        let file = match order.file.clone() {
+            Some(file) => Ok(file),
+            None => {
+                self.swarm.cleared(order.digest).await;
+                self.store.begin(order.digest, order.layout).await.map_err(|error| error.to_string())
+            }
         };
-        match written.await {
+        let written = match file {
+            Ok(file) => self.store.write(&file, piece, hash, bytes, origins).await,
+            Err(reason) => {
+                self.give_up(order.digest, &reason).await;
+                return Ok(None);
+            }
+        };
+        match written {
             Ok(()) => {
                 let seed = self.transport.is_seed(&order.parent);
                 self.piece_bytes.add(if seed { PieceSource::Seed } else { PieceSource::Peer }, len);
                 Ok(Some(first_byte))
             }
-            Err(reason) => {
-                self.give_up(order.digest, &reason).await;
+            // What the registry gave meanwhile is another piece.
+            Err(WriteError::Conflict { .. }) => Err(FetchError::NotHeld),
+            Err(error) => {
+                self.give_up(order.digest, &error.to_string()).await;
                 Ok(None)
             }
         }
@@ -190,10 +208,8 @@ impl Work {
             Ok(file) => file,
             Err(error) => return self.source_failed(digest, store_failure(&error.to_string())).await,
         };
-        if !open_for_read(&lives, digest, layout, &file, &cancel) {
-            return;
-        }
-        let lacking = pieces.difference(&file.pieces());
+        let Some(live) = open_for_read(&lives, digest, layout, &file, &cancel) else { return };
+        let lacking = pieces.difference(&live.vouched(&file.pieces()));
         // What came by another read since this one was ordered.
         for piece in pieces.difference(&lacking).iter() {
             if let Some(hash) = file.hash_of(piece) {
@@ -236,7 +252,7 @@ impl Work {
     async fn keep_source_piece(self, file: Arc<BlobFile>, read: SourcePiece, cancel: CancellationToken) {
         let SourcePiece { piece, hash, bytes, origins, .. } = read;
         let (digest, len) = (file.digest(), bytes.len() as u64);
-        match self.store.write(&file, piece, hash, bytes, origins).await {
+        match self.store.replace(&file, piece, hash, bytes, origins).await {
             Ok(()) => {
                 self.piece_bytes.add(PieceSource::Registry, len);
                 self.swarm.tell(Input::SourceRead { digest, piece, hash }).await;
@@ -335,13 +351,10 @@ fn open_for_read(
     layout: Layout,
     file: &BlobFile,
     cancel: &CancellationToken,
-) -> bool {
+) -> Option<Arc<Live>> {
     let entry = lives.entry(digest);
-    let goes_on = !cancel.is_cancelled();
-    if goes_on {
-        entry.or_insert_with(|| Arc::new(Live::new(digest, layout, file.pieces(), false)));
-    }
-    goes_on
+    let open = || Arc::new(Live::new(digest, layout, file.pieces(), false));
+    (!cancel.is_cancelled()).then(|| entry.or_insert_with(open).clone())
 }
 
 fn note_failure(order: &PieceOrder, piece: Option<u32>, error: FetchError) {

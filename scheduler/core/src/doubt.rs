@@ -31,24 +31,9 @@ impl Scheduler {
             return self.fail_task(now, slot, &wrong_bytes(digest), Some(variant.root), found_by);
         }
         // Where nobody can decide, what there is is better than nothing.
-        let misled = self.misled_seeds(slot);
         if !self.seeds.is_empty() && self.tasks[slot].hashes.raise_doubt() {
-            self.expel(now, slot, &misled);
             self.ensure_source(now, digest);
         }
-    }
-
-    /// Seeds that hold a part, all of it sent by peers and with hashes on their word: one that judges would tell those as
-    /// its own, and read all the others in vain.
-    fn misled_seeds(&self, slot: TaskSlot) -> Vec<PeerKey> {
-        let task = &self.tasks[slot];
-        let is_misled = |member: &Member| {
-            let (held, checked) = (task.rows.held(member.row), task.hashes.checked_words());
-            let is_part = member.held_count > 0 && member.held_count < task.piece_count();
-            is_part && !member.found && held.iter().zip(checked).all(|(held, checked)| held & checked == 0)
-        };
-        let seeds = task.seeds.iter().map(|seat| task.member(*seat));
-        seeds.filter(|member| is_misled(member)).map(|member| member.peer).collect()
     }
 
     pub(crate) fn entombed(&mut self, peer: PeerKey, variant: Variant) {

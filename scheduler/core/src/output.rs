@@ -21,6 +21,8 @@ pub enum Output {
         piece: u32,
         /// What the piece must hash to.
         hash: PieceHash,
+        /// Whether only peers say so: no seed that read the piece, or holds the whole blob.
+        hearsay: bool,
     },
     /// Tell `child` that a fetch is not wanted any more.
     Cancel {

@@ -8,6 +8,8 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use flotilla_proto::bits;
+
 use crate::explain::Obstacle;
 use crate::member::Flight;
 use crate::peer::Landed;
@@ -268,6 +270,7 @@ impl Scheduler {
         let Choice { slot, child, parent, piece } = choice;
         let task = &mut self.tasks[slot];
         let hash = task.hash(piece).expect("only pieces with a known hash help");
+        let hearsay = !bits::contains(task.hashes.checked_words(), piece);
         task.launch(child, Flight { piece, parent, planned_at: now, weighs: true });
         task.moved_lately += 1;
         let bytes = task.layout.piece_size(piece);
@@ -282,7 +285,14 @@ impl Scheduler {
         }
         self.peers.known_mut(sender).sends(now, bytes);
         self.peers.known_mut(receiver).receives(now, bytes);
-        self.outputs.push_back(Output::Assign { child: receiver, parent: sender, digest, piece, hash });
+        self.outputs.push_back(Output::Assign {
+            child: receiver,
+            parent: sender,
+            digest,
+            piece,
+            hash,
+            hearsay,
+        });
         self.watch_unproven(now, slot, child, parent, piece);
         self.watch_taking(now, receiver);
     }

@@ -109,6 +109,27 @@ fn what_a_peer_alone_held_wrong_is_its_own_affair() {
 }
 
 #[test]
+fn a_piece_is_hearsay_until_a_seed_that_read_it_has_told_its_hash() {
+    let hearsay = |told: &[Output]| {
+        let heard = told.iter().filter_map(|output| match output {
+            Output::Assign { piece, hearsay, .. } => Some((*piece, *hearsay)),
+            _ => None,
+        });
+        heard.collect::<std::collections::BTreeMap<u32, bool>>()
+    };
+    let mut region = Region::new();
+    region.announce(A, 0..4, Some(RIGHT));
+    let mut told = region.want(B);
+    told.extend(region.announce(SEED, 4..12, Some(RIGHT)));
+    let heard = hearsay(&told);
+    assert!(heard.iter().all(|(piece, hearsay)| *hearsay == (*piece < 4)), "{heard:?}");
+    assert!(heard.contains_key(&0) && heard.contains_key(&4), "{heard:?}");
+    region.tell_hashes(SEED, 0..12, RIGHT);
+    region.announce(SEED, 0..4, Some(RIGHT));
+    assert!(hearsay(&region.want(C)).values().all(|hearsay| !hearsay));
+}
+
+#[test]
 fn a_doubt_is_settled_once() {
     let mut region = Region::with_a_wrong_part();
     region.wrong_bytes(B, mixed());

@@ -54,7 +54,7 @@ fn steps() -> impl Strategy<Value = Step> {
             Input::PartnerHolds { digest, partner, pieces, hashes }
         }),
         3 => (0_u32..PIECES + 3, partner.clone()).prop_map(move |(piece, parent)| {
-            Input::Assigned { digest, piece, parent, hash: hash(piece) }
+            Input::Assigned { digest, piece, parent, hash: hash(piece), hearsay: false }
         }),
         1 => (0_u32..PIECES + 3).prop_map(move |piece| Input::Cancelled { digest, piece }),
         1 => (0_u32..40).prop_map(move |until| Input::SourcePaced { digest, until }),

@@ -124,7 +124,7 @@ fn a_download_goes_on_from_its_partners_a_second_after_its_scheduler_is_gone() {
     peer.name("a", false, true);
     peer.name("b", false, true);
     let parent = id("a");
-    peer.input(Input::Assigned { digest: digest(), piece: 0, parent, hash: hash(0) });
+    peer.input(Input::Assigned { digest: digest(), piece: 0, parent, hash: hash(0), hearsay: false });
     peer.input(Input::SchedulerDown);
     assert_eq!(peer.wait(Duration::from_millis(999)), []);
     peer.wait(Duration::from_millis(1));
@@ -153,7 +153,13 @@ fn a_scheduler_that_comes_back_plans_on_and_nothing_under_way_is_lost_or_doubled
     let outputs = peer.input(Input::SchedulerUp);
     assert!(outputs.contains(&Output::Unfollow { digest: digest(), partner: id("a") }));
     assert!(peer.fetching.contains_key(&4), "it goes on");
-    let assigned = |parent| Input::Assigned { digest: digest(), piece: 4, parent: id(parent), hash: hash(4) };
+    let assigned = |parent| Input::Assigned {
+        digest: digest(),
+        piece: 4,
+        parent: id(parent),
+        hash: hash(4),
+        hearsay: false,
+    };
     assert_eq!(peer.input(assigned("b")), [], "set aside");
     assert_eq!(fetches(&peer.fail(4, FetchError::Stalled)), [(4, "b")]);
     let outputs = peer.fetched(4);
@@ -196,7 +202,8 @@ fn whoever_sends_a_corrupt_piece_is_never_asked_for_the_blob_again() {
     peer.wait(Duration::from_secs(600));
     assert!(peer.fetching.is_empty());
     let parent = id("a");
-    let outputs = peer.input(Input::Assigned { digest: digest(), piece, parent, hash: hash(piece) });
+    let outputs =
+        peer.input(Input::Assigned { digest: digest(), piece, parent, hash: hash(piece), hearsay: false });
     assert!(fetches(&outputs).is_empty(), "not even where the scheduler says so");
 }
 

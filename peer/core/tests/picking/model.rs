@@ -80,7 +80,12 @@ impl Peer {
     }
 
     pub(crate) fn fetched(&mut self, piece: u32) -> Vec<Output> {
-        self.input(Input::Fetched { digest: digest(), piece, first_byte: Duration::from_millis(1) })
+        self.input(Input::Fetched {
+            digest: digest(),
+            piece,
+            hearsay: false,
+            first_byte: Duration::from_millis(1),
+        })
     }
 
     pub(crate) fn wait(&mut self, time: Duration) -> Vec<Output> {

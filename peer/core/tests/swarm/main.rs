@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! 1. a piece is announced only when it is on disk, and read by clients only then;
-//! 2. the last piece is released by `Complete` alone, and `Complete` comes only after the
+//! 2. the last piece, and hearsay, is released by `Complete` alone, and `Complete` comes only after the
 //!    SHA-256 was found right;
 //! 3. at most one fetch of a piece runs at a time, and none of a piece that is held;
 //! 4. nothing is told without a scheduler; one that comes hears of everything held and wanted;
@@ -159,6 +159,49 @@ fn a_whole_blob_from_an_earlier_life_that_nobody_checked_is_checked() {
 }
 
 #[test]
+fn what_only_peers_vouch_for_is_released_with_the_last_piece() {
+    let released = |outputs: &[Output]| outputs.contains(&Output::Release { digest: digest(), piece: 1 });
+    for is_right in [true, false] {
+        let mut peer = Peer::attached();
+        peer.input(wanted());
+        assert!(!released(&peer.input(heard(1))));
+        for piece in [0, 2, 3, 4, 5] {
+            peer.input(fetched(piece));
+        }
+        let outputs = peer.input(hashed(is_right));
+        assert_eq!(outputs.contains(&Output::Complete { digest: digest() }), is_right);
+        let causes = outputs.iter().filter_map(|output| match output {
+            Output::Fail { failure, .. } => Some(failure.cause),
+            _ => None,
+        });
+        let expected = if is_right { vec![] } else { vec![FailureCause::Contested] };
+        assert_eq!(causes.collect::<Vec<_>>(), expected, "what was shown may be right: it goes on");
+    }
+}
+
+#[test]
+fn what_only_peers_vouch_for_is_read_where_that_is_ordered_and_hashed_again() {
+    let mut peer = Peer::attached();
+    peer.input(wanted());
+    peer.input(heard(1));
+    peer.input(fetched(2));
+    let outputs = peer.input(read_ordered(0..6));
+    let read = Output::ReadSource { digest: digest(), layout: layout(), pieces: set([0, 1, 3, 4, 5]) };
+    assert!(outputs.contains(&read), "{outputs:?}");
+    let besides = set([1]);
+    let told_of = told(&peer.input(Input::HashesWanted { digest: digest() }));
+    assert_eq!(told_of, [Report::Hashes { digest: digest(), size: SIZE, besides }]);
+    let outputs = peer.input(source_read(1));
+    assert!(outputs.contains(&Output::Release { digest: digest(), piece: 1 }), "{outputs:?}");
+    for piece in [0, 3, 4, 5] {
+        peer.input(source_read(piece));
+    }
+    // What was hashed may have been the piece that is there no more.
+    assert_eq!(peer.input(hashed(false)), [Output::Hash { digest: digest() }]);
+    assert!(peer.input(hashed(true)).contains(&Output::Complete { digest: digest() }));
+}
+
+#[test]
 fn what_sha256_has_found_right_is_never_purged() {
     let mut peer = Peer::attached();
     peer.input(found(0..6, true));
@@ -206,7 +249,7 @@ fn a_seed_that_is_ordered_what_it_holds_whole_checks_it() {
     let mut peer = Peer::attached();
     peer.input(read_ordered(0..6));
     for piece in 0..6 {
-        peer.input(Input::SourceRead { digest: digest(), piece, hash: hash(piece) });
+        peer.input(source_read(piece));
     }
     assert!(peer.input(read_ordered(0..6)).contains(&Output::Hash { digest: digest() }));
 }
@@ -257,7 +300,7 @@ fn a_read_that_came_to_nothing_and_that_nobody_waited_for_leaves_nothing_behind(
 fn a_scheduler_that_comes_back_hears_what_is_being_read() {
     let mut peer = Peer::attached();
     peer.input(read_ordered(0..6));
-    peer.input(Input::SourceRead { digest: digest(), piece: 0, hash: hash(0) });
+    peer.input(source_read(0));
     peer.input(Input::SchedulerDown);
     let outputs = peer.input(Input::SchedulerUp);
     let rest = PieceSet::from_runs(6, [flotilla_proto::Run { first: 1, count: 5 }]).unwrap();
@@ -280,7 +323,7 @@ fn a_source_read_stops_when_its_lease_cannot_be_renewed() {
 fn an_order_that_comes_again_reads_nothing_twice() {
     let mut peer = Peer::attached();
     peer.input(read_ordered(0..4));
-    peer.input(Input::SourceRead { digest: digest(), piece: 0, hash: hash(0) });
+    peer.input(source_read(0));
     let outputs = peer.input(read_ordered(0..6));
     let fresh = PieceSet::from_runs(6, [flotilla_proto::Run { first: 4, count: 2 }]).unwrap();
     assert!(outputs.contains(&Output::ReadSource { digest: digest(), layout: layout(), pieces: fresh }));

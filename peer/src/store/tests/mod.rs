@@ -227,6 +227,26 @@ async fn what_does_not_fit_the_blob_is_refused_by_name() {
     assert!(matches!(store.read(&file, 3).await, Err(ReadPieceError::NotHeld { .. })));
 }
 
+#[tokio::test]
+async fn a_registry_s_piece_replaces_another_until_the_blob_is_complete() {
+    let dir = TempDir::new().unwrap();
+    let (store, _evicted) = open(dir.path(), 1 << 20);
+    let blob = TestBlob::new(1, 300 * KIB);
+    let file = store.begin(blob.digest, blob.layout).await.unwrap();
+    let other = Bytes::from(vec![7; 128 << 10]);
+    let replace = |bytes: Bytes| store.replace(&file, 0, PieceHash::of(&bytes), bytes, Origins::unknown());
+    store.write(&file, 0, PieceHash::of(&other), other.clone(), Origins::unknown()).await.unwrap();
+    assert!(matches!(blob.write(&store, &file, 0).await, Err(WriteError::Conflict { piece: 0, .. })));
+    replace(blob.piece(0)).await.unwrap();
+    for piece in 1..blob.layout.piece_count() {
+        blob.write(&store, &file, piece).await.unwrap();
+    }
+    store.complete(&file).await.unwrap();
+    assert!(matches!(replace(other).await, Err(WriteError::Conflict { piece: 0, .. })));
+    store.forget_recent();
+    assert_eq!(store.read(&file, 0).await.unwrap(), blob.piece(0));
+}
+
 #[test]
 fn the_quota_reads_as_people_write_it_and_unknown_keys_are_refused() {
     let config: StoreConfig = toml::from_str("quota = \"4 GiB\"").unwrap();

@@ -122,7 +122,7 @@ impl Swarm {
 
     pub(crate) fn obey(&mut self, output: Output) {
         match output {
-            Output::Assign { child, parent, digest, piece, hash } => {
+            Output::Assign { child, parent, digest, piece, hash, hearsay: _ } => {
                 assert_eq!(hash, piece_hash(digest, piece));
                 assert!(self.holds(parent, digest, piece), "invariant 1: the parent holds the piece");
                 assert!(
