@@ -290,7 +290,7 @@ impl Driver {
             Output::AskHashes { peer, digest } => self.batch(peer)?.hashes_wanted.push(digest.into()),
             Output::FailTask { peer, digest, failure, root } => {
                 let batch = self.batch(peer)?;
-                translate::strike(batch, digest);
+                translate::strike(batch, digest, failure.voids_pieces());
                 batch.tasks_failed.push(wire::TaskFailed::new(digest, failure, root));
             }
             Output::Entomb { peer, variant } => self.batch(peer)?.tombstones.push(variant.into()),

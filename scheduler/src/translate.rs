@@ -141,13 +141,16 @@ pub(crate) fn source_order(
     wire::SourceOrder { digest: digest.into(), size, runs: runs_of(pieces) }
 }
 
-/// Takes out of a batch what was to be told of a blob that has failed since: a peer hears of failures first.
-pub(crate) fn strike(batch: &mut wire::ToPeer, digest: Digest) {
+/// Takes out of a batch what was to be told of a blob that has failed since: a peer hears of failures first. A read goes
+/// on that a failure does not make void.
+pub(crate) fn strike(batch: &mut wire::ToPeer, digest: Digest, voids_pieces: bool) {
     let digest = Bytes::from(digest);
     batch.assignments.retain(|told| told.digest != digest);
     batch.source_via.retain(|told| told.digest != digest);
-    batch.source_orders.retain(|told| told.digest != digest);
-    batch.source_paces.retain(|told| told.digest != digest);
+    if voids_pieces {
+        batch.source_orders.retain(|told| told.digest != digest);
+        batch.source_paces.retain(|told| told.digest != digest);
+    }
     batch.relays.retain(|told| told.digest != digest);
     batch.cancels.retain(|told| told.digest != digest);
     batch.partners.retain(|told| told.digest != digest);
@@ -213,8 +216,10 @@ mod tests {
             cancels: vec![cancel(failed), cancel(other)],
             ..Default::default()
         };
-        strike(&mut batch, failed);
-        assert_eq!((batch.source_orders, batch.cancels), (vec![order(other)], vec![cancel(other)]));
+        strike(&mut batch, failed, false);
+        assert_eq!((batch.source_orders.len(), &batch.cancels), (2, &vec![cancel(other)]), "a read goes on");
+        strike(&mut batch, failed, true);
+        assert_eq!(batch.source_orders, [order(other)]);
     }
 
     #[test]

@@ -25,11 +25,12 @@ pub(crate) fn downward_rank(input: &PeerInput) -> u8 {
 }
 
 /// Whether a blob's failure takes this out of the batch (`scheduler/src/translate.rs`).
-pub(crate) fn is_struck_by_failure(input: &PeerInput, failed: Digest) -> bool {
+pub(crate) fn is_struck_by_failure(input: &PeerInput, failed: Digest, voids_pieces: bool) -> bool {
     match input {
+        PeerInput::ReadOrdered { digest, .. } | PeerInput::SourcePaced { digest, .. } => {
+            voids_pieces && *digest == failed
+        }
         PeerInput::Cancelled { digest, .. }
-        | PeerInput::ReadOrdered { digest, .. }
-        | PeerInput::SourcePaced { digest, .. }
         | PeerInput::SeedNamed { digest, .. }
         | PeerInput::PartnerNamed { digest, .. }
         | PeerInput::PickingOrdered { digest, .. }

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use flotilla_peer_core::{Batch, Input as PeerInput, Report};
-use flotilla_proto::{Digest, PieceSet};
+use flotilla_proto::Digest;
 use flotilla_scheduler_core::{Input as SchedulerInput, Output as SchedulerOutput, PeerKey};
 
 use crate::control::{downward_rank, is_struck_by_failure, to_peer, to_scheduler};
@@ -86,7 +86,7 @@ impl World<'_> {
         }
         for report in batch {
             let input = match report {
-                Report::Hashes { digest, besides, .. } => self.hashes_told(key, digest, &besides),
+                Report::Hashes { digest, .. } => self.hashes_told(key, digest),
                 report => to_scheduler(key, report, |id| self.nodes[self.node_by_id[id].place()].key),
             };
             if let Some(input) = input {
@@ -96,11 +96,10 @@ impl World<'_> {
     }
 
     /// The shell reads the hashes of what is held from its store.
-    fn hashes_told(&self, key: PeerKey, digest: Digest, besides: &PieceSet) -> Option<SchedulerInput> {
+    fn hashes_told(&self, key: PeerKey, digest: Digest) -> Option<SchedulerInput> {
         let blob = self.nodes[self.node_by_key[key.0 as usize].place()].blobs.get(&digest)?;
-        let pieces = blob.held.difference(besides);
-        let hashes = pieces.iter().map(|piece| self.piece_hash(digest, piece)).collect();
-        Some(SchedulerInput::HashesTold { peer: key, digest, pieces, hashes })
+        let hashes = blob.held.iter().map(|piece| self.piece_hash(digest, piece)).collect();
+        Some(SchedulerInput::HashesTold { peer: key, digest, pieces: blob.held.clone(), hashes })
     }
 
     pub(crate) fn tell_scheduler(&mut self, input: SchedulerInput) {
@@ -165,8 +164,9 @@ impl World<'_> {
     fn say(&mut self, index: NodeIndex, input: PeerInput) {
         let (now, batch) = (self.now, self.scenario.control.batch);
         let node = &mut self.nodes[index.place()];
-        if let PeerInput::TaskFailed { digest, .. } = &input {
-            node.inbox.retain(|earlier| !is_struck_by_failure(earlier, *digest));
+        if let PeerInput::TaskFailed { digest, failure, .. } = &input {
+            let voids_pieces = failure.voids_pieces();
+            node.inbox.retain(|earlier| !is_struck_by_failure(earlier, *digest, voids_pieces));
         }
         node.inbox.push(input);
         if let Some(at) = node.downward.plan_flush(now, batch) {

@@ -256,7 +256,8 @@ impl<'a> World<'a> {
             }
             let blob = self.nodes[index.place()].blob(digest, layout);
             (blob.held, blob.released, blob.is_hashed) = (pieces.clone(), pieces.clone(), true);
-            self.tell_peer(index, PeerInput::Found { digest, layout, pieces, complete: true });
+            let hearsay = PieceSet::new(layout.piece_count());
+            self.tell_peer(index, PeerInput::Found { digest, layout, pieces, hearsay, complete: true });
         }
     }
 

@@ -66,14 +66,11 @@ impl Swarm {
             return;
         }
         let bytes = blob.layout.piece_size(piece);
-        if hearsay && !blob.held.contains(piece) {
-            blob.hearsay.insert(piece);
-        }
         let fetching = blob.requests.end_fetch(piece);
         if let Some(Fetching { parent, begun_at, .. }) = &fetching {
             self.delivered(parent, *begun_at, first_byte, bytes);
         }
-        self.hold(digest, piece, Vec::new());
+        self.hold(digest, piece, hearsay, Vec::new());
         self.feed_after(digest, fetching.as_ref().map(|fetching| &fetching.parent));
     }
 

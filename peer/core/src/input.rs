@@ -16,6 +16,8 @@ pub enum Input {
         layout: Layout,
         /// What is held.
         pieces: PieceSet,
+        /// Those of which only peers say what they hash to.
+        hearsay: PieceSet,
         /// Whether its SHA-256 was found right.
         complete: bool,
     },
@@ -161,7 +163,7 @@ pub enum Input {
         digest: Digest,
         /// Which piece.
         piece: u32,
-        /// Whether only peers say what it must hash to, as when it was asked for.
+        /// Whether only peers say what it must hash to.
         hearsay: bool,
         /// From the request to the first byte of the piece.
         first_byte: Duration,

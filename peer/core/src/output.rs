@@ -219,14 +219,12 @@ pub enum Report {
         /// Which blob.
         digest: Digest,
     },
-    /// The hashes of what is held of a blob; the shell reads them from the store.
+    /// The hashes of what is held of a blob, but for hearsay; the shell reads them from the store.
     Hashes {
         /// Which blob.
         digest: Digest,
         /// Its size in bytes.
         size: u64,
-        /// Pieces to leave out: they are read anew.
-        besides: PieceSet,
     },
     /// A fetch failed.
     FetchFailed {

@@ -180,7 +180,7 @@ impl Swarm {
         if let Some(Taking { begun_at, .. }) = blob.requests.end_take(seed) {
             self.delivered(seed, begun_at, first_byte, bytes);
         }
-        self.hold(digest, piece, Vec::new());
+        self.hold(digest, piece, false, Vec::new());
         self.feed_after(digest, Some(seed));
     }
 

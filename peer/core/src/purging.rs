@@ -13,11 +13,10 @@ impl Swarm {
         if blob.verified || !blob.held.is_full() {
             return;
         }
-        let is_former = std::mem::take(&mut blob.hashes_former);
-        let Err(root) = result else { return self.verified(digest) };
-        if is_former {
+        if std::mem::take(&mut blob.hashes_former) {
             return self.hash(digest);
         }
+        let Err(root) = result else { return self.verified(digest) };
         let variant = Variant { digest, root };
         let is_news = self.tombstones.insert(variant);
         self.tell(Report::WrongBytes { variant });

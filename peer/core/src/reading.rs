@@ -22,7 +22,7 @@ impl Swarm {
         let mut held = Vec::new();
         for piece in pieces.iter() {
             // What only peers vouch for is read: the scheduler may doubt it, and have this seed decide.
-            let is_heard = !blob.verified && blob.hearsay.contains(piece);
+            let is_heard = blob.hearsay.contains(piece);
             if blob.held.contains(piece) && !is_heard {
                 held.push(piece);
             } else if blob.reading.insert(piece) {
@@ -47,11 +47,7 @@ impl Swarm {
     pub(crate) fn source_read(&mut self, digest: Digest, piece: u32, hash: PieceHash) {
         let Some(blob) = self.blobs.get_mut(&digest) else { return };
         blob.reading.remove(piece);
-        if !blob.verified && blob.hearsay.remove(piece) && blob.held.remove(piece) {
-            // It is another on the disk now, perhaps.
-            blob.hashes_former = blob.hashing;
-        }
-        self.hold(digest, piece, vec![hash]);
+        self.hold(digest, piece, false, vec![hash]);
     }
 
     pub(crate) fn source_ended(&mut self, digest: Digest, result: Result<bool, Failure>) {

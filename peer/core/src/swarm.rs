@@ -93,7 +93,9 @@ impl Swarm {
     pub fn handle(&mut self, now: Instant, input: Input) {
         self.pass(now);
         match input {
-            Input::Found { digest, layout, pieces, complete } => self.found(digest, layout, pieces, complete),
+            Input::Found { digest, layout, pieces, hearsay, complete } => {
+                self.found(digest, layout, (pieces, hearsay), complete);
+            }
             Input::Wanted { digest, layout, pieces } => self.wanted(digest, layout, &pieces),
             Input::ReaderMoved { digest, piece } => self.reader_moved(digest, piece),
             Input::SchedulerUp => self.scheduler_up(),
@@ -190,10 +192,16 @@ impl Swarm {
         }
     }
 
-    fn found(&mut self, digest: Digest, layout: Layout, pieces: PieceSet, complete: bool) {
+    fn found(
+        &mut self,
+        digest: Digest,
+        layout: Layout,
+        (pieces, hearsay): (PieceSet, PieceSet),
+        complete: bool,
+    ) {
         let verified = complete && pieces.is_full();
         let mut blob = Blob::new(layout, self.now());
-        (blob.held, blob.verified) = (pieces, verified);
+        (blob.held, blob.hearsay, blob.verified) = (pieces, hearsay, verified);
         let is_unchecked = blob.held.is_full() && !verified;
         self.blobs.insert(digest, blob);
         self.announce_all(digest);
@@ -265,8 +273,8 @@ impl Swarm {
 
     fn hashes_wanted(&mut self, digest: Digest) {
         if let Some(blob) = self.blobs.get(&digest) {
-            let (size, besides) = (blob.layout.size(), blob.held.intersection(&blob.reading));
-            self.tell(Report::Hashes { digest, size, besides });
+            let size = blob.layout.size();
+            self.tell(Report::Hashes { digest, size });
         }
     }
 
@@ -345,13 +353,20 @@ impl Swarm {
         }
     }
 
-    /// A piece is on disk.
-    pub(crate) fn hold(&mut self, digest: Digest, piece: u32, hashes: Vec<PieceHash>) {
+    /// A piece is on disk; whether it is hearsay.
+    pub(crate) fn hold(&mut self, digest: Digest, piece: u32, hearsay: bool, hashes: Vec<PieceHash>) {
         let now = self.now();
         self.abort_others(digest, piece);
         let blob = self.blobs.get_mut(&digest).expect("the caller holds a known blob");
+        if !hearsay && blob.hearsay.remove(piece) && blob.held.remove(piece) {
+            // It may be another on the disk now.
+            blob.hashes_former = blob.hashing;
+        }
         if !blob.held.insert(piece) {
             return;
+        }
+        if hearsay {
+            blob.hearsay.insert(piece);
         }
         blob.progress_at = now;
         if blob.releases(piece) {
@@ -371,6 +386,7 @@ impl Swarm {
         let blob = self.blobs.get_mut(&digest).expect("the caller holds a known blob");
         blob.verified = true;
         blob.hearsay = PieceSet::new(blob.held.len());
+        self.stop_reading(digest);
         self.unwanted(digest);
         self.outputs.push_back(Output::Complete { digest });
     }

@@ -88,9 +88,17 @@ impl BlobBody {
     }
 
     async fn wait_for(&mut self, piece: u32, has_sent: bool) -> Result<(), BoxError> {
-        let live = self.pursuit.live().clone();
         self.wait(piece, has_sent).await?;
-        if Arc::ptr_eq(&live, self.pursuit.live()) { Ok(()) } else { self.begun_again(has_sent).await }
+        if self.store.is_current(&self.file) {
+            return Ok(());
+        }
+        // What came was void and comes anew.
+        if has_sent {
+            let digest = self.file.digest();
+            let last = self.pursuit.want_whole().await.map_err(|lost| lost.reason(digest))?;
+            self.wait(last, has_sent).await?;
+        }
+        self.open_again().await
     }
 
     /// Waits as long as pieces come: this one may be shown with the last of them only.
@@ -105,13 +113,9 @@ impl BlobBody {
         }
     }
 
-    /// What came was void and comes anew: what was sent must be a part of that, too.
-    async fn begun_again(&mut self, has_sent: bool) -> Result<(), BoxError> {
+    /// Opens what is here now, of which what was sent must be a part.
+    async fn open_again(&mut self) -> Result<(), BoxError> {
         let digest = self.file.digest();
-        if has_sent {
-            let last = self.pursuit.want_whole().await.map_err(|lost| lost.reason(digest))?;
-            self.wait(last, has_sent).await?;
-        }
         self.file = self.store.begin(digest, self.pursuit.layout()).await?;
         if self.sent.iter().any(|(piece, hash)| self.file.hash_of(*piece) != Some(*hash)) {
             return Err(format!("other bytes of {digest} were sent before it was found right").into());
@@ -121,9 +125,8 @@ impl BlobBody {
 
     /// Waits for what was not here when the headers went out. What was opened before may have been purged.
     async fn wait_late(&mut self, piece: u32) -> Result<(), BoxError> {
-        self.wait_for(piece, false).await?;
-        self.file = self.store.begin(self.file.digest(), self.pursuit.layout()).await?;
-        Ok(())
+        self.wait(piece, false).await?;
+        self.open_again().await
     }
 
     /// The piece for the next chunk of the body.
@@ -134,7 +137,7 @@ impl BlobBody {
             self.wait_for(piece, has_sent).await?;
             if !has_sent {
                 // What was here before may have been wrong, and another came.
-                self.file = self.store.begin(self.file.digest(), self.pursuit.layout()).await?;
+                self.open_again().await?;
             }
         }
         self.piece(piece, has_sent).await
@@ -157,7 +160,7 @@ impl BlobBody {
                     let deadline = Instant::now() + BODY_PATIENCE;
                     let delivered = self.pursuit.until_delivered(&self.store, deadline).await;
                     delivered.map_err(|lost| lost.reason(digest))?;
-                    self.file = self.store.begin(digest, self.pursuit.layout()).await?;
+                    self.open_again().await?;
                 }
                 Ok(bytes) => {
                     self.sent.extend(self.file.hash_of(piece).map(|hash| (piece, hash)));

@@ -85,7 +85,7 @@ impl Pursuit {
             let released = timeout_at(deadline.into(), self.reading.released(&self.wish, piece)).await;
             let Err(failure) = released.map_err(|_| Lost::Late)? else {
                 self.pause = FIRST_PAUSE;
-                if !self.reading.live().is_hearsay(piece) {
+                if self.wish == Wish::Whole || !self.reading.live().is_hearsay(piece) {
                     return Ok(());
                 }
                 // Of a part nobody can tell whether it is right.

@@ -1,5 +1,6 @@
 //! One blob opened for reading and writing, and the hashes its pieces are held to.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
@@ -65,6 +66,11 @@ impl BlobFile {
     /// The pieces that [`Store::read`](super::Store::read) would find.
     pub fn pieces(&self) -> PieceSet {
         self.held.pieces()
+    }
+
+    /// Those of which only peers say what they hash to.
+    pub fn hearsay(&self) -> PieceSet {
+        self.held.hearsay()
     }
 
     /// The hash of a piece that is held.
@@ -137,6 +143,8 @@ pub(super) struct HeldPieces {
 struct List {
     /// Empty until the first piece comes: a claimed size costs no memory.
     hash_by_piece: Box<[Option<PieceHash>]>,
+    /// Held pieces of which only peers say what they hash to.
+    hearsay: BTreeSet<u32>,
     bytes: u64,
     origins: Origins,
 }
@@ -150,12 +158,14 @@ impl HeldPieces {
     pub(super) fn from_hashes(
         layout: Layout,
         hash_by_piece: Vec<Option<PieceHash>>,
+        hearsay: BTreeSet<u32>,
         origins: Origins,
     ) -> Self {
         debug_assert_eq!(hash_by_piece.len(), layout.piece_count() as usize);
         let held = (0..).zip(&hash_by_piece).filter(|(_, hash)| hash.is_some());
         let bytes = held.map(|(piece, _)| u64::from(layout.piece_size(piece))).sum();
-        Self { layout, list: Mutex::new(List { hash_by_piece: hash_by_piece.into(), bytes, origins }) }
+        let hash_by_piece = hash_by_piece.into();
+        Self { layout, list: Mutex::new(List { hash_by_piece, hearsay, bytes, origins }) }
     }
 
     pub(super) fn layout(&self) -> Layout {
@@ -166,8 +176,13 @@ impl HeldPieces {
         self.list().hash_by_piece.get(piece as usize).copied().flatten()
     }
 
-    pub(super) fn insert(&self, piece: u32, hash: PieceHash, origins: &Origins) {
+    pub(super) fn insert(&self, piece: u32, hash: PieceHash, hearsay: bool, origins: &Origins) {
         let mut list = self.list();
+        if hearsay {
+            list.hearsay.insert(piece);
+        } else {
+            list.hearsay.remove(&piece);
+        }
         list.origins.extend(origins);
         if list.hash_by_piece.is_empty() {
             list.hash_by_piece = vec![None; self.layout.piece_count() as usize].into();
@@ -177,8 +192,33 @@ impl HeldPieces {
         }
     }
 
+    /// Whether only peers say what a piece hashes to; `None` where it is not held.
+    pub(super) fn is_hearsay(&self, piece: u32) -> Option<bool> {
+        let list = self.list();
+        list.hash_by_piece.get(piece as usize)?.map(|_| list.hearsay.contains(&piece))
+    }
+
+    /// Somebody who ought to know says the same of a piece.
+    pub(super) fn vouch(&self, piece: u32) {
+        self.list().hearsay.remove(&piece);
+    }
+
+    /// The whole is right.
+    pub(super) fn vouch_all(&self) {
+        self.list().hearsay.clear();
+    }
+
+    pub(super) fn hearsay(&self) -> PieceSet {
+        let mut pieces = PieceSet::new(self.layout.piece_count());
+        for piece in &self.list().hearsay {
+            pieces.insert(*piece);
+        }
+        pieces
+    }
+
     pub(super) fn remove(&self, piece: u32) {
         let mut list = self.list();
+        list.hearsay.remove(&piece);
         if list.hash_by_piece.get_mut(piece as usize).and_then(Option::take).is_some() {
             list.bytes -= u64::from(self.layout.piece_size(piece));
         }
@@ -192,9 +232,11 @@ impl HeldPieces {
         after.marks().iter().copied().filter(|mark| !before.marks().contains(mark)).collect()
     }
 
+    /// But of those that are hearsay.
     pub(super) fn hashes(&self) -> Vec<(u32, PieceHash)> {
         let list = self.list();
-        (0..).zip(&list.hash_by_piece).filter_map(|(piece, hash)| Some((piece, (*hash)?))).collect()
+        let held = (0..).zip(&list.hash_by_piece).filter_map(|(piece, hash)| Some((piece, (*hash)?)));
+        held.filter(|(piece, _)| !list.hearsay.contains(piece)).collect()
     }
 
     pub(super) fn hashes_of(&self, pieces: &PieceSet) -> Option<Vec<PieceHash>> {

@@ -8,11 +8,12 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
-use flotilla_proto::{Digest, Layout, Origins, PieceHash};
+use flotilla_proto::{Digest, Layout};
 
 use super::blob_file::{BlobFile, HeldPieces};
 use super::deliveries::Deliveries;
 use super::index::{BlobRow, Change};
+use super::writer::PieceWrite;
 
 /// Blobs held at most, however small they are. Beyond it the least recently used goes, as with bytes.
 pub(super) const MAX_BLOBS: usize = 1 << 16;
@@ -130,9 +131,10 @@ impl Catalog {
     }
 
     /// A piece is on disk, and the index knows it.
-    pub(super) fn hold(&mut self, file: &BlobFile, piece: u32, hash: PieceHash, origins: &Origins) {
+    pub(super) fn hold(&mut self, write: &PieceWrite) {
+        let PieceWrite { file, piece, hash, hearsay, origins, .. } = write;
         let before = file.held().bytes();
-        file.held().insert(piece, hash, origins);
+        file.held().insert(*piece, *hash, *hearsay, origins);
         self.used_bytes += file.held().bytes() - before;
     }
 

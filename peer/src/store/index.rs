@@ -6,7 +6,7 @@
 //! So a failed commit leaves a debt: the removals that make the disk agree with the answer given. The
 //! debt is paid before anything else is written.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,6 +19,8 @@ use super::deliveries::MAX_DELIVERIES;
 const BLOBS: TableDefinition<'_, &[u8; 32], (u64, bool, u64)> = TableDefinition::new("blobs");
 /// The BLAKE3 of each held piece.
 const PIECES: TableDefinition<'_, (&[u8; 32], u32), &[u8; 32]> = TableDefinition::new("pieces");
+/// Held pieces of which only peers say what they hash to.
+const HEARSAY: TableDefinition<'_, (&[u8; 32], u32), ()> = TableDefinition::new("hearsay");
 /// The digest and root of each variant that was purged, by the order in which they were.
 const TOMBSTONES: TableDefinition<'_, u64, (&[u8; 32], &[u8; 32])> = TableDefinition::new("tombstones");
 /// The registries that gave parts of a blob, by their marks.
@@ -44,6 +46,9 @@ pub(super) struct BlobRow {
 pub(super) enum Change {
     PutBlob(Digest, BlobRow),
     PutPiece(Digest, u32, PieceHash),
+    /// Only peers say what the piece hashes to.
+    PutHearsay(Digest, u32),
+    RemoveHearsay(Digest, u32),
     /// With all of its pieces.
     RemoveBlob(Digest),
     RemovePiece(Digest, u32),
@@ -60,6 +65,7 @@ impl Change {
     fn debt(self) -> Option<Self> {
         match self {
             Self::PutBlob(..) | Self::PutTombstone(_) | Self::PutOrigin(..) | Self::PutDelivery(..) => None,
+            Self::PutHearsay(..) | Self::RemoveHearsay(..) => None,
             Self::PutPiece(digest, piece, _) => Some(Self::RemovePiece(digest, piece)),
             Self::RemoveBlob(_) | Self::RemovePiece(..) => Some(self),
         }
@@ -70,6 +76,8 @@ impl Change {
 pub(super) struct IndexedBlob {
     pub(super) row: BlobRow,
     pub(super) hash_by_piece: BTreeMap<u32, PieceHash>,
+    /// Those of which only peers say what they hash to.
+    pub(super) hearsay: BTreeSet<u32>,
     /// None are known of what an earlier release held.
     pub(super) origins: Origins,
 }
@@ -152,6 +160,7 @@ fn commit(database: &Database, changes: &[Change]) -> Result<(), redb::Error> {
     {
         let mut blobs = transaction.open_table(BLOBS)?;
         let mut pieces = transaction.open_table(PIECES)?;
+        let mut hearsay = transaction.open_table(HEARSAY)?;
         let mut tombstones = transaction.open_table(TOMBSTONES)?;
         let mut origins = transaction.open_table(ORIGINS)?;
         let mut deliveries = transaction.open_table(DELIVERIES)?;
@@ -166,12 +175,20 @@ fn commit(database: &Database, changes: &[Change]) -> Result<(), redb::Error> {
                 Change::RemoveBlob(digest) => {
                     blobs.remove(digest.as_bytes())?;
                     let all = (digest.as_bytes(), 0)..=(digest.as_bytes(), u32::MAX);
-                    pieces.retain_in(all, |_, _| false)?;
+                    pieces.retain_in(all.clone(), |_, _| false)?;
+                    hearsay.retain_in(all, |_, ()| false)?;
                     let all = (digest.as_bytes(), 0)..=(digest.as_bytes(), u64::MAX);
                     origins.retain_in(all, |_, ()| false)?;
                 }
                 Change::RemovePiece(digest, piece) => {
                     pieces.remove((digest.as_bytes(), *piece))?;
+                    hearsay.remove((digest.as_bytes(), *piece))?;
+                }
+                Change::PutHearsay(digest, piece) => {
+                    hearsay.insert((digest.as_bytes(), *piece), ())?;
+                }
+                Change::RemoveHearsay(digest, piece) => {
+                    hearsay.remove((digest.as_bytes(), *piece))?;
                 }
                 Change::PutTombstone(Variant { digest, root }) => {
                     let next = tombstones.last()?.map_or(0, |(last, _)| last.value() + 1);
@@ -206,7 +223,8 @@ fn load(database: &Database) -> Result<BTreeMap<Digest, IndexedBlob>, redb::Erro
         let (key, value) = entry?;
         let (size, complete, last_use) = value.value();
         let row = BlobRow { size, complete, last_use };
-        let blob = IndexedBlob { row, hash_by_piece: BTreeMap::new(), origins: Origins::default() };
+        let (hash_by_piece, hearsay, origins) = Default::default();
+        let blob = IndexedBlob { row, hash_by_piece, hearsay, origins };
         blobs.insert(Digest::from_bytes(*key.value()), blob);
     }
     for entry in transaction.open_table(PIECES)?.iter()? {
@@ -215,6 +233,13 @@ fn load(database: &Database) -> Result<BTreeMap<Digest, IndexedBlob>, redb::Erro
         // Pieces go with their blob, in one transaction, so none is left without a row.
         if let Some(blob) = blobs.get_mut(&Digest::from_bytes(*digest)) {
             blob.hash_by_piece.insert(piece, PieceHash::from_bytes(*value.value()));
+        }
+    }
+    for entry in transaction.open_table(HEARSAY)?.iter()? {
+        let (key, _) = entry?;
+        let (digest, piece) = key.value();
+        if let Some(blob) = blobs.get_mut(&Digest::from_bytes(*digest)) {
+            blob.hearsay.insert(piece);
         }
     }
     for entry in transaction.open_table(ORIGINS)?.iter()? {

@@ -96,6 +96,8 @@ pub struct HeldBlob {
     pub layout: Layout,
     /// Which of them are held.
     pub pieces: PieceSet,
+    /// Those of which only peers say what they hash to.
+    pub hearsay: PieceSet,
     /// Whether the whole blob was found to have the right SHA-256.
     pub complete: bool,
 }
@@ -162,13 +164,15 @@ impl Store {
                 digest,
                 layout: held.layout(),
                 pieces: held.pieces(),
+                hearsay: held.hearsay(),
                 complete,
             })
             .filter(|blob| !blob.pieces.is_empty())
             .collect()
     }
 
-    /// The blob's held pieces in order, each with its hash; `None` if the blob is not in the store.
+    /// The blob's held pieces in order, each with its hash, but those of which only peers say it; `None` if the blob is
+    /// not in the store.
     pub fn hashes(&self, digest: Digest) -> Option<Vec<(u32, PieceHash)>> {
         let held = Arc::clone(&self.catalog().entry(digest)?.held);
         Some(held.hashes())
@@ -200,9 +204,16 @@ impl Store {
         catalog.entry(digest).is_some() || catalog.begun_file(digest).is_some()
     }
 
-    /// Whether the piece is held.
-    pub(crate) fn holds(&self, digest: Digest, piece: u32) -> bool {
-        self.catalog().entry(digest).is_some_and(|entry| entry.held.hash_of(piece).is_some())
+    /// Whether only peers say what a piece hashes to; `None` where it is not held.
+    pub(crate) fn is_hearsay(&self, digest: Digest, piece: u32) -> Option<bool> {
+        self.catalog().entry(digest)?.held.is_hearsay(piece)
+    }
+
+    /// The whole is right, whoever told of its pieces: nothing replaces them any more.
+    pub(crate) fn vouch_all(&self, digest: Digest) {
+        if let Some(entry) = self.catalog().entry(digest) {
+            entry.held.vouch_all();
+        }
     }
 
     /// Whether pieces may be written through `file`: the blob was not purged since it was opened.
@@ -220,7 +231,8 @@ impl Store {
         blocking(move || shared.open_file(digest)).await.map_err(|cause| OpenBlobError { digest, cause })
     }
 
-    /// Holds a piece that these registries gave. The caller has checked that `bytes` have this hash.
+    /// Holds a piece that these registries gave. The caller has checked that `bytes` have this hash, which is `hearsay`
+    /// where only peers say that it is the right one. It stands instead of another that was hearsay.
     ///
     /// `Ok` once the piece survives `kill -9`. A piece that is held with the same hash is `Ok` at once.
     /// If the caller stops waiting, the piece may be held or not.
@@ -231,31 +243,7 @@ impl Store {
         hash: PieceHash,
         bytes: Bytes,
         origins: Origins,
-    ) -> Result<(), WriteError> {
-        self.put(file, piece, hash, bytes, origins, false).await
-    }
-
-    /// As [`Self::write`], but this stands where the piece is held with another hash, and the blob is not complete: a
-    /// registry's word on it is more than a peer's.
-    pub async fn replace(
-        &self,
-        file: &Arc<BlobFile>,
-        piece: u32,
-        hash: PieceHash,
-        bytes: Bytes,
-        origins: Origins,
-    ) -> Result<(), WriteError> {
-        self.put(file, piece, hash, bytes, origins, true).await
-    }
-
-    async fn put(
-        &self,
-        file: &Arc<BlobFile>,
-        piece: u32,
-        hash: PieceHash,
-        bytes: Bytes,
-        origins: Origins,
-        replaces: bool,
+        hearsay: bool,
     ) -> Result<(), WriteError> {
         let digest = file.digest();
         if piece >= file.layout().piece_count() {
@@ -267,7 +255,7 @@ impl Store {
         }
         debug_assert_eq!(PieceHash::of(&bytes), hash, "verified before it is written");
         let (file, written) = (Arc::clone(file), bytes.clone());
-        let write = |reply| Command::Write(PieceWrite { file, piece, hash, bytes, origins, replaces, reply });
+        let write = |reply| Command::Write(PieceWrite { file, piece, hash, bytes, origins, hearsay, reply });
         let held = self.ask(expected, write).await;
         match &held {
             Ok(()) => self.inner.shared.trouble.note(expected.into(), Ok(())),

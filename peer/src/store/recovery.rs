@@ -3,6 +3,7 @@
 //! A process can die between any two steps of the writer. What that leaves is a file no row speaks of, a
 //! row whose file is gone, or a file in the wrong one of the two folders; each is put right here.
 
+use std::collections::BTreeSet;
 use std::io;
 
 use flotilla_proto::{Digest, Layout, Origins, RegistryMark};
@@ -88,7 +89,8 @@ fn held_pieces(blob: &IndexedBlob) -> Option<HeldPieces> {
         *hash_by_piece.get_mut(*piece as usize)? = Some(*hash);
     }
     let origins = if blob.origins.is_empty() { Origins::unknown() } else { blob.origins.clone() };
-    Some(HeldPieces::from_hashes(layout, hash_by_piece, origins))
+    let hearsay = if blob.row.complete { BTreeSet::new() } else { blob.hearsay.clone() };
+    Some(HeldPieces::from_hashes(layout, hash_by_piece, hearsay, origins))
 }
 
 /// Why the store's folders could not be made to agree with its index.

@@ -51,8 +51,8 @@ pub(super) struct PieceWrite {
     pub(super) bytes: Bytes,
     /// The registries that gave them.
     pub(super) origins: Origins,
-    /// Whether it stands where the piece is held with another hash.
-    pub(super) replaces: bool,
+    /// Whether only peers say that it hashes to that.
+    pub(super) hearsay: bool,
     pub(super) reply: oneshot::Sender<Result<(), WriteError>>,
 }
 
@@ -288,6 +288,7 @@ impl Writer {
             .files
             .move_to(digest, Place::Complete)
             .map_err(|cause| CompleteError::Io { digest, cause })?;
+        file.held().vouch_all();
         let mut catalog = self.shared.catalog();
         if let Some(mark) = deliverer {
             catalog.deliveries.insert(digest, mark);
@@ -387,16 +388,18 @@ impl Writer {
             }
             match write.file.held().hash_of(piece) {
                 None => fit.push(write),
-                Some(held) if held == write.hash => write.answer(Ok(())),
-                Some(_) if write.replaces && !self.is_complete(digest) => fit.push(write),
+                Some(held) if held == write.hash => {
+                    if !write.hearsay {
+                        write.file.held().vouch(piece);
+                    }
+                    write.answer(Ok(()));
+                }
+                // Whoever asks for it anew knows better, or as little.
+                Some(_) if write.file.held().is_hearsay(piece) == Some(true) => fit.push(write),
                 Some(_) => write.answer(Err(WriteError::Conflict { digest, piece })),
             }
         }
         fit
-    }
-
-    fn is_complete(&self, digest: Digest) -> bool {
-        self.shared.catalog().entry(digest).is_some_and(|entry| entry.complete)
     }
 
     /// Syncs each file once, and the folder's entry of a file that holds its first piece. Returns what
@@ -436,6 +439,12 @@ impl Writer {
         for write in &batch {
             let digest = write.file.digest();
             changes.push(Change::PutPiece(digest, write.piece, write.hash));
+            let was_hearsay = write.file.held().is_hearsay(write.piece) == Some(true);
+            if write.hearsay {
+                changes.push(Change::PutHearsay(digest, write.piece));
+            } else if was_hearsay {
+                changes.push(Change::RemoveHearsay(digest, write.piece));
+            }
             let added = write.file.held().added_by(&write.origins);
             changes.extend(added.into_iter().map(|mark| Change::PutOrigin(digest, mark)));
         }
@@ -446,7 +455,7 @@ impl Writer {
         }
         let mut catalog = self.shared.catalog();
         for write in &batch {
-            catalog.hold(&write.file, write.piece, write.hash, &write.origins);
+            catalog.hold(write);
         }
         self.shared.metrics.observe(&catalog);
         drop(catalog);

@@ -7,7 +7,7 @@ use std::time::Instant;
 use flotilla_daemon::telemetry::Readiness;
 use flotilla_peer_core::{Batch, Input, Limits, Output, Patience, UploadId, UploadRefusal};
 use flotilla_proto::wire::scheduler::{FromPeer, ToPeer};
-use flotilla_proto::{Digest, Failure, Layout, PeerId, PieceSet};
+use flotilla_proto::{Digest, Failure, Layout, PeerId, PieceSet, Root};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::sleep_until;
@@ -19,7 +19,7 @@ use crate::egress::Egress;
 use crate::metrics::PieceBytes;
 use crate::seed::Seed;
 use crate::source::ReadCredential;
-use crate::store::{BlobFile, Store};
+use crate::store::{BlobFile, HeldBlob, Store};
 use crate::transport::Transport;
 
 /// What the driver works with.
@@ -68,8 +68,8 @@ impl Driver {
         let lives = parts.swarm.lives.clone();
         let mut core = flotilla_peer_core::Swarm::new(Limits::default(), fastrand::u64(..));
         for held in parts.store.inventory() {
-            let (digest, layout, pieces, complete) = (held.digest, held.layout, held.pieces, held.complete);
-            core.handle(Instant::now(), Input::Found { digest, layout, pieces, complete });
+            let HeldBlob { digest, layout, pieces, hearsay, complete } = held;
+            core.handle(Instant::now(), Input::Found { digest, layout, pieces, hearsay, complete });
         }
         for variant in parts.store.tombstones() {
             core.handle(Instant::now(), Input::TombstoneFound { variant: *variant });
@@ -146,28 +146,26 @@ impl Driver {
     }
 
     /// Shows readers what the disk holds before the core decides what follows from it.
-    fn input(&mut self, input: Input) {
-        if let Some((digest, piece)) = arrived(&input)
-            && (self.purges.contains_key(&digest) || !self.work.store.holds(digest, piece))
-        {
-            // It came for a download that has failed since: it is purged, or will be.
-            return;
+    fn input(&mut self, mut input: Input) {
+        if let Some((digest, piece)) = arrived(&input) {
+            let held = self.work.store.is_hearsay(digest, piece);
+            let Some(is_hearsay) = held.filter(|_| !self.purges.contains_key(&digest)) else {
+                // It came for a download that has failed since: it is purged, or will be.
+                return;
+            };
+            self.hold(digest, piece, is_hearsay);
+            if let Input::Fetched { hearsay, .. } = &mut input {
+                // Another may have come meanwhile.
+                *hearsay = is_hearsay;
+            }
         }
         match &input {
-            Input::Fetched { digest, piece, .. } => {
+            Input::Fetched { digest, piece, .. } | Input::FetchFailed { digest, piece, .. } => {
                 self.fetches.remove(&(*digest, *piece));
-                self.hold(*digest, *piece);
             }
-            Input::Taken { digest, parent, piece, .. } => {
+            Input::Taken { digest, parent, .. } | Input::TakeFailed { digest, parent, .. } => {
                 self.takes.remove(&(*digest, parent.clone()));
-                self.hold(*digest, *piece);
             }
-            Input::SourceRead { digest, piece, .. } => {
-                self.note_word(*digest, *piece, false);
-                self.hold(*digest, *piece);
-            }
-            Input::FetchFailed { digest, piece, .. } => drop(self.fetches.remove(&(*digest, *piece))),
-            Input::TakeFailed { digest, parent, .. } => drop(self.takes.remove(&(*digest, parent.clone()))),
             Input::FollowEnded { digest, partner } => {
                 self.follows.remove(&(*digest, partner.clone()));
             }
@@ -191,15 +189,9 @@ impl Driver {
         }
     }
 
-    fn hold(&self, digest: Digest, piece: u32) {
+    fn hold(&self, digest: Digest, piece: u32, hearsay: bool) {
         if let Some(live) = self.lives.get(&digest) {
-            live.hold(piece);
-        }
-    }
-
-    fn note_word(&self, digest: Digest, piece: u32, hearsay: bool) {
-        if let Some(live) = self.lives.get(&digest) {
-            live.note_word(piece, hearsay);
+            live.hold(piece, hearsay);
         }
     }
 
@@ -217,7 +209,8 @@ impl Driver {
         let pieces = file.pieces();
         // What somebody else put on the disk meanwhile is known before it is fetched once more.
         if !pieces.is_empty() && !self.lives.contains_key(&digest) {
-            self.input(Input::Found { digest, layout, pieces, complete: false });
+            let hearsay = file.hearsay();
+            self.input(Input::Found { digest, layout, pieces, hearsay, complete: false });
         }
         let known = self.open_live(digest, layout, &file);
         if !known.is_complete() {
@@ -241,15 +234,16 @@ impl Driver {
             return;
         }
         let pieces = PieceSet::full(layout.piece_count());
-        let live = Live::new(digest, layout, pieces.clone(), true);
+        let hearsay = PieceSet::new(layout.piece_count());
+        let live = Live::new(digest, layout, pieces.clone(), hearsay.clone(), true);
         // Its bytes came from a seed, and are counted there.
         live.claim_found();
         self.lives.insert(digest, Arc::new(live));
-        self.input(Input::Found { digest, layout, pieces, complete: true });
+        self.input(Input::Found { digest, layout, pieces, hearsay, complete: true });
     }
 
     fn open_live(&self, digest: Digest, layout: Layout, file: &BlobFile) -> Arc<Live> {
-        let fresh = || Arc::new(Live::new(digest, layout, file.pieces(), false));
+        let fresh = || Arc::new(Live::new(digest, layout, file.pieces(), file.hearsay(), false));
         self.lives.entry(digest).or_insert_with(fresh).clone()
     }
 
@@ -324,7 +318,6 @@ impl Driver {
         match output {
             Output::Fetch { digest, layout, piece, parent, hash, hearsay, patience, picked } => {
                 let (work, order) = (self.work.clone(), self.order(digest, layout, parent, patience));
-                self.note_word(digest, piece, hearsay);
                 let asked = Asked { piece, hash, hearsay, picked };
                 let fetch = async move { work.fetch(order, asked).await };
                 self.fetches.insert((digest, piece), self.running.spawn(fetch));
@@ -381,6 +374,7 @@ impl Driver {
                 }
             }
             Output::Complete { digest } => {
+                self.work.store.vouch_all(digest);
                 self.reads.remove(&digest);
                 self.file_by_digest.remove(&digest);
                 self.credentials.remove(&digest);
@@ -403,27 +397,30 @@ impl Driver {
             }
             // A read that nobody waited for leaves no client behind.
             Output::Forget { digest } => self.fail(digest, evicted()),
-            Output::Purge { digest, layout, root } => {
-                // A read that begins now waits for that, and so does a client: also where nobody has opened the blob yet.
-                let failed = || {
-                    let live = Live::new(digest, layout, PieceSet::new(layout.piece_count()), false);
-                    live.fail(evicted());
-                    Arc::new(live)
-                };
-                self.lives.entry(digest).or_insert_with(failed);
-                *self.purges.entry(digest).or_default() += 1;
-                let (store, swarm) = (self.work.store.clone(), self.work.swarm.clone());
-                self.running.spawn(async move {
-                    store.purge(digest, root).await;
-                    swarm.send(Event::Purged(digest)).await;
-                });
-            }
+            Output::Purge { digest, layout, root } => self.purge(digest, layout, root),
             Output::Entomb { variant } => {
                 let store = self.work.store.clone();
                 self.running.spawn(async move { store.entomb(variant).await });
             }
             Output::Flush(batch) => self.flush(batch),
         }
+    }
+
+    /// A read that begins now waits for that, and so does a client: also where nobody has opened the blob yet.
+    fn purge(&mut self, digest: Digest, layout: Layout, root: Option<Root>) {
+        let failed = || {
+            let none = PieceSet::new(layout.piece_count());
+            let live = Live::new(digest, layout, none.clone(), none, false);
+            live.fail(evicted());
+            Arc::new(live)
+        };
+        self.lives.entry(digest).or_insert_with(failed);
+        *self.purges.entry(digest).or_default() += 1;
+        let (store, swarm) = (self.work.store.clone(), self.work.swarm.clone());
+        self.running.spawn(async move {
+            store.purge(digest, root).await;
+            swarm.send(Event::Purged(digest)).await;
+        });
     }
 
     fn fail(&mut self, digest: Digest, failure: Failure) {

@@ -22,7 +22,7 @@ pub(crate) struct Live {
 #[derive(Debug)]
 struct State {
     held: PieceSet,
-    /// Pieces, held or on their way, of which only peers say what they hash to; none once it is complete.
+    /// Those of which only peers say what they hash to; none once it is complete.
     hearsay: PieceSet,
     released: PieceSet,
     complete: bool,
@@ -32,15 +32,20 @@ struct State {
 }
 
 impl Live {
-    /// A blob of which these pieces are on disk. Unless it is complete, its last piece is
-    /// not released.
-    pub(crate) fn new(digest: Digest, layout: Layout, held: PieceSet, complete: bool) -> Self {
-        let mut released = held.clone();
+    /// A blob of which these pieces are on disk, some of them as hearsay. Unless it is complete, those and its last piece
+    /// are not released.
+    pub(crate) fn new(
+        digest: Digest,
+        layout: Layout,
+        held: PieceSet,
+        hearsay: PieceSet,
+        complete: bool,
+    ) -> Self {
+        let mut released = if complete { held.clone() } else { held.difference(&hearsay) };
         if !complete && let Some(last) = layout.last_piece() {
             released.remove(last);
         }
         let found = AtomicU64::new(layout.bytes_in(&held));
-        let hearsay = PieceSet::new(layout.piece_count());
         let state =
             watch::Sender::new(State { held, hearsay, released, complete, failure: None, gone: false });
         Self { digest, layout, state, found, readers: Mutex::default() }
@@ -144,25 +149,16 @@ impl Live {
         self.state.borrow().hearsay.contains(piece)
     }
 
-    /// Those of some pieces of which more than peers vouch for what they hash to.
-    pub(super) fn vouched(&self, pieces: &PieceSet) -> PieceSet {
-        pieces.difference(&self.state.borrow().hearsay)
-    }
-
-    /// On whose word a piece is asked for that is not held, or one was read.
-    pub(super) fn note_word(&self, piece: u32, hearsay: bool) {
-        self.state.send_if_modified(|state| {
-            if hearsay { state.hearsay.insert(piece) } else { state.hearsay.remove(piece) }
-        });
-    }
-
     /// How many pieces are on disk.
     pub(crate) fn held_count(&self) -> u32 {
         self.state.borrow().held.count()
     }
 
-    pub(super) fn hold(&self, piece: u32) {
-        self.state.send_if_modified(|state| state.held.insert(piece));
+    pub(super) fn hold(&self, piece: u32, hearsay: bool) {
+        self.state.send_if_modified(|state| {
+            let is_other = if hearsay { state.hearsay.insert(piece) } else { state.hearsay.remove(piece) };
+            state.held.insert(piece) || is_other
+        });
     }
 
     pub(super) fn release(&self, piece: u32) {
@@ -238,7 +234,7 @@ mod tests {
         for piece in held {
             pieces.insert(*piece);
         }
-        Live::new(Digest::of(b"blob"), layout(), pieces, complete)
+        Live::new(Digest::of(b"blob"), layout(), pieces, PieceSet::new(3), complete)
     }
 
     fn failure(message: &str) -> Failure {
@@ -260,7 +256,7 @@ mod tests {
     async fn readers_wake_as_their_piece_is_released() {
         let live = live(&[], false);
         let release = async {
-            live.hold(1);
+            live.hold(1, false);
             live.release(1);
         };
         let (read, ()) = tokio::join!(live.released(1), release);
@@ -292,12 +288,13 @@ mod tests {
 
     #[test]
     fn what_only_peers_vouch_for_is_hearsay_until_the_whole_is_right() {
-        let live = live(&[0], false);
-        live.note_word(1, true);
-        live.hold(1);
-        live.hold(2);
-        assert!(live.is_hearsay(1) && !live.holds(&PieceSet::full(3)));
-        assert_eq!(live.vouched(&PieceSet::full(3)).count(), 2);
+        let mut hearsay = PieceSet::new(3);
+        hearsay.insert(0);
+        let live = Live::new(Digest::of(b"blob"), layout(), hearsay.clone(), hearsay, false);
+        assert!(live.released(0).now_or_never().is_none(), "as it was found on disk");
+        live.hold(1, true);
+        live.hold(2, false);
+        assert!(live.is_hearsay(0) && live.is_hearsay(1) && !live.holds(&PieceSet::full(3)));
         live.complete();
         assert!(!live.is_hearsay(1) && live.holds(&PieceSet::full(3)));
     }

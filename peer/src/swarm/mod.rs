@@ -115,7 +115,7 @@ impl Swarm {
         let (events, waiting) = mpsc::channel(EVENTS_WAITING);
         let lives = Lives::default();
         for held in store.inventory() {
-            let live = Live::new(held.digest, held.layout, held.pieces, held.complete);
+            let live = Live::new(held.digest, held.layout, held.pieces, held.hearsay, held.complete);
             lives.insert(held.digest, Arc::new(live));
         }
         (Self { events, lives, store, next_reader: Arc::default(), next_upload: Arc::default() }, waiting)
@@ -240,7 +240,7 @@ impl Swarm {
             let range = layout.piece_range(piece);
             let within = |offset: u64| usize::try_from(offset).expect("the blob is in memory");
             let bytes = bytes.slice(within(range.start)..within(range.end));
-            self.store.write(&file, piece, PieceHash::of(&bytes), bytes, origins.clone())
+            self.store.write(&file, piece, PieceHash::of(&bytes), bytes, origins.clone(), false)
         });
         try_join_all(writes).await.map_err(|error| error.to_string())?;
         self.store.complete(&file).await.map_err(|error| error.to_string())?;

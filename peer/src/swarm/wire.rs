@@ -33,9 +33,7 @@ fn add(message: &mut wire::FromPeer, report: Report, store: &Store) {
             hashes: join_hashes(&hashes),
         }),
         Report::Withdraw { digest } => message.withdrawals.push(digest.into()),
-        Report::Hashes { digest, size, besides } => {
-            message.hashes.extend(told_hashes(digest, size, &besides, store));
-        }
+        Report::Hashes { digest, size } => message.hashes.extend(told_hashes(digest, size, store)),
         Report::FetchFailed { digest, piece, parent, error } => message.failures.push(wire::Failure {
             digest: digest.into(),
             piece,
@@ -58,9 +56,8 @@ fn add(message: &mut wire::FromPeer, report: Report, store: &Store) {
     }
 }
 
-fn told_hashes(digest: Digest, size: u64, besides: &PieceSet, store: &Store) -> Option<wire::Hashes> {
-    let mut held = store.hashes(digest)?;
-    held.retain(|(piece, _)| !besides.contains(*piece));
+fn told_hashes(digest: Digest, size: u64, store: &Store) -> Option<wire::Hashes> {
+    let held = store.hashes(digest)?;
     let mut pieces = PieceSet::new(Layout::of(size)?.piece_count());
     for (piece, _) in &held {
         pieces.insert(*piece);

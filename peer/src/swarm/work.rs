@@ -16,7 +16,7 @@ use crate::egress::Egress;
 use crate::metrics::{PieceBytes, PieceSource};
 use crate::seed::Seed;
 use crate::source::{ReadCredential, ReadError, ReadSummary, SourcePiece};
-use crate::store::{BlobFile, ReadPieceError, Store, WriteError};
+use crate::store::{BlobFile, ReadPieceError, Store};
 use crate::transport::{Offered, Received, Transport};
 
 /// A piece to be had from another peer.
@@ -74,7 +74,7 @@ impl Work {
         let blob = (order.digest, order.layout);
         let fetched = self.transport.fetch_piece(&order.parent, blob, piece, picked, order.patience).await;
         let kept = match fetched {
-            Ok(received) => self.keep(&order, piece, hash, received).await,
+            Ok(received) => self.keep(&order, (piece, hash, hearsay), received).await,
             Err(error) => Err(error),
         };
         let digest = order.digest;
@@ -100,7 +100,7 @@ impl Work {
             let (piece, hash) = (chosen.piece, chosen.hash);
             self.swarm.tell(Input::TakeBegun { digest, parent: parent.clone(), piece }).await;
             let received = chosen.receive(order.patience).await?;
-            let kept = self.keep(&order, piece, hash, received).await?;
+            let kept = self.keep(&order, (piece, hash, false), received).await?;
             Ok(kept.map(|first_byte| (piece, first_byte)))
         };
         match taken.await {
@@ -124,8 +124,7 @@ impl Work {
     async fn keep(
         &self,
         order: &PieceOrder,
-        piece: u32,
-        hash: PieceHash,
+        (piece, hash, hearsay): (u32, PieceHash, bool),
         received: Received,
     ) -> Result<Option<Duration>, FetchError> {
         let Received { bytes, origins, first_byte } = received;
@@ -133,30 +132,25 @@ impl Work {
             return Err(FetchError::Corrupt);
         }
         let len = bytes.len() as u64;
-        let file = match order.file.clone() {
-            Some(file) => Ok(file),
-            None => {
-                self.swarm.cleared(order.digest).await;
-                self.store.begin(order.digest, order.layout).await.map_err(|error| error.to_string())
-            }
+        let written = async {
+            let file = match order.file.clone() {
+                Some(file) => file,
+                None => {
+                    self.swarm.cleared(order.digest).await;
+                    self.store.begin(order.digest, order.layout).await.map_err(|error| error.to_string())?
+                }
+            };
+            let written = self.store.write(&file, piece, hash, bytes, origins, hearsay).await;
+            written.map_err(|error| error.to_string())
         };
-        let written = match file {
-            Ok(file) => self.store.write(&file, piece, hash, bytes, origins).await,
-            Err(reason) => {
-                self.give_up(order.digest, &reason).await;
-                return Ok(None);
-            }
-        };
-        match written {
+        match written.await {
             Ok(()) => {
                 let seed = self.transport.is_seed(&order.parent);
                 self.piece_bytes.add(if seed { PieceSource::Seed } else { PieceSource::Peer }, len);
                 Ok(Some(first_byte))
             }
-            // What the registry gave meanwhile is another piece.
-            Err(WriteError::Conflict { .. }) => Err(FetchError::NotHeld),
-            Err(error) => {
-                self.give_up(order.digest, &error.to_string()).await;
+            Err(reason) => {
+                self.give_up(order.digest, &reason).await;
                 Ok(None)
             }
         }
@@ -208,8 +202,10 @@ impl Work {
             Ok(file) => file,
             Err(error) => return self.source_failed(digest, store_failure(&error.to_string())).await,
         };
-        let Some(live) = open_for_read(&lives, digest, layout, &file, &cancel) else { return };
-        let lacking = pieces.difference(&live.vouched(&file.pieces()));
+        if !open_for_read(&lives, digest, layout, &file, &cancel) {
+            return;
+        }
+        let lacking = pieces.difference(&file.pieces().difference(&file.hearsay()));
         // What came by another read since this one was ordered.
         for piece in pieces.difference(&lacking).iter() {
             if let Some(hash) = file.hash_of(piece) {
@@ -252,7 +248,7 @@ impl Work {
     async fn keep_source_piece(self, file: Arc<BlobFile>, read: SourcePiece, cancel: CancellationToken) {
         let SourcePiece { piece, hash, bytes, origins, .. } = read;
         let (digest, len) = (file.digest(), bytes.len() as u64);
-        match self.store.replace(&file, piece, hash, bytes, origins).await {
+        match self.store.write(&file, piece, hash, bytes, origins, false).await {
             Ok(()) => {
                 self.piece_bytes.add(PieceSource::Registry, len);
                 self.swarm.tell(Input::SourceRead { digest, piece, hash }).await;
@@ -351,10 +347,13 @@ fn open_for_read(
     layout: Layout,
     file: &BlobFile,
     cancel: &CancellationToken,
-) -> Option<Arc<Live>> {
+) -> bool {
     let entry = lives.entry(digest);
-    let open = || Arc::new(Live::new(digest, layout, file.pieces(), false));
-    (!cancel.is_cancelled()).then(|| entry.or_insert_with(open).clone())
+    let goes_on = !cancel.is_cancelled();
+    if goes_on {
+        entry.or_insert_with(|| Arc::new(Live::new(digest, layout, file.pieces(), file.hearsay(), false)));
+    }
+    goes_on
 }
 
 fn note_failure(order: &PieceOrder, piece: Option<u32>, error: FetchError) {

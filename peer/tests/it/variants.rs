@@ -59,7 +59,7 @@ async fn leave_wrong_part(cluster: &Cluster, name: &str, blob: &Bytes) {
         let range = layout.piece_range(piece);
         let right = &blob[usize::try_from(range.start).unwrap()..usize::try_from(range.end).unwrap()];
         let wrong: Bytes = right.iter().map(|byte| !byte).collect();
-        store.write(&file, piece, PieceHash::of(&wrong), wrong, Origins::unknown()).await.unwrap();
+        store.write(&file, piece, PieceHash::of(&wrong), wrong, Origins::unknown(), false).await.unwrap();
     }
 }
 

@@ -27,8 +27,7 @@ impl Scheduler {
             return;
         }
         if is_certain {
-            let found_by = self.peers[peer].rest.facts.seed.then_some(peer);
-            return self.fail_task(now, slot, &wrong_bytes(digest), Some(variant.root), found_by);
+            return self.fail_task(now, slot, &wrong_bytes(digest), Some(variant.root), Some(peer));
         }
         // Where nobody can decide, what there is is better than nothing.
         if !self.seeds.is_empty() && self.tasks[slot].hashes.raise_doubt() {

@@ -319,8 +319,8 @@ impl Scheduler {
     }
 
     /// The blob cannot be had: everyone who wants it is told, and where its bytes are wrong or cut for
-    /// another size, everyone who holds any of it, with the root of what is purged. But not the seed that found it out: it
-    /// has dropped its own, and what it has begun to read since is sound. Costs a pass over the members.
+    /// another size, everyone who holds any of it, with the root of what is purged. But not the one that found it out: it
+    /// has dropped its own, and what it has begun to read or to want since is sound. Costs a pass over the members.
     pub(crate) fn fail_task(
         &mut self,
         now: Instant,

@@ -1,6 +1,6 @@
 //! One peer as the planner sees it, over all tasks: its windows and its standing.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
 use flotilla_proto::{Digest, PeerId};
@@ -53,8 +53,9 @@ pub(crate) struct Rest {
     pub(crate) reads_max: u32,
     /// What the blobs that it made known take in the books.
     pub(crate) weight: u64,
-    /// Blobs of which it was told to drop all it holds, and has not said that it did; at most [`MOST_TO_DROP`].
-    to_drop: BTreeSet<Digest>,
+    /// Blobs of which it was told to drop all it holds, and how often it has not said that it did; at most
+    /// [`MOST_TO_DROP`].
+    to_drop: BTreeMap<Digest, u32>,
     /// Peers it was partners with of late, the latest last: their connections stand.
     pub(crate) warm: Vec<PeerKey>,
     up_meter: Meter,
@@ -96,7 +97,7 @@ pub(crate) struct Side {
 impl Rest {
     /// It is told to drop all that it holds of a blob.
     pub(crate) fn is_to_drop(&mut self, digest: Digest) {
-        self.to_drop.insert(digest);
+        *self.to_drop.entry(digest).or_default() += 1;
         if self.to_drop.len() > MOST_TO_DROP {
             self.to_drop.pop_first();
         }
@@ -104,12 +105,17 @@ impl Rest {
 
     /// Whether it was told so and has not said that it did.
     pub(crate) fn has_to_drop(&self, digest: Digest) -> bool {
-        self.to_drop.contains(&digest)
+        self.to_drop.contains_key(&digest)
     }
 
     /// It holds none of the blob, as it says. Whether that is the answer to what it was told.
     pub(crate) fn has_dropped(&mut self, digest: Digest) -> bool {
-        self.to_drop.remove(&digest)
+        let Some(count) = self.to_drop.get_mut(&digest) else { return false };
+        *count -= 1;
+        if *count == 0 {
+            self.to_drop.remove(&digest);
+        }
+        true
     }
 }
 
@@ -133,7 +139,7 @@ impl Peer {
             reads: 0,
             reads_max: limits.reads_max,
             weight: 0,
-            to_drop: BTreeSet::new(),
+            to_drop: BTreeMap::new(),
             warm: Vec::new(),
             up_meter: Meter::default(),
             down_meter: Meter::default(),

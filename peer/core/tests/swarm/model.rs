@@ -236,7 +236,7 @@ pub(crate) fn read_ordered(pieces: impl IntoIterator<Item = u32>) -> Input {
 pub(crate) fn found(pieces: std::ops::Range<u32>, complete: bool) -> Input {
     let run = flotilla_proto::Run { first: pieces.start, count: pieces.end - pieces.start };
     let pieces = PieceSet::from_runs(6, [run]).unwrap();
-    Input::Found { digest: digest(), layout: layout(), pieces, complete }
+    Input::Found { digest: digest(), layout: layout(), pieces, hearsay: set([]), complete }
 }
 
 pub(crate) fn hashed(matches: bool) -> Input {

@@ -120,7 +120,10 @@ async fn write_until_killed(dir: &Path) {
         for piece in 0..blob.layout.piece_count() {
             let (store, file, bytes) = (store.clone(), Arc::clone(&file), blob.piece(piece));
             writes.spawn(async move {
-                store.write(&file, piece, PieceHash::of(&bytes), bytes, Origins::unknown()).await.unwrap();
+                store
+                    .write(&file, piece, PieceHash::of(&bytes), bytes, Origins::unknown(), false)
+                    .await
+                    .unwrap();
                 println!("held {seed} {piece}");
             });
         }

@@ -154,7 +154,7 @@ async fn of_many_writers_of_one_piece_one_content_wins_and_the_others_are_told()
             let (store, file, bytes) = (store.clone(), Arc::clone(&file), speaker.piece(piece));
             let hash = PieceHash::of(&bytes);
             writes.spawn(async move {
-                (piece, hash, store.write(&file, piece, hash, bytes, Origins::unknown()).await)
+                (piece, hash, store.write(&file, piece, hash, bytes, Origins::unknown(), false).await)
             });
         }
     }
@@ -181,7 +181,7 @@ async fn a_size_that_no_piece_bears_out_makes_way_for_another() {
     let file = store.begin(blob.digest, blob.layout).await.unwrap();
     blob.write(&store, &file, 0).await.unwrap();
     let late = Bytes::from_static(b"7 bytes");
-    store.write(&lie, 0, PieceHash::of(&late), late, Origins::unknown()).await.unwrap_err();
+    store.write(&lie, 0, PieceHash::of(&late), late, Origins::unknown(), false).await.unwrap_err();
     assert_eq!(store.read(&file, 0).await.unwrap(), blob.piece(0));
 }
 
@@ -197,7 +197,7 @@ async fn a_blob_that_lost_its_only_piece_makes_way_for_another_size() {
     assert!(matches!(store.read(&file, 1).await, Err(ReadPieceError::Corrupt { .. })));
     let other = store.begin(blob.digest, Layout::of(7).unwrap()).await.unwrap();
     let bytes = Bytes::from_static(b"7 bytes");
-    store.write(&other, 0, PieceHash::of(&bytes), bytes, Origins::unknown()).await.unwrap();
+    store.write(&other, 0, PieceHash::of(&bytes), bytes, Origins::unknown(), false).await.unwrap();
     assert!(matches!(blob.write(&store, &file, 0).await, Err(WriteError::Gone { .. })));
 }
 
@@ -216,10 +216,10 @@ async fn what_does_not_fit_the_blob_is_refused_by_name() {
     let bytes = blob.piece(2);
     let hash = PieceHash::of(&bytes);
     assert!(matches!(
-        store.write(&file, 3, hash, bytes.clone(), Origins::unknown()).await,
+        store.write(&file, 3, hash, bytes.clone(), Origins::unknown(), false).await,
         Err(WriteError::NoSuchPiece { piece: 3, .. })
     ));
-    let short = store.write(&file, 1, hash, bytes, Origins::unknown()).await;
+    let short = store.write(&file, 1, hash, bytes, Origins::unknown(), false).await;
     assert!(
         matches!(short, Err(WriteError::WrongLength { expected: 131_072, len: 45_056, .. })),
         "{short:?}"
@@ -228,21 +228,34 @@ async fn what_does_not_fit_the_blob_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn a_registry_s_piece_replaces_another_until_the_blob_is_complete() {
+async fn what_only_peers_vouch_for_gives_way_until_the_blob_is_complete_and_outlives_a_start() {
     let dir = TempDir::new().unwrap();
     let (store, _evicted) = open(dir.path(), 1 << 20);
     let blob = TestBlob::new(1, 300 * KIB);
-    let file = store.begin(blob.digest, blob.layout).await.unwrap();
     let other = Bytes::from(vec![7; 128 << 10]);
-    let replace = |bytes: Bytes| store.replace(&file, 0, PieceHash::of(&bytes), bytes, Origins::unknown());
-    store.write(&file, 0, PieceHash::of(&other), other.clone(), Origins::unknown()).await.unwrap();
-    assert!(matches!(blob.write(&store, &file, 0).await, Err(WriteError::Conflict { piece: 0, .. })));
-    replace(blob.piece(0)).await.unwrap();
+    let put = async |store: &Store, bytes: &Bytes, hearsay| {
+        let file = store.begin(blob.digest, blob.layout).await.unwrap();
+        store.write(&file, 0, PieceHash::of(bytes), bytes.clone(), Origins::unknown(), hearsay).await
+    };
+    put(&store, &other, true).await.unwrap();
+    drop(store);
+
+    let (store, _evicted) = open(dir.path(), 1 << 20);
+    assert_eq!(store.is_hearsay(blob.digest, 0), Some(true));
+    assert_eq!(store.hashes(blob.digest).unwrap(), [], "they are not told");
+    put(&store, &blob.piece(0), true).await.unwrap();
+    put(&store, &blob.piece(0), false).await.unwrap();
+    assert_eq!(store.is_hearsay(blob.digest, 0), Some(false));
+    assert!(matches!(put(&store, &other, true).await, Err(WriteError::Conflict { piece: 0, .. })));
+
+    let file = store.begin(blob.digest, blob.layout).await.unwrap();
     for piece in 1..blob.layout.piece_count() {
-        blob.write(&store, &file, piece).await.unwrap();
+        let bytes = blob.piece(piece);
+        let hash = PieceHash::of(&bytes);
+        store.write(&file, piece, hash, bytes, Origins::unknown(), true).await.unwrap();
     }
     store.complete(&file).await.unwrap();
-    assert!(matches!(replace(other).await, Err(WriteError::Conflict { piece: 0, .. })));
+    assert_eq!(store.is_hearsay(blob.digest, 1), Some(false), "the whole is right");
     store.forget_recent();
     assert_eq!(store.read(&file, 0).await.unwrap(), blob.piece(0));
 }
@@ -285,7 +298,7 @@ impl TestBlob {
 
     async fn write(&self, store: &Store, file: &Arc<BlobFile>, piece: u32) -> Result<(), WriteError> {
         let bytes = self.piece(piece);
-        store.write(file, piece, PieceHash::of(&bytes), bytes, Origins::unknown()).await
+        store.write(file, piece, PieceHash::of(&bytes), bytes, Origins::unknown(), false).await
     }
 
     async fn store_whole(&self, store: &Store) -> Arc<BlobFile> {

@@ -8,7 +8,7 @@ fn mark(number: u64) -> RegistryMark {
 
 async fn write(store: &Store, file: &Arc<BlobFile>, blob: &TestBlob, piece: u32, by: &[u64]) {
     let bytes = blob.piece(piece);
-    store.write(file, piece, PieceHash::of(&bytes), bytes, Origins::told(by)).await.unwrap();
+    store.write(file, piece, PieceHash::of(&bytes), bytes, Origins::told(by), false).await.unwrap();
 }
 
 #[tokio::test]
